@@ -1,0 +1,16 @@
+//! Bare-metal guest that uses device memory and reports what it lost.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(not(target_os = "none"))]
+fn main() {
+    eprintln!(
+        "Cordon runs at EL2 of an AArch64 machine. Build and start it with `cargo xtask run`."
+    );
+    std::process::exit(1);
+}
+
+#[cfg(target_os = "none")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

@@ -1,0 +1,1 @@
+//! Device memory and RAM regions by physical address, and who maps what.

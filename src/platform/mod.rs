@@ -1,0 +1,1 @@
+//! Finding out about the machine: FDT, ACPI, PCI, fw_cfg and the boot bundle.

@@ -1,0 +1,1 @@
+//! The QEMU harness: starts machines, plays scenarios, judges what came out.

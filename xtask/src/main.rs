@@ -1,0 +1,3 @@
+//! Builds, fetches, runs and tests everything: `cargo xtask help`.
+
+fn main() {}
