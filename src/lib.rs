@@ -16,6 +16,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod addr;
+pub mod console;
 pub mod devmem;
 pub mod platform;
 pub mod ras;

@@ -1,1 +1,4 @@
 //! Virtual machines: description, vCPUs, exits.
+
+pub mod psci;
+pub mod vuart;

@@ -1,0 +1,264 @@
+//! The first instructions: from whatever a loader left to Rust code with the MMU on.
+//!
+//! Three doors lead here, and none of them promises more than Linux's `booting.rst` (section 4):
+//! EL2, MMU off, the image at a 2 MiB-aligned address.
+//!
+//! - *image*: QEMU `-kernel`, U-Boot `booti`, the EL3 firmware. x0 is the PA of the DTB.
+//! - *reset*: QEMU `-bios` without EL3. The image stands in flash at address 0, cannot be written
+//!   and got no x0; it copies itself to RAM and finds the DTB at the start of RAM.
+//! - *secondary*: a further CPU, started by PSCI CPU_ON with x0 = PA of a [`SecondaryBoot`].
+//!
+//! The boot table maps the gigabyte that holds the image, and nothing else. It lasts until
+//! [`super::mmu`] has built the real one.
+#![expect(unsafe_code, reason = "reset code has no Rust to stand on yet")]
+
+use core::arch::naked_asm;
+
+/// Stage-1 memory attributes of EL2 (`MAIR_EL2`): index 0 Device-nGnRE, 1 Normal write-back,
+/// 2 Normal non-cacheable (Arm ARM D19.2.101).
+pub const MAIR_EL2_VALUE: u64 = 0x44_ff_04;
+
+/// `TCR_EL2` without PS: 39-bit VA (T0SZ 25), walks write-back inner-shareable, 4K granule, and
+/// the RES1 bits 31 and 23 (Arm ARM D19.2.161, E2H = 0).
+const TCR_EL2_BASE: u64 = 25 | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 23 | 1 << 31;
+
+/// `SCTLR_EL2`: MMU, data and instruction caches, stack alignment check, and the bits that are
+/// RES1 where their feature is missing (Arm ARM D19.2.137, E2H = 0).
+const SCTLR_EL2_VALUE: u64 = 0x30c5_0830 | 1 | 1 << 2 | 1 << 3 | 1 << 12;
+
+/// `HCR_EL2` while no guest runs: AArch64 below, no E2H, nothing routed.
+const HCR_EL2_BOOT: u64 = 1 << 31;
+
+/// A level-1 block of the boot table: valid, attribute index 1, inner-shareable, accessed.
+const BOOT_BLOCK: u64 = 1 | 1 << 2 | 3 << 8 | 1 << 10;
+
+/// Where the *reset* door copies the image to, and where it looks for the DTB: QEMU `virt` puts
+/// the DTB at the start of RAM and leaves it 2 MiB (`hw/arm/boot.c`).
+const RESET_IMAGE_PA: u64 = 0x4020_0000;
+const RESET_DTB_PA: u64 = 0x4000_0000;
+
+/// Flags of the Image header: little-endian, 4K pages, may be loaded anywhere (`booting.rst`).
+const IMAGE_FLAGS: u64 = 0b1010;
+
+/// `R_AARCH64_RELATIVE` (AAELF64 5.7.20): the only kind a static PIE has.
+const R_AARCH64_RELATIVE: u64 = 1027;
+
+/// What a secondary CPU needs before it can see anything through the MMU.
+#[repr(C)]
+pub struct SecondaryBoot {
+    /// `TTBR0_EL2` of the finished EL2 map.
+    pub ttbr: u64,
+    /// Top of the CPU's stack.
+    pub stack_top: u64,
+    /// Passed to `secondary_main`.
+    pub cpu: u64,
+}
+
+/// The arm64 Image header (`booting.rst`, section 4).
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".text.image_header")]
+unsafe extern "C" fn _start() -> ! {
+    naked_asm!(
+        "b      {entry}",
+        ".word  0",
+        ".quad  0",               // text_offset
+        ".quad  __image_size",
+        ".quad  {flags}",
+        ".quad  0, 0, 0",
+        ".ascii \"ARM\\x64\"",
+        ".word  0",
+        entry = sym primary_entry,
+        flags = const IMAGE_FLAGS,
+    )
+}
+
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.boot")]
+unsafe extern "C" fn primary_entry() -> ! {
+    naked_asm!(
+        "mrs    x4, CurrentEL",
+        "cmp    x4, #(2 << 2)",
+        "b.ne   {park}",
+        "mov    x20, x0",                       // DTB
+        "adrp   x21, __image_start",            // where the image is
+        "mov    x22, #0",                       // door: image
+        "cbnz   x21, {in_ram}",
+        // Address 0: flash, straight out of reset.
+        "ldr    x20, ={reset_dtb}",
+        "ldr    x21, ={reset_image}",
+        "mov    x22, #1",                       // door: reset
+        "mov    x0, #0",
+        "mov    x1, x21",
+        "ldr    x2, =__file_size",
+    "1:  ldp    x3, x4, [x0], #16",
+        "stp    x3, x4, [x1], #16",
+        "subs   x2, x2, #16",
+        "b.hi   1b",
+        "dsb    sy",
+        "ic     iallu",
+        "dsb    sy",
+        "isb",
+        "adr    x0, {in_ram}",                  // its offset: the image was linked at 0
+        "add    x0, x0, x21",
+        "br     x0",
+        park = sym park,
+        in_ram = sym relocate_and_start,
+        reset_dtb = const RESET_DTB_PA,
+        reset_image = const RESET_IMAGE_PA,
+    )
+}
+
+/// x20 = DTB, x21 = image, x22 = door.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.boot")]
+unsafe extern "C" fn relocate_and_start() -> ! {
+    naked_asm!(
+        // Relocations, addends relative to 0.
+        "adrp   x0, __rela_start",
+        "add    x0, x0, :lo12:__rela_start",
+        "adrp   x1, __rela_end",
+        "add    x1, x1, :lo12:__rela_end",
+    "1:  cmp    x0, x1",
+        "b.hs   2f",
+        "ldp    x2, x3, [x0], #16",
+        "ldr    x4, [x0], #8",
+        "cmp    x3, #{relative}",
+        "b.ne   {park}",
+        "add    x4, x4, x21",
+        "str    x4, [x21, x2]",
+        "b      1b",
+        // .bss
+    "2:  adrp   x0, __bss_start",
+        "adrp   x1, __bss_end",
+    "3:  stp    xzr, xzr, [x0], #16",
+        "cmp    x0, x1",
+        "b.lo   3b",
+        // The boot table: the gigabytes of the image's first and last byte.
+        "adrp   x0, {table}",
+        "add    x0, x0, :lo12:{table}",
+        "ldr    x4, ={block}",
+        "mov    x1, x21",
+        "adrp   x2, __image_end",
+        "sub    x2, x2, #1",
+    "4:  lsr    x3, x1, #30",
+        "lsl    x5, x3, #30",
+        "orr    x5, x5, x4",
+        "str    x5, [x0, x3, lsl #3]",
+        "cmp    x1, x2",
+        "mov    x1, x2",
+        "b.ne   4b",
+        // All of that was written past the caches: stale lines must not be found in them.
+        "dsb    sy",
+        "mrs    x1, ctr_el0",
+        "ubfx   x1, x1, #16, #4",
+        "mov    x2, #4",
+        "lsl    x2, x2, x1",
+        "mov    x1, x21",
+        "adrp   x3, __bss_end",
+    "5:  dc     ivac, x1",
+        "add    x1, x1, x2",
+        "cmp    x1, x3",
+        "b.lo   5b",
+        "dsb    sy",
+        "bl     {enable_mmu}",
+        "adrp   x0, __stacks_start",
+        "ldr    x1, =__stack_slot_size",
+        "add    sp, x0, x1",
+        "mov    x29, #0",
+        "mov    x30, #0",
+        "mov    x0, x20",
+        "mov    x1, x21",
+        "mov    x2, x22",
+        "b      {main}",
+        relative = const R_AARCH64_RELATIVE,
+        park = sym park,
+        table = sym BOOT_TABLE,
+        block = const BOOT_BLOCK,
+        enable_mmu = sym enable_mmu,
+        main = sym crate::boot_main,
+    )
+}
+
+/// Entry of a CPU started by PSCI CPU_ON. x0 = PA of its [`SecondaryBoot`].
+///
+/// # Safety
+///
+/// Only for PSCI to jump to: expects EL2, the MMU off, and a record that was cleaned to the point
+/// of coherency.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.boot")]
+pub unsafe extern "C" fn secondary_entry() -> ! {
+    naked_asm!(
+        "mrs    x4, CurrentEL",
+        "cmp    x4, #(2 << 2)",
+        "b.ne   {park}",
+        "ldp    x6, x7, [x0]",
+        "ldr    x8, [x0, #16]",
+        "mov    x0, x6",
+        "bl     {enable_mmu}",
+        "mov    sp, x7",
+        "mov    x29, #0",
+        "mov    x30, #0",
+        "mov    x0, x8",
+        "b      {main}",
+        park = sym park,
+        enable_mmu = sym enable_mmu,
+        main = sym crate::secondary_main,
+    )
+}
+
+/// Turns on the MMU and the caches with the tables at x0. Uses x1 and x2 only.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.boot")]
+unsafe extern "C" fn enable_mmu() {
+    naked_asm!(
+        "ldr    x1, ={hcr}",
+        "msr    hcr_el2, x1",
+        "isb",
+        "ldr    x1, ={mair}",
+        "msr    mair_el2, x1",
+        "ldr    x1, ={tcr}",
+        // PS = min(PARange, 48 bits): the tables never reach further.
+        "mrs    x2, id_aa64mmfr0_el1",
+        "and    x2, x2, #0xf",
+        "cmp    x2, #5",
+        "b.ls   1f",
+        "mov    x2, #5",
+    "1:  orr    x1, x1, x2, lsl #16",
+        "msr    tcr_el2, x1",
+        "msr    ttbr0_el2, x0",
+        "adrp   x1, {vectors}",
+        "add    x1, x1, :lo12:{vectors}",
+        "msr    vbar_el2, x1",
+        "tlbi   alle2",
+        "ic     iallu",
+        "dsb    sy",
+        "isb",
+        "ldr    x1, ={sctlr}",
+        "msr    sctlr_el2, x1",
+        "isb",
+        "ret",
+        hcr = const HCR_EL2_BOOT,
+        mair = const MAIR_EL2_VALUE,
+        tcr = const TCR_EL2_BASE,
+        sctlr = const SCTLR_EL2_VALUE,
+        vectors = sym super::vectors::vectors,
+    )
+}
+
+/// Nothing can be said or done: no console is known yet, or this is not EL2.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.boot")]
+unsafe extern "C" fn park() -> ! {
+    naked_asm!("1: wfi", "b 1b")
+}
+
+/// The boot table, written by the reset code alone.
+#[repr(C, align(4096))]
+struct BootTable(core::cell::UnsafeCell<[u64; 512]>);
+
+// SAFETY: written before any Rust code runs and read by the table walker alone.
+unsafe impl Sync for BootTable {}
+
+static BOOT_TABLE: BootTable = BootTable(core::cell::UnsafeCell::new([0; 512]));

@@ -1,0 +1,251 @@
+//! EL2's exception vectors (Arm ARM D1.3.6), the guest's general registers around them, and the
+//! way into and out of a guest.
+//!
+//! While a guest runs, SP_EL2 is the top of this CPU's stack. An exit pushes the guest's x0-x30
+//! as a [`GuestFrame`] and calls one handler per kind of exit; when that returns, the frame is
+//! popped and the guest goes on. ELR, SPSR, ESR and FAR stay in their registers, where a handler
+//! reads what it needs. No FP/SIMD register is touched: they are the guest's throughout.
+//!
+//! An exception from EL2 itself is Cordon's own fault, unless it came from one of the few
+//! instructions in [`super::fixup`] that are allowed to meet poison.
+#![expect(unsafe_code, reason = "exception entry and return")]
+
+use core::arch::naked_asm;
+use core::mem::{offset_of, size_of};
+
+/// A guest's general registers, as pushed at an exit.
+#[repr(C, align(16))]
+#[derive(Clone, Default)]
+pub struct GuestFrame {
+    /// x0 to x30.
+    pub x: [u64; 31],
+    _pad: u64,
+}
+
+/// All that an exception from EL2 interrupts and Rust code may clobber.
+#[repr(C, align(16))]
+pub struct HypFrame {
+    /// x0 to x30.
+    pub x: [u64; 31],
+    /// SP before the exception.
+    pub sp: u64,
+}
+
+const GUEST_FRAME_SIZE: usize = size_of::<GuestFrame>();
+const HYP_FRAME_SIZE: usize = size_of::<HypFrame>();
+const _: () = assert!(GUEST_FRAME_SIZE == 256 && HYP_FRAME_SIZE == 256);
+const _: () = assert!(offset_of!(GuestFrame, x) == 0 && offset_of!(HypFrame, x) == 0);
+
+/// Stores x2-x30 at \[sp\]; x0 and x1 are there already or follow.
+macro_rules! save_x2_to_x30 {
+    () => {
+        "stp x2,  x3,  [sp, #16]
+         stp x4,  x5,  [sp, #32]
+         stp x6,  x7,  [sp, #48]
+         stp x8,  x9,  [sp, #64]
+         stp x10, x11, [sp, #80]
+         stp x12, x13, [sp, #96]
+         stp x14, x15, [sp, #112]
+         stp x16, x17, [sp, #128]
+         stp x18, x19, [sp, #144]
+         stp x20, x21, [sp, #160]
+         stp x22, x23, [sp, #176]
+         stp x24, x25, [sp, #192]
+         stp x26, x27, [sp, #208]
+         stp x28, x29, [sp, #224]
+         str x30,      [sp, #240]"
+    };
+}
+
+macro_rules! restore_x0_to_x30 {
+    () => {
+        "ldp x0,  x1,  [sp]
+         ldp x2,  x3,  [sp, #16]
+         ldp x4,  x5,  [sp, #32]
+         ldp x6,  x7,  [sp, #48]
+         ldp x8,  x9,  [sp, #64]
+         ldp x10, x11, [sp, #80]
+         ldp x12, x13, [sp, #96]
+         ldp x14, x15, [sp, #112]
+         ldp x16, x17, [sp, #128]
+         ldp x18, x19, [sp, #144]
+         ldp x20, x21, [sp, #160]
+         ldp x22, x23, [sp, #176]
+         ldp x24, x25, [sp, #192]
+         ldp x26, x27, [sp, #208]
+         ldp x28, x29, [sp, #224]
+         ldr x30,      [sp, #240]"
+    };
+}
+
+/// A vector entry for an exception from a guest: push the frame, call the handler.
+macro_rules! guest_entry {
+    ($handler:literal) => {
+        concat!(
+            ".balign 128\n",
+            "sub sp, sp, #{frame}\n",
+            "stp x0, x1, [sp]\n",
+            "adr x1, {",
+            $handler,
+            "}\n",
+            "b {guest_exit}\n"
+        )
+    };
+}
+
+/// A vector entry for an exception from EL2. The stack may be what went wrong: its slot is
+/// twice its size and unmapped below (linker.ld), so one address bit tells whether SP still lies
+/// in the upper half. The test borrows SP itself, there being no free register.
+macro_rules! hyp_entry {
+    ($handler:literal) => {
+        concat!(
+            ".balign 128\n",
+            "sub sp, sp, #{frame}\n",
+            "add sp, sp, x0\n",
+            "sub x0, sp, x0\n",
+            "tbz x0, #{slot_bit}, {overflow}\n",
+            "sub x0, sp, x0\n",
+            "sub sp, sp, x0\n",
+            "stp x0, x1, [sp]\n",
+            "adr x1, {",
+            $handler,
+            "}\n",
+            "b {hyp_exception}\n"
+        )
+    };
+}
+
+/// log2 of the stack's size, half a slot: set in every good SP (linker.ld, `STACK_SLOT_SIZE`).
+const STACK_BIT: u32 = 14;
+
+/// The vector table.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.vectors")]
+pub unsafe extern "C" fn vectors() {
+    naked_asm!(
+        ".balign 2048",
+        // Current EL with SP0: EL2 never selects it.
+        hyp_entry!("unexpected"),
+        hyp_entry!("unexpected"),
+        hyp_entry!("unexpected"),
+        hyp_entry!("unexpected"),
+        // Current EL with SPx.
+        hyp_entry!("sync"),
+        hyp_entry!("unexpected"),
+        hyp_entry!("unexpected"),
+        hyp_entry!("serror"),
+        // Lower EL, AArch64.
+        guest_entry!("guest_sync"),
+        guest_entry!("guest_irq"),
+        guest_entry!("guest_irq"),
+        guest_entry!("guest_serror"),
+        // Lower EL, AArch32: EL0 of a guest.
+        guest_entry!("guest_sync"),
+        guest_entry!("guest_irq"),
+        guest_entry!("guest_irq"),
+        guest_entry!("guest_serror"),
+        frame = const GUEST_FRAME_SIZE,
+        slot_bit = const STACK_BIT,
+        overflow = sym stack_overflow,
+        guest_exit = sym guest_exit,
+        hyp_exception = sym hyp_exception,
+        unexpected = sym unexpected_exception,
+        sync = sym super::fault::hyp_sync,
+        serror = sym super::fault::hyp_serror,
+        guest_sync = sym crate::exit::guest_sync,
+        guest_irq = sym crate::exit::guest_irq,
+        guest_serror = sym crate::exit::guest_serror,
+    )
+}
+
+/// x1 = handler, x0 and x1 saved.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.vectors")]
+unsafe extern "C" fn guest_exit() {
+    naked_asm!(
+        save_x2_to_x30!(),
+        "mov x0, sp",
+        "blr x1",
+        restore_x0_to_x30!(),
+        "add sp, sp, #{frame}",
+        "eret",
+        // Nothing after an ERET may be speculated into (Arm ARM, SB).
+        "dsb nsh",
+        "isb",
+        frame = const GUEST_FRAME_SIZE,
+    )
+}
+
+/// x1 = handler, x0 and x1 saved. Returns to wherever the handler left ELR_EL2.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.vectors")]
+unsafe extern "C" fn hyp_exception() {
+    naked_asm!(
+        save_x2_to_x30!(),
+        "add x0, sp, #{frame}",
+        "str x0, [sp, #248]",
+        "mov x0, sp",
+        "blr x1",
+        restore_x0_to_x30!(),
+        "add sp, sp, #{frame}",
+        "eret",
+        "dsb nsh",
+        "isb",
+        frame = const HYP_FRAME_SIZE,
+    )
+}
+
+/// The stack is gone: carry on upon the boot CPU's slot, whose owner is about to be stopped too.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.vectors")]
+unsafe extern "C" fn stack_overflow() {
+    naked_asm!(
+        "adrp x0, __stacks_start",
+        "ldr  x1, =__stack_slot_size",
+        "add  sp, x0, x1",
+        "b    {report}",
+        report = sym super::fault::stack_overflow,
+    )
+}
+
+extern "C" fn unexpected_exception(frame: &HypFrame) {
+    super::fault::report_and_stop("unexpected-vector", frame)
+}
+
+/// Enters the guest at ELR_EL2/SPSR_EL2 with `frame` in its registers, on a fresh stack.
+///
+/// # Safety
+///
+/// EL1 state, ELR_EL2, SPSR_EL2, HCR_EL2 and VTTBR_EL2 must be a guest's, with an address space
+/// of its own; `stack_top` must be the top of this CPU's stack; no lock may be held.
+#[unsafe(naked)]
+pub unsafe extern "C" fn enter_guest(frame: &GuestFrame, stack_top: u64) -> ! {
+    naked_asm!(
+        "mov  sp, x1",
+        "sub  sp, sp, #{frame}",
+        "mov  x2, #0",
+        "1: ldp x3, x4, [x0, x2]",
+        "add  x5, sp, x2",
+        "stp  x3, x4, [x5]",
+        "add  x2, x2, #16",
+        "cmp  x2, #{frame}",
+        "b.lo 1b",
+        restore_x0_to_x30!(),
+        "add  sp, sp, #{frame}",
+        "eret",
+        "dsb nsh",
+        "isb",
+        frame = const GUEST_FRAME_SIZE,
+    )
+}
+
+/// Leaves whatever this CPU was doing for `then`, on a fresh stack.
+///
+/// # Safety
+///
+/// `stack_top` must be the top of this CPU's stack. Nothing on the stack is dropped, so no lock
+/// may be held.
+#[unsafe(naked)]
+pub unsafe extern "C" fn restart(stack_top: u64, then: extern "C" fn() -> !) -> ! {
+    naked_asm!("mov sp, x0", "mov x29, #0", "mov x30, #0", "br x1")
+}
