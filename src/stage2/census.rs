@@ -134,7 +134,7 @@ impl Visitor for Census {
         Ok(Below::Visit)
     }
 
-    fn entry(&mut self, at: &Found) {
+    fn entry(&mut self, at: &Found) -> Result<(), Damage> {
         match at.leaf {
             Ok(_) => {
                 if let Some(count) = self.leaves.get_mut(at.level.number() as usize) {
@@ -149,6 +149,7 @@ impl Visitor for Census {
             Err(Invalid::Unknown(_)) => self.unknown += 1,
             Err(Invalid::NeverMapped) => {}
         }
+        Ok(())
     }
 }
 
@@ -165,12 +166,12 @@ impl<F: FnMut(&Extent)> Visitor for Lister<F> {
         Ok(Below::Visit)
     }
 
-    fn entry(&mut self, at: &Found) {
+    fn entry(&mut self, at: &Found) -> Result<(), Damage> {
         let (kind, leaf) = match at.leaf {
             Ok(leaf) => (ExtentKind::Mapped, leaf),
             Err(Invalid::Poisoned(leaf)) => (ExtentKind::Poisoned, leaf),
             Err(Invalid::Parked(leaf)) => (ExtentKind::Parked, leaf),
-            Err(Invalid::NeverMapped | Invalid::Unknown(_)) => return,
+            Err(Invalid::NeverMapped | Invalid::Unknown(_)) => return Ok(()),
         };
         let next = Extent {
             ipa: at.ipa,
@@ -185,6 +186,7 @@ impl<F: FnMut(&Extent)> Visitor for Lister<F> {
             self.flush();
             self.current = Some(next);
         }
+        Ok(())
     }
 }
 

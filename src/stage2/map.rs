@@ -13,10 +13,10 @@
 use super::Stage2;
 use super::attrs::Attrs;
 use super::config::Config;
-use super::descriptor::{Entry, Invalid, Leaf, table_of, table_word};
+use super::descriptor::{Invalid, Leaf, table_of, table_word};
 use super::env::{FrameSource, TableMemory, Tlb};
 use super::granule::{Granule, Level};
-use super::walk::{Below, Damage, Run, Visitor};
+use super::walk::{Below, Damage, Found, Run, Visitor};
 use crate::addr::{Ipa, Pa};
 use core::fmt;
 use core::ops::Range;
@@ -35,7 +35,8 @@ pub enum MapError {
     BeyondPa,
     /// Something is mapped at this IPA, the first in the range of which that is true.
     Overlap(Ipa),
-    /// There is a hole at this IPA. A mapping never covers poison up.
+    /// There is a hole at this IPA, and nothing before it is in the way. A mapping never covers
+    /// poison up.
     Poisoned(Ipa),
     /// The source of frames has none left.
     OutOfFrames,
@@ -84,7 +85,7 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
     ) -> Result<(), MapError> {
         let plan = Plan::new(&self.config, ipa, pa, size, attrs)?;
         let tree = self.tree();
-        tree.walk(plan.range(), &mut Check { plan: &plan })?;
+        tree.walk(plan.range(), &mut Check { start: ipa })?;
         tree.walk(
             plan.range(),
             &mut Prepare {
@@ -153,34 +154,28 @@ impl Plan {
 }
 
 /// Finds what is in the way.
-struct Check<'a> {
-    plan: &'a Plan,
+struct Check {
+    start: Ipa,
 }
 
-impl Visitor for Check<'_> {
+impl Visitor for Check {
     type Stop = MapError;
 
     fn run(&mut self, run: &Run<'_>) -> Result<Below, MapError> {
-        let mut below = Below::Skip;
-        for (ipa, word) in run.slots() {
-            let raw = word.load(Ordering::Relaxed);
-            if raw != 0 {
-                self.obstacle(raw, run.level, ipa)?;
-                below = Below::Visit;
-            }
-        }
-        Ok(below)
+        let vacant = |word: &AtomicU64| word.load(Ordering::Relaxed) == 0;
+        Ok(if run.words.iter().all(vacant) {
+            Below::Skip
+        } else {
+            Below::Visit
+        })
     }
-}
 
-impl Check<'_> {
-    /// Only a table is not in the way; it has its own entries checked.
-    fn obstacle(&self, raw: u64, level: Level, base: u64) -> Result<(), MapError> {
-        let ipa = Ipa::new(base.max(self.plan.ipa));
-        match Entry::parse(raw, level, self.plan.granule) {
-            Entry::Table(..) => Ok(()),
-            Entry::Invalid(Invalid::Poisoned(_)) => Err(MapError::Poisoned(ipa)),
-            Entry::Invalid(_) | Entry::Block(_) | Entry::Page(_) => Err(MapError::Overlap(ipa)),
+    fn entry(&mut self, at: &Found) -> Result<(), MapError> {
+        let ipa = at.ipa.max(self.start);
+        match at.leaf {
+            Err(Invalid::NeverMapped) => Ok(()),
+            Err(Invalid::Poisoned(_)) => Err(MapError::Poisoned(ipa)),
+            Ok(_) | Err(Invalid::Parked(_) | Invalid::Unknown(_)) => Err(MapError::Overlap(ipa)),
         }
     }
 }

@@ -86,7 +86,9 @@ pub(super) trait Visitor {
     fn run(&mut self, run: &Run<'_>) -> Result<Below, Self::Stop>;
 
     /// Sees an entry that is no table, in its turn.
-    fn entry(&mut self, _at: &Found) {}
+    fn entry(&mut self, _at: &Found) -> Result<(), Self::Stop> {
+        Ok(())
+    }
 
     /// Sees the frame of a table for the last time, after what is below it. Root tables are not
     /// among them.
@@ -203,8 +205,8 @@ impl<'m, M: TableMemory> Tree<'m, M> {
                     self.walk_table(next, below, ipa, range, visitor)?;
                     visitor.leave(next);
                 }
-                Entry::Block(leaf) | Entry::Page(leaf) => visitor.entry(&found(Ok(leaf))),
-                Entry::Invalid(why) => visitor.entry(&found(Err(why))),
+                Entry::Block(leaf) | Entry::Page(leaf) => visitor.entry(&found(Ok(leaf)))?,
+                Entry::Invalid(why) => visitor.entry(&found(Err(why)))?,
             }
         }
         Ok(())

@@ -6,6 +6,7 @@ mod hole;
 mod lifetime;
 mod machine;
 mod map;
+mod model;
 
 use super::{Attrs, Config, Stage2, Strategy};
 use crate::addr::{Ipa, Pa, Vmid};
