@@ -36,6 +36,8 @@ struct State {
     /// Whether block and table may be exchanged directly (FEAT_BBM level 2).
     direct: bool,
     published: Vec<HwLeaf>,
+    /// What was visible the last time, and is cached and checked.
+    seen: Vec<HwLeaf>,
     stage2: BTreeSet<HwLeaf>,
     combined: BTreeSet<HwLeaf>,
     watched: Vec<Ipa>,
@@ -93,17 +95,16 @@ impl<'m> Cpus<'m> {
 
     /// What hardware translates now. All stores must have been published.
     pub(super) fn settled(&self) -> Vec<HwLeaf> {
-        self.look();
         self.with(|state| {
             let now = state.leaves(self.memory);
+            state.cache(&now);
             assert_eq!(now, state.published, "a store was never published");
             now
         })
     }
 
-    /// Whether a CPU may still reach memory through `ipa`.
+    /// Whether a CPU may still reach memory through `ipa`, as of the last request.
     pub(super) fn may_reach(&self, ipa: Ipa) -> bool {
-        self.look();
         self.with(|state| {
             let hit = |leaf: &HwLeaf| leaf.contains(ipa.get());
             state.stage2.iter().any(hit) || state.combined.iter().any(hit)
@@ -125,7 +126,6 @@ impl<'m> Cpus<'m> {
             let seen = state.watched.iter().map(seen).collect();
             state.steps.push((asked, seen));
             f(state, &now);
-            state.check(&now);
         });
     }
 }
@@ -136,6 +136,10 @@ impl State {
     }
 
     fn cache(&mut self, now: &[HwLeaf]) {
+        if self.seen == now {
+            return;
+        }
+        self.seen = now.to_vec();
         self.check(now);
         self.stage2.extend(now);
         self.combined.extend(now);
@@ -145,7 +149,10 @@ impl State {
     /// entries say.
     fn refill(&mut self, now: &[HwLeaf]) {
         self.stage2.extend(now);
-        self.stage2.extend(&self.published);
+        if self.published != now {
+            self.stage2.extend(&self.published);
+            self.seen.clear(); // The next look has to check again.
+        }
         self.combined.extend(&self.stage2);
     }
 

@@ -225,7 +225,7 @@ fn check(model: &Model, map: &Map<'_>, cpus: &Cpus<'_>, around: u64) {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 2 } else { 128 },
+        cases: if cfg!(miri) { 2 } else { 96 },
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
