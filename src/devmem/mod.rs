@@ -1,1 +1,224 @@
-//! Device memory and RAM regions by physical address, and who maps what.
+//! Memory by physical address: what it is, whose it is, and which VMs reach it where.
+//!
+//! A memory error is reported for a PA. For ordinary memory an operating system finds its users
+//! through a `struct page`; device memory (accelerator HBM, CXL, PCIe BARs) has nothing of the kind.
+//! [`DevMem`] is what it has here: regions that do not overlap, and in each of them the mappings
+//! that VMs have of it, so that containment finds all of them from one PA. Guest RAM is registered
+//! in the same way and takes the same path.
+//!
+//! # Who locks
+//!
+//! Nobody. The registry is filled through `&mut` while the machine boots and VMs are built, and is
+//! only read afterwards: no lookup allocates, waits or changes anything, so the path that handles an
+//! error may use it from any CPU in any state. What changes later (which pages are poisoned, what a
+//! map looks like) is kept elsewhere.
+//!
+//! # Why a sorted vector
+//!
+//! Regions are few (tens), are added in boot order and never removed. A binary search over one array
+//! touches fewer cache lines than any tree would, keeps working when the heap does not, and has no
+//! pointers to go wrong.
+
+mod region;
+#[cfg(test)]
+mod tests;
+
+pub use region::{FailureSink, Kind, Mapping, Region, RegionId};
+
+use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange, Vmid};
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+/// Why a region or a mapping was not registered. Nothing has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegisterError {
+    /// Start or size is not a multiple of [`PAGE_SIZE`].
+    Unaligned,
+    /// The range shares memory with this region, the lowest of those.
+    Overlap(RegionId),
+    /// There is no region with this id.
+    UnknownRegion(RegionId),
+    /// The mapping reaches beyond its region.
+    OutsideRegion(RegionId),
+    /// IPA and PA differ in their offset within this many bytes, so that blocks as large as the
+    /// region deserves could not be used.
+    Incongruent(u64),
+    /// The range of IPAs wraps around the address space.
+    IpaWraps,
+    /// The VM has something at this IPA already, the first in the range of which that is true.
+    IpaTaken(Ipa),
+    /// No more regions can be told apart.
+    TooManyRegions,
+}
+
+impl fmt::Display for RegisterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unaligned => f.write_str("unaligned-range"),
+            Self::Overlap(id) => write!(f, "overlaps-region-{id}"),
+            Self::UnknownRegion(id) => write!(f, "unknown-region-{id}"),
+            Self::OutsideRegion(id) => write!(f, "outside-region-{id}"),
+            Self::Incongruent(size) => write!(f, "ipa-and-pa-differ-modulo-{size:#x}"),
+            Self::IpaWraps => f.write_str("ipa-wraps"),
+            Self::IpaTaken(ipa) => write!(f, "ipa-taken-{ipa}"),
+            Self::TooManyRegions => f.write_str("too-many-regions"),
+        }
+    }
+}
+
+/// A page of memory as one VM sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MappedPage<'a> {
+    /// The VM.
+    pub vm: Vmid,
+    /// The page's address in that VM.
+    pub ipa: Ipa,
+    /// The mapping it belongs to.
+    pub mapping: &'a Mapping,
+}
+
+/// The registry. `'s` is how long the failure callbacks live: `'static` in the image.
+#[derive(Debug, Default)]
+pub struct DevMem<'s> {
+    /// By start address; no two overlap.
+    regions: Vec<Region<'s>>,
+}
+
+impl<'s> DevMem<'s> {
+    /// A registry of nothing.
+    pub const fn new() -> Self {
+        Self {
+            regions: Vec::new(),
+        }
+    }
+
+    /// Registers a region. Ids count up from 0 in order of registration. Allocates.
+    ///
+    /// # Errors
+    /// [`RegisterError::Unaligned`], [`RegisterError::Overlap`], [`RegisterError::TooManyRegions`].
+    /// (That the range is not empty and does not wrap is [`PaRange`]'s promise.)
+    pub fn register(
+        &mut self,
+        kind: Kind,
+        range: PaRange,
+        owner: &str,
+        sink: Option<&'s (dyn FailureSink + Sync)>,
+    ) -> Result<RegionId, RegisterError> {
+        if !is_whole_pages(range) {
+            return Err(RegisterError::Unaligned);
+        }
+        // All regions before `at` end below the range; the first of the others is the only one
+        // that has to be looked at.
+        let at = self.first_not_below(range.start());
+        if let Some(other) = self.regions.get(at)
+            && other.range().overlaps(range)
+        {
+            return Err(RegisterError::Overlap(other.id()));
+        }
+        let id = u16::try_from(self.regions.len())
+            .map(RegionId::new)
+            .map_err(|_| RegisterError::TooManyRegions)?;
+        let region = Region::new(id, kind, range, String::from(owner), sink);
+        self.regions.insert(at, region);
+        Ok(id)
+    }
+
+    /// Registers that a VM maps part of a region. Any number of VMs, and of IPAs in one VM, may map
+    /// the same memory. Allocates.
+    ///
+    /// # Errors
+    /// All of [`RegisterError`] but `Overlap` and `TooManyRegions`.
+    pub fn add_mapping(&mut self, id: RegionId, mapping: Mapping) -> Result<(), RegisterError> {
+        let at = self
+            .regions
+            .iter()
+            .position(|region| region.id() == id)
+            .ok_or(RegisterError::UnknownRegion(id))?;
+        self.check_ipa(&mapping)?;
+        match self.regions.get_mut(at) {
+            Some(region) => region.add(mapping),
+            None => Err(RegisterError::UnknownRegion(id)),
+        }
+    }
+
+    /// The region that holds `pa`. O(log n) in the number of regions.
+    pub fn find(&self, pa: Pa) -> Option<&Region<'s>> {
+        self.regions
+            .get(self.first_not_below(pa))
+            .filter(|region| region.range().contains(pa))
+    }
+
+    /// The region called `id`.
+    pub fn region(&self, id: RegionId) -> Option<&Region<'s>> {
+        self.regions.iter().find(|region| region.id() == id)
+    }
+
+    /// All regions, in order of PA.
+    pub fn regions(&self) -> impl Iterator<Item = &Region<'s>> {
+        self.regions.iter()
+    }
+
+    /// Everyone who maps the page that holds `pa`, in order of registration. Nothing is allocated.
+    pub fn mappings_of(&self, pa: Pa) -> impl Iterator<Item = MappedPage<'_>> {
+        let page = pa.page();
+        self.find(pa)
+            .into_iter()
+            .flat_map(Region::mappings)
+            .filter_map(move |mapping| {
+                Some(MappedPage {
+                    vm: mapping.vm,
+                    ipa: mapping.ipa_of(page)?,
+                    mapping,
+                })
+            })
+    }
+
+    /// The PA behind an IPA, and its region, by what has been registered: unlike the VM's stage-2
+    /// tables this does not know of holes. O(mappings).
+    pub fn resolve(&self, vm: Vmid, ipa: Ipa) -> Option<(Pa, &Region<'s>)> {
+        self.regions.iter().find_map(|region| {
+            let mut own = region.mappings().filter(|mapping| mapping.vm == vm);
+            let pa = own.find_map(|mapping| mapping.pa_of(ipa))?;
+            Some((pa, region))
+        })
+    }
+
+    /// Tells the owner of the region that holds `pa` that this page has failed, if it asked to
+    /// know, and returns the region. The callback gets the start of the page.
+    pub fn notify_failure(&self, pa: Pa) -> Option<&Region<'s>> {
+        let region = self.find(pa)?;
+        if let Some(sink) = region.sink() {
+            sink.memory_failure(region, pa.page());
+        }
+        Some(region)
+    }
+
+    /// Index of the first region that ends at or after `pa`.
+    fn first_not_below(&self, pa: Pa) -> usize {
+        self.regions
+            .partition_point(|region| region.range().last() < pa)
+    }
+
+    /// That the VM has nothing else where `mapping` is to be.
+    fn check_ipa(&self, mapping: &Mapping) -> Result<(), RegisterError> {
+        let last = mapping.last_ipa().ok_or(RegisterError::IpaWraps)?;
+        let taken = self
+            .regions
+            .iter()
+            .flat_map(Region::mappings)
+            .filter(|other| other.vm == mapping.vm && other.ipa <= last)
+            .filter(|other| other.last_ipa().is_some_and(|end| mapping.ipa <= end))
+            .map(|other| other.ipa.max(mapping.ipa))
+            .min();
+        match taken {
+            Some(ipa) => Err(RegisterError::IpaTaken(ipa)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether memory can be isolated page by page up to the very ends of `range`.
+fn is_whole_pages(range: PaRange) -> bool {
+    range.start().is_aligned(PAGE_SIZE) && range.size().is_multiple_of(PAGE_SIZE)
+}

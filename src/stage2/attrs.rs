@@ -1,0 +1,179 @@
+//! What a stage-2 leaf says about the memory behind it: type, access, execution.
+//!
+//! The stage-2 memory type is encoded in one of two ways, by `HCR_EL2.FWB`: as a limit that is
+//! combined with the guest's own stage 1, or, with FEAT_S2FWB, as an override. Both are here, and
+//! all values that Cordon writes differ enough for one decoder to read both.
+
+/// What kind of memory a mapping gives the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MemoryType {
+    /// Normal, Inner and Outer Write-Back Cacheable, Inner Shareable. With FEAT_S2FWB this is
+    /// forced; without it, the guest may still choose something weaker for itself.
+    NormalWb,
+    /// Normal Non-cacheable: the strongest type that still allows unaligned access and write
+    /// combining, for device memory that is not coherent.
+    NormalNc,
+    /// Device-nGnRE: for registers.
+    DeviceNGnRE,
+}
+
+/// What the guest may do to memory, besides executing it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// Reads only.
+    ReadOnly,
+    /// Reads and writes.
+    ReadWrite,
+}
+
+/// The attributes of a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Attrs {
+    /// Memory type.
+    pub memory: MemoryType,
+    /// Access permission.
+    pub access: Access,
+    /// Whether instructions may be fetched, at EL1 and EL0 alike.
+    pub execute: bool,
+}
+
+// Fields of a stage-2 block or page descriptor (Arm ARM D8.3, "Stage 2 attribute fields").
+const MEM_ATTR_SHIFT: u32 = 2;
+const MEM_ATTR_MASK: u64 = 0xf << MEM_ATTR_SHIFT;
+const S2AP_SHIFT: u32 = 6;
+const S2AP_MASK: u64 = 0b11 << S2AP_SHIFT;
+const SH_SHIFT: u32 = 8;
+const AF: u64 = 1 << 10;
+const XN_SHIFT: u32 = 53;
+const XN_MASK: u64 = 0b11 << XN_SHIFT;
+
+const S2AP_READ: u64 = 0b01;
+const S2AP_READ_WRITE: u64 = 0b11;
+
+const SH_OUTER: u64 = 0b10;
+const SH_INNER: u64 = 0b11;
+
+/// Bit 54 alone: no execution at EL1 or EL0, whether or not FEAT_XNX gives bit 53 a meaning.
+const XN_NONE: u64 = 0b10;
+
+const WB: u64 = 0b1111;
+const WB_FWB: u64 = 0b0110;
+const NC: u64 = 0b0101;
+const DEVICE_NGNRE: u64 = 0b0001;
+
+impl Attrs {
+    /// Ordinary guest RAM: cacheable, writable, executable.
+    pub const RAM: Self = Self {
+        memory: MemoryType::NormalWb,
+        access: Access::ReadWrite,
+        execute: true,
+    };
+
+    /// Registers of a device: Device-nGnRE, writable, not executable.
+    pub const DEVICE: Self = Self {
+        memory: MemoryType::DeviceNGnRE,
+        access: Access::ReadWrite,
+        execute: false,
+    };
+
+    /// The attribute bits of a leaf descriptor. The Access flag is always set: Cordon does not
+    /// age guest memory, and a clear flag would fault on first use.
+    pub(super) const fn encode(self, fwb: bool) -> u64 {
+        let (mem_attr, sh) = match (self.memory, fwb) {
+            (MemoryType::NormalWb, false) => (WB, SH_INNER),
+            (MemoryType::NormalWb, true) => (WB_FWB, SH_INNER),
+            // Hardware treats Non-cacheable and Device memory as Outer Shareable whatever SH
+            // says (Arm ARM D8.6, "Stage 2 Shareability"); the descriptor says the same.
+            (MemoryType::NormalNc, _) => (NC, SH_OUTER),
+            (MemoryType::DeviceNGnRE, _) => (DEVICE_NGNRE, SH_OUTER),
+        };
+        let s2ap = match self.access {
+            Access::ReadOnly => S2AP_READ,
+            Access::ReadWrite => S2AP_READ_WRITE,
+        };
+        let xn = if self.execute { 0 } else { XN_NONE };
+        mem_attr << MEM_ATTR_SHIFT | s2ap << S2AP_SHIFT | sh << SH_SHIFT | AF | xn << XN_SHIFT
+    }
+
+    /// Reads attribute bits back, or `None` for a value that [`Self::encode`] never makes.
+    pub(super) const fn decode(raw: u64) -> Option<Self> {
+        let memory = match (raw & MEM_ATTR_MASK) >> MEM_ATTR_SHIFT {
+            WB | WB_FWB => MemoryType::NormalWb,
+            NC => MemoryType::NormalNc,
+            DEVICE_NGNRE => MemoryType::DeviceNGnRE,
+            _ => return None,
+        };
+        let access = match (raw & S2AP_MASK) >> S2AP_SHIFT {
+            S2AP_READ => Access::ReadOnly,
+            S2AP_READ_WRITE => Access::ReadWrite,
+            _ => return None,
+        };
+        let execute = match (raw & XN_MASK) >> XN_SHIFT {
+            0 => true,
+            XN_NONE => false,
+            _ => return None,
+        };
+        if raw & AF == 0 {
+            return None;
+        }
+        Some(Self {
+            memory,
+            access,
+            execute,
+        })
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Every value of [`Attrs`].
+    pub(in crate::stage2) fn all() -> impl Iterator<Item = Attrs> {
+        use Access::{ReadOnly, ReadWrite};
+        use MemoryType::{DeviceNGnRE, NormalNc, NormalWb};
+        [NormalWb, NormalNc, DeviceNGnRE]
+            .into_iter()
+            .flat_map(|memory| [ReadOnly, ReadWrite].map(|access| (memory, access)))
+            .flat_map(|(memory, access)| {
+                [false, true].map(|execute| Attrs {
+                    memory,
+                    access,
+                    execute,
+                })
+            })
+    }
+
+    #[test]
+    fn every_attribute_survives_a_descriptor_in_both_encodings() {
+        for attrs in all() {
+            for fwb in [false, true] {
+                assert_eq!(Attrs::decode(attrs.encode(fwb)), Some(attrs));
+            }
+        }
+    }
+
+    #[test]
+    fn ram_has_the_bits_of_the_architecture() {
+        // MemAttr 0b1111, S2AP 0b11, SH 0b11, AF.
+        assert_eq!(Attrs::RAM.encode(false), 0x7fc);
+        // MemAttr 0b0110: Write-Back whatever stage 1 says.
+        assert_eq!(Attrs::RAM.encode(true), 0x7d8);
+    }
+
+    #[test]
+    fn registers_have_the_bits_of_the_architecture() {
+        // XN 0b10, AF, SH 0b10, S2AP 0b11, MemAttr 0b0001 with and without FWB.
+        assert_eq!(Attrs::DEVICE.encode(false), 0x0040_0000_0000_06c4);
+        assert_eq!(Attrs::DEVICE.encode(true), Attrs::DEVICE.encode(false));
+    }
+
+    #[test]
+    fn bits_that_are_never_written_are_not_attributes() {
+        let ram = Attrs::RAM.encode(false);
+        assert_eq!(Attrs::decode(ram & !AF), None);
+        assert_eq!(Attrs::decode(ram & !S2AP_MASK), None);
+        assert_eq!(Attrs::decode(ram | 1 << XN_SHIFT), None);
+        assert_eq!(Attrs::decode(ram & !MEM_ATTR_MASK), None);
+    }
+}

@@ -1,0 +1,236 @@
+//! Descriptors: the 64-bit words of a table, and the one place that reads and writes their bits.
+//!
+//! A word is parsed into an [`Entry`] once; after that nothing can fail. An invalid descriptor
+//! means nothing to hardware beyond its bit 0 (Arm ARM D8.3, "Invalid descriptors"), so Cordon
+//! keeps there *why* it is invalid, in bits [58:55] (those that stay with software in a valid
+//! descriptor, too), and, where something was mapped before, the leaf as it was. A hole thus knows
+//! the page it hides and what it takes to give it back.
+
+use super::attrs::Attrs;
+use super::granule::{Granule, Level};
+use crate::addr::Pa;
+
+const VALID: u64 = 1;
+/// Bit 1: a table or a page when set, a block when clear.
+const TABLE_OR_PAGE: u64 = 1 << 1;
+const TYPE_MASK: u64 = VALID | TABLE_OR_PAGE;
+/// Output and next-level addresses: bits [47:12]. FEAT_LPA2, which puts more of them elsewhere, is
+/// not used.
+const ADDRESS_MASK: u64 = 0x0000_ffff_ffff_f000;
+
+const WHY_SHIFT: u32 = 55;
+const WHY_MASK: u64 = 0xf << WHY_SHIFT;
+const WHY_POISONED: u64 = 1;
+const WHY_PARKED: u64 = 2;
+
+/// A leaf: a block or a page, at a level that its holder knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Leaf {
+    /// Where it maps to, aligned to its size.
+    pub(super) pa: Pa,
+    /// With what attributes.
+    pub(super) attrs: Attrs,
+}
+
+/// Why a descriptor is invalid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Invalid {
+    /// Nothing was ever mapped here.
+    NeverMapped,
+    /// A hole: the memory behind this leaf, or part of it, is poisoned.
+    Poisoned(Leaf),
+    /// Taken out for a moment, with its memory in order: an access that faults on it is to be
+    /// retried. Break-before-make leaves this between break and make.
+    Parked(Leaf),
+    /// A word that Cordon never writes: the table is damaged.
+    Unknown(u64),
+}
+
+/// What a descriptor says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// A translation fault, and the reason.
+    Invalid(Invalid),
+    /// A block, at any level but 3.
+    Block(Leaf),
+    /// A page, at level 3.
+    Page(Leaf),
+    /// A table of the level below.
+    Table(Pa, Level),
+}
+
+impl Entry {
+    /// Parses the word `raw` of a table of `level`.
+    pub(super) fn parse(raw: u64, level: Level, granule: Granule) -> Self {
+        if let Some((table, below)) = table_of(raw, level) {
+            return Self::Table(table, below);
+        }
+        if raw & VALID == 0 {
+            return Self::Invalid(Invalid::parse(raw, level, granule));
+        }
+        let page = raw & TABLE_OR_PAGE != 0;
+        match parse_leaf(raw, level, granule) {
+            Some(leaf) if page && level == Level::L3 => Self::Page(leaf),
+            Some(leaf) if !page && level != Level::L3 && granule.has_leaves(level) => {
+                Self::Block(leaf)
+            }
+            _ => Self::Invalid(Invalid::Unknown(raw)),
+        }
+    }
+}
+
+impl Invalid {
+    fn parse(raw: u64, level: Level, granule: Granule) -> Self {
+        if raw == 0 {
+            return Self::NeverMapped;
+        }
+        let was = parse_leaf(raw & !WHY_MASK, level, granule);
+        match ((raw & WHY_MASK) >> WHY_SHIFT, was) {
+            (WHY_POISONED, Some(leaf)) => Self::Poisoned(leaf),
+            (WHY_PARKED, Some(leaf)) => Self::Parked(leaf),
+            _ => Self::Unknown(raw),
+        }
+    }
+
+    /// The word for it at `level`.
+    pub(super) const fn encode(self, level: Level, fwb: bool) -> u64 {
+        match self {
+            Self::NeverMapped => 0,
+            Self::Poisoned(leaf) => leaf.encode(level, fwb) & !VALID | WHY_POISONED << WHY_SHIFT,
+            Self::Parked(leaf) => leaf.encode(level, fwb) & !VALID | WHY_PARKED << WHY_SHIFT,
+            Self::Unknown(raw) => raw,
+        }
+    }
+}
+
+impl Leaf {
+    /// The valid word for it at `level`. Consecutive leaves of one level differ by the level's
+    /// span, and by nothing else.
+    pub(super) const fn encode(self, level: Level, fwb: bool) -> u64 {
+        let kind = match level {
+            Level::L3 => VALID | TABLE_OR_PAGE,
+            _ => VALID,
+        };
+        self.pa.get() & ADDRESS_MASK | self.attrs.encode(fwb) | kind
+    }
+
+    /// The part of this leaf that holds `offset` bytes from its start, cut to leaves of `size`.
+    pub(super) const fn part(self, offset: u64, size: u64) -> Self {
+        Self {
+            pa: Pa::new(self.pa.get() | (offset & !(size - 1))),
+            attrs: self.attrs,
+        }
+    }
+}
+
+/// The word that points to `table`. The hierarchical attribute bits [63:59] have no meaning in
+/// stage 2.
+pub(super) const fn table_word(table: Pa) -> u64 {
+    table.get() & ADDRESS_MASK | TABLE_OR_PAGE | VALID
+}
+
+/// The table that `raw`, of a table of `level`, points to, if it does, and that table's level.
+pub(super) const fn table_of(raw: u64, level: Level) -> Option<(Pa, Level)> {
+    match level.below() {
+        Some(below) if raw & TYPE_MASK == TABLE_OR_PAGE | VALID => {
+            Some((Pa::new(raw & ADDRESS_MASK), below))
+        }
+        _ => None,
+    }
+}
+
+/// The leaf in `raw`, whatever its type bits, or `None` for bits that Cordon does not write.
+fn parse_leaf(raw: u64, level: Level, granule: Granule) -> Option<Leaf> {
+    let pa = Pa::new(raw & ADDRESS_MASK);
+    if !granule.has_leaves(level) || !pa.is_aligned(granule.span(level)) {
+        return None;
+    }
+    let attrs = Attrs::decode(raw)?;
+    Some(Leaf { pa, attrs })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::attrs;
+    use super::*;
+
+    const G: Granule = Granule::K4;
+
+    fn leaf_at(level: Level) -> Leaf {
+        Leaf {
+            pa: Pa::new(5 * G.span(level)),
+            attrs: Attrs::RAM,
+        }
+    }
+
+    #[test]
+    fn leaves_survive_their_descriptor_at_every_level_that_has_them() {
+        for attrs in attrs::tests::all() {
+            for level in [Level::L1, Level::L2, Level::L3] {
+                let leaf = Leaf {
+                    attrs,
+                    ..leaf_at(level)
+                };
+                let entry = Entry::parse(leaf.encode(level, false), level, G);
+                match level {
+                    Level::L3 => assert_eq!(entry, Entry::Page(leaf)),
+                    _ => assert_eq!(entry, Entry::Block(leaf)),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_invalid_descriptor_tells_why_and_what_was_there() {
+        for level in [Level::L1, Level::L2, Level::L3] {
+            let leaf = leaf_at(level);
+            for why in [Invalid::Poisoned(leaf), Invalid::Parked(leaf)] {
+                let raw = why.encode(level, true);
+                assert_eq!(raw & 1, 0, "hardware must not see a valid descriptor");
+                assert_eq!(Entry::parse(raw, level, G), Entry::Invalid(why));
+            }
+        }
+        assert_eq!(
+            Entry::parse(0, Level::L2, G),
+            Entry::Invalid(Invalid::NeverMapped)
+        );
+    }
+
+    #[test]
+    fn a_table_is_one_only_above_level_3() {
+        let raw = table_word(Pa::new(0x8000_1000));
+        assert_eq!(raw, 0x8000_1003);
+        assert_eq!(
+            Entry::parse(raw, Level::L1, G),
+            Entry::Table(Pa::new(0x8000_1000), Level::L2)
+        );
+        assert_eq!(table_of(raw, Level::L3), None);
+    }
+
+    #[test]
+    fn words_that_are_never_written_are_named_damage() {
+        let block = leaf_at(Level::L1).encode(Level::L1, false);
+        for (raw, level) in [
+            (block, Level::L0), // no 512 GiB blocks without FEAT_LPA2
+            (leaf_at(Level::L3).encode(Level::L2, false), Level::L3), // reserved: 0b01 at level 3
+            (block | 0x1000, Level::L1), // not aligned to its size
+            (block & !(1 << 10), Level::L1), // Access flag clear
+            (0x1000, Level::L3), // invalid, not 0, but no reason given
+            (7 << WHY_SHIFT, Level::L3), // no such reason
+        ] {
+            assert_eq!(
+                Entry::parse(raw, level, G),
+                Entry::Invalid(Invalid::Unknown(raw)),
+                "{raw:#x} at {level:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_leaf_maps_its_own_slice() {
+        let leaf = leaf_at(Level::L1);
+        let page = leaf.part(0x1234_5678, 4096);
+        assert_eq!(page.pa.get(), leaf.pa.get() + 0x1234_5000);
+        assert_eq!(page.attrs, leaf.attrs);
+    }
+}

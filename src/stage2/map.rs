@@ -1,0 +1,277 @@
+//! Mapping, with the largest blocks that fit.
+//!
+//! A mapping is made in three walks over its range, so that it happens completely or not at all:
+//!
+//! 1. [`Check`]: everything in the range is vacant. Nothing is changed.
+//! 2. [`Prepare`]: tables are linked where blocks do not fit. All that can fail has failed by its
+//!    end; a table it leaves behind empty changes no translation and is used by a later attempt.
+//! 3. [`Commit`]: every vacant entry becomes a leaf. It cannot fail for want of anything.
+//!
+//! All changes go from invalid to valid, which needs a barrier and no TLB maintenance: faults are
+//! not cached (Arm ARM D8.16, "Using break-before-make").
+
+use super::Stage2;
+use super::attrs::Attrs;
+use super::config::Config;
+use super::descriptor::{Invalid, Leaf, table_of, table_word};
+use super::env::{FrameSource, TableMemory, Tlb};
+use super::granule::{Granule, Level};
+use super::walk::{Below, Damage, Found, Run, Visitor};
+use crate::addr::{Ipa, Pa};
+use core::fmt;
+use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// Why a range was not mapped. No translation has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapError {
+    /// The range is empty.
+    Empty,
+    /// IPA, PA or size is not a multiple of the page size.
+    Unaligned,
+    /// The range does not end within the IPA space.
+    BeyondIpa,
+    /// The range does not end within the PA space.
+    BeyondPa,
+    /// Something is mapped at this IPA, the first in the range of which that is true.
+    Overlap(Ipa),
+    /// There is a hole at this IPA, and nothing before it is in the way. A mapping never covers
+    /// poison up.
+    Poisoned(Ipa),
+    /// The source of frames has none left.
+    OutOfFrames,
+    /// The tables are damaged.
+    Damaged(Damage),
+}
+
+impl From<Damage> for MapError {
+    fn from(damage: Damage) -> Self {
+        Self::Damaged(damage)
+    }
+}
+
+impl fmt::Display for MapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("empty-range"),
+            Self::Unaligned => f.write_str("unaligned-range"),
+            Self::BeyondIpa => f.write_str("beyond-ipa-space"),
+            Self::BeyondPa => f.write_str("beyond-pa-space"),
+            Self::Overlap(ipa) => write!(f, "already-mapped-{ipa}"),
+            Self::Poisoned(ipa) => write!(f, "poisoned-{ipa}"),
+            Self::OutOfFrames => f.write_str("out-of-table-frames"),
+            Self::Damaged(damage) => damage.fmt(f),
+        }
+    }
+}
+
+impl<M: TableMemory, T: Tlb> Stage2<M, T> {
+    /// Maps the `size` bytes from `ipa` to `pa`, with the largest blocks that the alignment of both
+    /// allows, so congruent addresses (modulo 1 GiB, say) get the most of it. Tables come from
+    /// `frames`, never from the reserve.
+    ///
+    /// The VM may be running; its CPUs see the mapping when this has returned, perhaps earlier.
+    ///
+    /// # Errors
+    /// See [`MapError`]. After an error every IPA translates as it did before; tables that had been
+    /// added stay, empty, and a later `map` uses them.
+    pub fn map(
+        &mut self,
+        ipa: Ipa,
+        pa: Pa,
+        size: u64,
+        attrs: Attrs,
+        frames: &mut impl FrameSource,
+    ) -> Result<(), MapError> {
+        let plan = Plan::new(&self.config, ipa, pa, size, attrs)?;
+        let tree = self.tree();
+        tree.walk(plan.range(), &mut Check { start: ipa })?;
+        tree.walk(
+            plan.range(),
+            &mut Prepare {
+                plan: &plan,
+                memory: &self.memory,
+                frames,
+            },
+        )?;
+        tree.walk(plan.range(), &mut Commit { plan: &plan })?;
+        self.tlb.publish();
+        Ok(())
+    }
+}
+
+/// A request that has been checked against the configuration.
+struct Plan {
+    granule: Granule,
+    fwb: bool,
+    ipa: u64,
+    pa: u64,
+    end: u64,
+    attrs: Attrs,
+}
+
+impl Plan {
+    fn new(config: &Config, ipa: Ipa, pa: Pa, size: u64, attrs: Attrs) -> Result<Self, MapError> {
+        let granule = config.granule();
+        if size == 0 {
+            return Err(MapError::Empty);
+        }
+        if (ipa.get() | pa.get() | size) & (granule.page_size() - 1) != 0 {
+            return Err(MapError::Unaligned);
+        }
+        let last = ipa.checked_add(size - 1).ok_or(MapError::BeyondIpa)?;
+        if !config.has_ipa(last) {
+            return Err(MapError::BeyondIpa);
+        }
+        match pa.checked_add(size - 1) {
+            Some(last) if config.has_pa(last) => {}
+            _ => return Err(MapError::BeyondPa),
+        }
+        Ok(Self {
+            granule,
+            fwb: config.fwb(),
+            ipa: ipa.get(),
+            pa: pa.get(),
+            end: last.get() + 1,
+            attrs,
+        })
+    }
+
+    fn range(&self) -> Range<u64> {
+        self.ipa..self.end
+    }
+
+    /// Whether leaves of `level` can be used: the level has them, and both addresses have the same
+    /// offset in one.
+    fn has_leaves(&self, level: Level) -> bool {
+        self.granule.has_leaves(level) && (self.ipa ^ self.pa) & (self.granule.span(level) - 1) == 0
+    }
+
+    /// Whether the entry for `base`, of `span` bytes, lies inside the range as a whole.
+    fn covers(&self, base: u64, span: u64) -> bool {
+        self.ipa <= base && base + span <= self.end
+    }
+}
+
+/// Finds what is in the way.
+struct Check {
+    start: Ipa,
+}
+
+impl Visitor for Check {
+    type Stop = MapError;
+
+    fn run(&mut self, run: &Run<'_>) -> Result<Below, MapError> {
+        let vacant = |word: &AtomicU64| word.load(Ordering::Relaxed) == 0;
+        Ok(if run.words.iter().all(vacant) {
+            Below::Skip
+        } else {
+            Below::Visit
+        })
+    }
+
+    fn entry(&mut self, at: &Found) -> Result<(), MapError> {
+        let ipa = at.ipa.max(self.start);
+        match at.leaf {
+            Err(Invalid::NeverMapped) => Ok(()),
+            Err(Invalid::Poisoned(_)) => Err(MapError::Poisoned(ipa)),
+            Ok(_) | Err(Invalid::Parked(_) | Invalid::Unknown(_)) => Err(MapError::Overlap(ipa)),
+        }
+    }
+}
+
+/// Links a table wherever a leaf does not fit.
+struct Prepare<'a, M, F> {
+    plan: &'a Plan,
+    memory: &'a M,
+    frames: &'a mut F,
+}
+
+impl<M: TableMemory, F: FrameSource> Visitor for Prepare<'_, M, F> {
+    type Stop = MapError;
+
+    fn run(&mut self, run: &Run<'_>) -> Result<Below, MapError> {
+        let leaves = self.plan.has_leaves(run.level);
+        let mut below = Below::Skip;
+        for (ipa, word) in run.slots() {
+            let vacant = word.load(Ordering::Relaxed) == 0;
+            if vacant && leaves && self.plan.covers(ipa, run.span()) {
+                continue;
+            }
+            if vacant {
+                self.link(word, run.level, Ipa::new(ipa))?;
+            }
+            below = Below::Visit;
+        }
+        Ok(below)
+    }
+}
+
+impl<M: TableMemory, F: FrameSource> Prepare<'_, M, F> {
+    /// Puts an empty table into a vacant entry.
+    fn link(&mut self, word: &AtomicU64, level: Level, ipa: Ipa) -> Result<(), MapError> {
+        let frame = self.frames.take(1).ok_or(MapError::OutOfFrames)?;
+        let Some(words) = self.memory.table(frame) else {
+            self.frames.give_back(frame, 1);
+            return Err(MapError::Damaged(Damage {
+                table: frame,
+                level: level.below().unwrap_or(level),
+                ipa,
+            }));
+        };
+        clear(words);
+        // Release: a walk that sees the table also sees that it is empty.
+        word.store(table_word(frame), Ordering::Release);
+        Ok(())
+    }
+}
+
+/// Makes all words of a table that is not linked yet say "never mapped".
+pub(super) fn clear(words: &[AtomicU64]) {
+    for word in words {
+        word.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Makes leaves of all vacant entries. After [`Prepare`], an entry of the range that is still vacant
+/// is one that a leaf of its level fills exactly.
+struct Commit<'a> {
+    plan: &'a Plan,
+}
+
+impl Visitor for Commit<'_> {
+    type Stop = Damage;
+
+    fn run(&mut self, run: &Run<'_>) -> Result<Below, Damage> {
+        let leaves = self.plan.has_leaves(run.level);
+        let mut below = Below::Skip;
+        let mut raw = if leaves { self.first_leaf(run) } else { 0 };
+        for word in run.words {
+            let old = word.load(Ordering::Relaxed);
+            if old == 0 {
+                word.store(raw, Ordering::Relaxed);
+            } else if table_of(old, run.level).is_some() {
+                below = Below::Visit;
+            }
+            raw = raw.wrapping_add(run.span());
+        }
+        Ok(below)
+    }
+}
+
+impl Commit<'_> {
+    /// The word for the first entry of the run. The two addresses are congruent here, so the start
+    /// of an entry that begins before the range has a PA, too, though it is not used.
+    fn first_leaf(&self, run: &Run<'_>) -> u64 {
+        let pa = run
+            .base
+            .get()
+            .wrapping_sub(self.plan.ipa)
+            .wrapping_add(self.plan.pa);
+        let leaf = Leaf {
+            pa: Pa::new(pa),
+            attrs: self.plan.attrs,
+        };
+        leaf.encode(run.level, self.plan.fwb)
+    }
+}

@@ -1,0 +1,210 @@
+//! CPUs that cache whatever they may, as early and for as long as they may.
+//!
+//! [`Cpus`] is a TLB that looks at the tables whenever it is spoken to. It assumes that some CPU has
+//! cached every translation that was ever visible and has not been invalidated since, in both kinds
+//! of entry that the architecture knows: stage 2 alone, and stages 1 and 2 combined. It fails the
+//! test as soon as one of those contradicts the tables in a way that break-before-make forbids.
+//!
+//! Two delays are part of it. A store that was not published may be invisible to a walk, so an
+//! invalidation before the publication achieves nothing: the old translation is cached again. And a
+//! combined entry may be made from a cached stage-2 entry, so those have to go first.
+
+use super::machine::{HwLeaf, Memory, hardware_leaves, translate};
+use crate::addr::{Ipa, Vmid};
+use crate::stage2::{Level, Tlb};
+use core::cell::RefCell;
+use std::collections::BTreeSet;
+use std::vec::Vec;
+
+/// What [`Cpus`] was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Publish,
+    InvalidateIpa(u64, Option<Level>),
+    InvalidateVm,
+    InvalidateVmAll,
+}
+
+/// One request, and what the tables said of the watched IPAs at that moment: the sizes of the
+/// leaves that mapped them.
+pub(super) type Step = (Asked, Vec<Option<u64>>);
+
+#[derive(Default)]
+struct State {
+    vttbr: u64,
+    vtcr: u64,
+    /// Whether block and table may be exchanged directly (FEAT_BBM level 2).
+    direct: bool,
+    published: Vec<HwLeaf>,
+    /// What was visible the last time, and is cached and checked.
+    seen: Vec<HwLeaf>,
+    stage2: BTreeSet<HwLeaf>,
+    combined: BTreeSet<HwLeaf>,
+    watched: Vec<Ipa>,
+    steps: Vec<Step>,
+}
+
+pub(super) struct Cpus<'m> {
+    memory: &'m Memory,
+    vmid: Vmid,
+    state: RefCell<Option<State>>,
+}
+
+impl<'m> Cpus<'m> {
+    /// CPUs that run nothing yet.
+    pub(super) fn new(memory: &'m Memory, vmid: Vmid) -> Self {
+        Self {
+            memory,
+            vmid,
+            state: RefCell::new(None),
+        }
+    }
+
+    /// The VM runs from now on, with these registers.
+    pub(super) fn run(&self, vttbr: u64, vtcr: u64, direct: bool) {
+        let mut state = State {
+            vttbr,
+            vtcr,
+            direct,
+            ..State::default()
+        };
+        state.published = state.leaves(self.memory);
+        *self.state.borrow_mut() = Some(state);
+        self.look();
+    }
+
+    /// Records steps from now on, with what becomes of `watched`.
+    pub(super) fn watch(&self, watched: &[Ipa]) {
+        self.with(|state| {
+            state.watched = watched.to_vec();
+            state.steps.clear();
+        });
+    }
+
+    pub(super) fn steps(&self) -> Vec<Step> {
+        self.with(|state| state.steps.clone())
+    }
+
+    /// Caches everything that is visible now, and checks it against what is cached.
+    pub(super) fn look(&self) {
+        self.with(|state| {
+            let now = state.leaves(self.memory);
+            state.cache(&now);
+        });
+    }
+
+    /// What hardware translates now. All stores must have been published.
+    pub(super) fn settled(&self) -> Vec<HwLeaf> {
+        self.with(|state| {
+            let now = state.leaves(self.memory);
+            state.cache(&now);
+            assert_eq!(now, state.published, "a store was never published");
+            now
+        })
+    }
+
+    /// Whether a CPU may still reach memory through `ipa`, as of the last request.
+    pub(super) fn may_reach(&self, ipa: Ipa) -> bool {
+        self.with(|state| {
+            let hit = |leaf: &HwLeaf| leaf.contains(ipa.get());
+            state.stage2.iter().any(hit) || state.combined.iter().any(hit)
+        })
+    }
+
+    fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
+        f(self.state.borrow_mut().as_mut().expect("the VM runs"))
+    }
+
+    fn asked(&self, asked: Asked, f: impl FnOnce(&mut State, &[HwLeaf])) {
+        if self.state.borrow().is_none() {
+            return; // Nobody walks the tables yet.
+        }
+        self.with(|state| {
+            let now = state.leaves(self.memory);
+            state.cache(&now);
+            let seen = |ipa: &Ipa| translate(&now, *ipa).map(|leaf| leaf.size);
+            let seen = state.watched.iter().map(seen).collect();
+            state.steps.push((asked, seen));
+            f(state, &now);
+        });
+    }
+}
+
+impl State {
+    fn leaves(&self, memory: &Memory) -> Vec<HwLeaf> {
+        hardware_leaves(memory, self.vttbr, self.vtcr)
+    }
+
+    fn cache(&mut self, now: &[HwLeaf]) {
+        if self.seen == now {
+            return;
+        }
+        self.seen = now.to_vec();
+        self.check(now);
+        self.stage2.extend(now);
+        self.combined.extend(now);
+    }
+
+    /// CPUs fill their TLBs again, from what a walk may see (published or not), and from what other
+    /// entries say.
+    fn refill(&mut self, now: &[HwLeaf]) {
+        self.stage2.extend(now);
+        if self.published != now {
+            self.stage2.extend(&self.published);
+            self.seen.clear(); // The next look has to check again.
+        }
+        self.combined.extend(&self.stage2);
+    }
+
+    fn check(&self, now: &[HwLeaf]) {
+        for (kind, cached) in [("stage 2", &self.stage2), ("combined", &self.combined)] {
+            for old in cached {
+                let new = now.partition_point(|new| new.end() <= old.ipa);
+                for new in now[new..].iter().take_while(|new| new.ipa < old.end()) {
+                    assert!(
+                        self.may_coexist(old, new),
+                        "{kind}: {old:x?} against {new:x?}"
+                    );
+                }
+            }
+        }
+    }
+
+    fn may_coexist(&self, old: &HwLeaf, new: &HwLeaf) -> bool {
+        old == new || !old.overlaps(new) || self.direct && old.agrees_with(new)
+    }
+}
+
+impl Tlb for Cpus<'_> {
+    fn publish(&self) {
+        self.asked(Asked::Publish, |state, now| state.published = now.to_vec());
+    }
+
+    fn invalidate_ipa(&self, vmid: Vmid, ipa: Ipa, leaf: Option<Level>) {
+        assert_eq!(vmid, self.vmid);
+        self.asked(Asked::InvalidateIpa(ipa.get(), leaf), |state, now| {
+            state.stage2.retain(|old| {
+                let named = leaf.is_none_or(|leaf| leaf.number() == old.level);
+                !(named && old.contains(ipa.get()))
+            });
+            state.refill(now);
+        });
+    }
+
+    fn invalidate_vm(&self, vmid: Vmid) {
+        assert_eq!(vmid, self.vmid);
+        self.asked(Asked::InvalidateVm, |state, now| {
+            state.combined.clear();
+            state.refill(now);
+        });
+    }
+
+    fn invalidate_vm_all(&self, vmid: Vmid) {
+        assert_eq!(vmid, self.vmid);
+        self.asked(Asked::InvalidateVmAll, |state, now| {
+            state.stage2.clear();
+            state.combined.clear();
+            state.refill(now);
+        });
+    }
+}

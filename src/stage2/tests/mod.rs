@@ -1,0 +1,55 @@
+//! Tests of the tables as a whole, on a machine that checks every step.
+#![expect(clippy::panic, reason = "the machine fails a test by panicking")]
+
+mod cpus;
+mod hole;
+mod lifetime;
+mod machine;
+mod map;
+mod model;
+
+use super::{Attrs, Config, Stage2, Strategy};
+use crate::addr::{Ipa, Pa, Vmid};
+use cpus::Cpus;
+use machine::{Frames, Memory};
+
+const K4: u64 = 4096;
+const M2: u64 = 2 << 20;
+const G1: u64 = 1 << 30;
+
+/// Both ways to exchange a block.
+const STRATEGIES: [Strategy; 2] = [Strategy::BreakFirst, Strategy::SwapThenBreak];
+
+fn vmid() -> Vmid {
+    Vmid::new(3).unwrap()
+}
+
+/// A machine with 44 bits of PA: four levels.
+fn config(strategy: Strategy) -> Config {
+    Config::new(4).unwrap().with_strategy(strategy)
+}
+
+type Map<'m> = Stage2<&'m Memory, &'m Cpus<'m>>;
+
+/// Runs `test` with an empty map whose VM is running on [`Cpus`].
+fn with_map<R>(
+    config: Config,
+    reserve: usize,
+    test: impl FnOnce(&mut Map<'_>, &mut Frames, &Cpus<'_>) -> R,
+) -> R {
+    let memory = Memory::new(64);
+    let mut frames = Frames::new(64);
+    let cpus = Cpus::new(&memory, vmid());
+    let mut map = Stage2::new(config, vmid(), &memory, &cpus, &mut frames, reserve).unwrap();
+    let direct = config.strategy() == Strategy::SwapThenBreak;
+    cpus.run(map.vttbr_el2(), map.vtcr_el2(), direct);
+    let result = test(&mut map, &mut frames, &cpus);
+    cpus.settled();
+    result
+}
+
+/// Maps `size` bytes of RAM.
+fn map_ram(map: &mut Map<'_>, frames: &mut Frames, ipa: u64, pa: u64, size: u64) {
+    map.map(Ipa::new(ipa), Pa::new(pa), size, Attrs::RAM, frames)
+        .unwrap();
+}

@@ -1,0 +1,249 @@
+//! The one walker. Everything that looks at more than one entry is a small [`Visitor`] of it.
+//!
+//! The walker goes by *runs*, not by leaves: it hands a visitor all entries of one table that the
+//! range touches, at once, so that a visitor can write a thousand blocks in a tight loop. After the
+//! visitor has seen (and perhaps changed) a run, the walker goes through it in order: it descends
+//! into the tables, and shows the visitor the other entries one by one, for those that need all of
+//! a map in order of IPA.
+
+use super::config::Config;
+use super::descriptor::{Entry, Invalid, Leaf};
+use super::env::TableMemory;
+use super::granule::{Granule, Level};
+use crate::addr::{Ipa, Pa};
+use core::fmt;
+use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// A table that cannot be reached, or has too few entries: the tree is not what Cordon built.
+/// There is no way to go on with this VM's map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The frame that should hold the table.
+    pub table: Pa,
+    /// The level of the table.
+    pub level: Level,
+    /// The first IPA that was to be translated by it.
+    pub ipa: Ipa,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let level = self.level.number();
+        write!(f, "no-table-{}-level-{level}-ipa-{}", self.table, self.ipa)
+    }
+}
+
+/// Neighbouring entries of one table.
+pub(super) struct Run<'m> {
+    pub(super) level: Level,
+    /// First IPA that the first entry translates. It may lie before the range of the walk.
+    pub(super) base: Ipa,
+    pub(super) words: &'m [AtomicU64],
+    granule: Granule,
+}
+
+impl<'m> Run<'m> {
+    /// Bytes that one entry covers.
+    pub(super) const fn span(&self) -> u64 {
+        self.granule.span(self.level)
+    }
+
+    /// Each entry, with the first IPA that it translates.
+    pub(super) fn slots(&self) -> impl Iterator<Item = (u64, &'m AtomicU64)> + use<'m> {
+        let (base, shift) = (self.base.get(), self.granule.shift(self.level));
+        (0_u64..)
+            .zip(self.words)
+            .map(move |(at, word)| (base + (at << shift), word))
+    }
+}
+
+/// Whether a walk goes on below a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Below {
+    /// Into each table that an entry of the run points to.
+    Visit,
+    /// Nothing there, or nothing of interest.
+    Skip,
+}
+
+/// An entry that is no table.
+pub(super) struct Found {
+    pub(super) ipa: Ipa,
+    pub(super) level: Level,
+    /// Bytes that it covers.
+    pub(super) span: u64,
+    /// The leaf there, or why there is none.
+    pub(super) leaf: Result<Leaf, Invalid>,
+}
+
+/// What a walk is for.
+pub(super) trait Visitor {
+    /// Why the walk ends early.
+    type Stop: From<Damage>;
+
+    /// Sees a run before anything in it or below it.
+    fn run(&mut self, run: &Run<'_>) -> Result<Below, Self::Stop>;
+
+    /// Sees an entry that is no table, in its turn.
+    fn entry(&mut self, _at: &Found) -> Result<(), Self::Stop> {
+        Ok(())
+    }
+
+    /// Sees the frame of a table for the last time, after what is below it. Root tables are not
+    /// among them.
+    fn leave(&mut self, _table: Pa) {}
+}
+
+/// Where the path to an IPA ends.
+pub(super) struct Slot<'m> {
+    pub(super) word: &'m AtomicU64,
+    pub(super) level: Level,
+    /// First IPA that the entry translates.
+    pub(super) base: Ipa,
+    /// The leaf there, or why there is none.
+    pub(super) leaf: Result<Leaf, Invalid>,
+}
+
+/// The tables of a VM, for reading and for storing words, not for owning them.
+pub(super) struct Tree<'m, M> {
+    memory: &'m M,
+    config: Config,
+    root: Pa,
+}
+
+impl<'m, M: TableMemory> Tree<'m, M> {
+    pub(super) const fn new(memory: &'m M, config: Config, root: Pa) -> Self {
+        Self {
+            memory,
+            config,
+            root,
+        }
+    }
+
+    /// Follows the path to `ipa`; `None` where that is outside the IPA space.
+    pub(super) fn descend(&self, ipa: Ipa) -> Result<Option<Slot<'m>>, Damage> {
+        if !self.config.has_ipa(ipa) {
+            return Ok(None);
+        }
+        let granule = self.config.granule();
+        let mut level = self.config.start_level();
+        let mut table = self.root_table(ipa.get() >> table_shift(granule, level));
+        loop {
+            let word = self
+                .memory
+                .table(table)
+                .and_then(|words| words.get(granule.index(ipa, level)))
+                .ok_or(Damage { table, level, ipa })?;
+            let leaf = match Entry::parse(word.load(Ordering::Relaxed), level, granule) {
+                Entry::Table(next, below) => {
+                    (table, level) = (next, below);
+                    continue;
+                }
+                Entry::Block(leaf) | Entry::Page(leaf) => Ok(leaf),
+                Entry::Invalid(why) => Err(why),
+            };
+            let base = ipa.align_down(granule.span(level));
+            return Ok(Some(Slot {
+                word,
+                level,
+                base,
+                leaf,
+            }));
+        }
+    }
+
+    /// Walks the entries that translate `range`, in order of IPA, a table before what is below it.
+    /// What of `range` lies outside the IPA space is left out.
+    pub(super) fn walk<V: Visitor>(
+        &self,
+        range: Range<u64>,
+        visitor: &mut V,
+    ) -> Result<(), V::Stop> {
+        let range = range.start..range.end.min(1 << self.config.ipa_bits());
+        if range.is_empty() {
+            return Ok(());
+        }
+        let level = self.config.start_level();
+        let shift = table_shift(self.config.granule(), level);
+        let mut at = range.start >> shift;
+        while at << shift < range.end {
+            self.walk_table(self.root_table(at), level, at << shift, &range, visitor)?;
+            at += 1;
+        }
+        Ok(())
+    }
+
+    /// The frame of the `at`th of the concatenated root tables.
+    fn root_table(&self, at: u64) -> Pa {
+        Pa::new(self.root.get() + at * self.config.granule().page_size())
+    }
+
+    /// Walks one table, whose first entry translates `base`. The recursion is bounded by the number
+    /// of levels, whatever the tables say: [`Entry::parse`] goes down one each time.
+    fn walk_table<V: Visitor>(
+        &self,
+        table: Pa,
+        level: Level,
+        base: u64,
+        range: &Range<u64>,
+        visitor: &mut V,
+    ) -> Result<(), V::Stop> {
+        let run = self.run_of(table, level, base, range)?;
+        if visitor.run(&run)? == Below::Skip {
+            return Ok(());
+        }
+        for (ipa, word) in run.slots() {
+            let found = |leaf| Found {
+                ipa: Ipa::new(ipa),
+                level,
+                span: run.span(),
+                leaf,
+            };
+            match Entry::parse(word.load(Ordering::Relaxed), level, run.granule) {
+                Entry::Table(next, below) => {
+                    self.walk_table(next, below, ipa, range, visitor)?;
+                    visitor.leave(next);
+                }
+                Entry::Block(leaf) | Entry::Page(leaf) => visitor.entry(&found(Ok(leaf)))?,
+                Entry::Invalid(why) => visitor.entry(&found(Err(why)))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The entries of a table that translate some of `range`.
+    fn run_of(
+        &self,
+        table: Pa,
+        level: Level,
+        base: u64,
+        range: &Range<u64>,
+    ) -> Result<Run<'m>, Damage> {
+        let granule = self.config.granule();
+        let shift = granule.shift(level);
+        let last = base + (granule.table_span(level) - 1);
+        let first = (range.start.max(base) - base) >> shift;
+        let end = (((range.end - 1).min(last) - base) >> shift) + 1;
+        let words = self
+            .memory
+            .table(table)
+            .and_then(|words| words.get(first as usize..end as usize))
+            .ok_or(Damage {
+                table,
+                level,
+                ipa: Ipa::new(base),
+            })?;
+        Ok(Run {
+            level,
+            base: Ipa::new(base + (first << shift)),
+            words,
+            granule,
+        })
+    }
+}
+
+/// log2 of the bytes that a whole table covers.
+const fn table_shift(granule: Granule, level: Level) -> u32 {
+    granule.shift(level) + granule.index_bits()
+}
