@@ -268,9 +268,9 @@ fn highest(span: Span, size: u64, align: u64, offset: u64) -> Option<u64> {
 fn ram_span(range: &PaRange) -> Option<Span> {
     let end = range
         .last()
-        .get()
         .checked_add(1)
-        .unwrap_or(u64::MAX & !(PAGE_SIZE - 1));
+        .unwrap_or(range.last().page())
+        .get();
     let start = range.start().get();
     (start < end).then_some(Span { start, end })
 }

@@ -14,7 +14,7 @@ pub mod fdt;
 pub mod image;
 pub mod machine;
 pub mod memory;
-// pub mod pci;
+pub mod pci;
 
 /// What the modules' tests of damaged input share.
 #[cfg(test)]

@@ -1,6 +1,5 @@
 use super::*;
 use alloc::collections::BTreeSet;
-use alloc::vec;
 use proptest::prelude::*;
 
 const MIB: u64 = 1 << 20;
@@ -215,7 +214,7 @@ proptest! {
 
 #[test]
 fn errors_are_keys_and_values() {
-    let errors = vec![
+    let errors = [
         MemoryError::NoRoom {
             size: 1,
             align: 2,
