@@ -6,7 +6,7 @@
 //! keys that say where. All of it runs at boot, on one CPU, with a heap; nothing here is called
 //! once VMs run.
 
-// pub mod acpi;
+pub mod acpi;
 pub mod bundle;
 pub mod cmdline;
 pub mod dt;
