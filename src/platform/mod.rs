@@ -1,1 +1,24 @@
 //! Finding out about the machine: FDT, ACPI, PCI, fw_cfg and the boot bundle.
+//!
+//! Everything read here was written by somebody else: firmware, a boot loader, a person with a
+//! text editor. Each module turns bytes into typed values once, at the edge, and names what it
+//! refuses. Errors display as the end of a `cordon: event=error what=...` line: `why=NAME` and the
+//! keys that say where. All of it runs at boot, on one CPU, with a heap; nothing here is called
+//! once VMs run.
+
+pub mod acpi;
+pub mod bundle;
+pub mod cmdline;
+pub mod dt;
+pub mod fdt;
+pub mod image;
+pub mod machine;
+pub mod memory;
+pub mod pci;
+
+/// What the modules' tests of damaged input share.
+#[cfg(test)]
+pub(crate) use fuzzing::{damage, fuzz_config};
+
+#[cfg(test)]
+mod fuzzing;

@@ -1,0 +1,218 @@
+//! Cordon's own command line: words of `key=value`, parted by blanks.
+//!
+//! | word | |
+//! |---|---|
+//! | `bbm=auto`, `0`, `1`, `2` | the FEAT_BBM level to rely on, instead of what the CPUs report |
+//! | `loglevel=off`, `error`, `warn`, `info`, `debug`, `trace` | how much is printed |
+//! | `reserved=SIZE`, `reserved=SIZE@PA` | take RAM from the VMs' pool and offer it as device memory; may be repeated |
+//!
+//! Numbers are decimal or `0x`, sizes may end in `K`, `M` or `G`. The line is written by a person
+//! and often carries words for somebody else, so a word that is not understood is reported and
+//! passed over; it never stops the boot.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use log::LevelFilter;
+
+use crate::addr::{PAGE_SIZE, Pa, PaRange};
+
+/// What the command line asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Which FEAT_BBM level to rely on.
+    pub bbm: Bbm,
+    /// The most detailed level that is printed.
+    pub loglevel: LevelFilter,
+    /// RAM to be offered as device memory, in the order given.
+    pub reserved: Vec<ReservedWord>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            bbm: Bbm::Auto,
+            loglevel: LevelFilter::Info,
+            reserved: Vec::new(),
+        }
+    }
+}
+
+/// Which FEAT_BBM level to rely on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bbm {
+    /// What all CPUs report.
+    Auto,
+    /// This level, 0 to 2, even where the CPUs report a higher one.
+    Level(u8),
+}
+
+/// A `reserved=` word: whole pages, at least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReservedWord {
+    /// That many bytes, wherever they fit best.
+    Anywhere {
+        /// Size in bytes.
+        size: u64,
+    },
+    /// Exactly this memory.
+    At(PaRange),
+}
+
+/// A word that was passed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadWord<'a> {
+    /// Nobody knows the key.
+    Unknown(&'a str),
+    /// The key is known, the value is none of its values.
+    BadValue(&'a str),
+}
+
+impl fmt::Display for BadWord<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(word) => write!(f, "why=unknown-word word={word}"),
+            Self::BadValue(word) => write!(f, "why=bad-value word={word}"),
+        }
+    }
+}
+
+impl core::error::Error for BadWord<'_> {}
+
+/// Reads a command line. Every word has its effect or is among the words returned.
+pub fn parse(line: &str) -> (Options, Vec<BadWord<'_>>) {
+    let mut options = Options::default();
+    let mut bad = Vec::new();
+    for word in line.split_ascii_whitespace() {
+        if let Err(error) = options.apply(word) {
+            bad.push(error);
+        }
+    }
+    (options, bad)
+}
+
+impl Options {
+    fn apply<'a>(&mut self, word: &'a str) -> Result<(), BadWord<'a>> {
+        let (key, value) = word.split_once('=').ok_or(BadWord::Unknown(word))?;
+        let bad = BadWord::BadValue(word);
+        match key {
+            "bbm" => self.bbm = bbm(value).ok_or(bad)?,
+            "loglevel" => self.loglevel = value.parse().map_err(|_| bad)?,
+            "reserved" => self.reserved.push(reserved(value).ok_or(bad)?),
+            _ => return Err(BadWord::Unknown(word)),
+        }
+        Ok(())
+    }
+}
+
+fn bbm(value: &str) -> Option<Bbm> {
+    Some(match value {
+        "auto" => Bbm::Auto,
+        "0" => Bbm::Level(0),
+        "1" => Bbm::Level(1),
+        "2" => Bbm::Level(2),
+        _ => return None,
+    })
+}
+
+fn reserved(value: &str) -> Option<ReservedWord> {
+    let (size, pa) = value
+        .split_once('@')
+        .map_or((value, None), |(size, pa)| (size, Some(pa)));
+    let size = number(size).filter(|size| *size > 0 && size.is_multiple_of(PAGE_SIZE))?;
+    let Some(pa) = pa else {
+        return Some(ReservedWord::Anywhere { size });
+    };
+    let pa = Pa::new(number(pa)?);
+    let range = PaRange::new(pa, size).filter(|_| pa.is_aligned(PAGE_SIZE))?;
+    Some(ReservedWord::At(range))
+}
+
+/// A decimal or `0x` number with an optional `K`, `M` or `G`.
+fn number(text: &str) -> Option<u64> {
+    let (digits, unit) = match text.as_bytes().last()? {
+        b'K' | b'k' => (text.get(..text.len() - 1)?, 1 << 10),
+        b'M' | b'm' => (text.get(..text.len() - 1)?, 1 << 20),
+        b'G' | b'g' => (text.get(..text.len() - 1)?, 1 << 30),
+        _ => (text, 1),
+    };
+    let (digits, radix) = digits
+        .strip_prefix("0x")
+        .map_or((digits, 10), |hex| (hex, 16));
+    // `from_str_radix` would take a sign.
+    if !digits.starts_with(|digit: char| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    u64::from_str_radix(digits, radix).ok()?.checked_mul(unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+    use proptest::prelude::*;
+
+    #[test]
+    fn an_empty_line_gives_the_defaults() {
+        assert_eq!(parse(" \t "), (Options::default(), vec![]));
+    }
+
+    #[test]
+    fn every_word_has_its_effect() {
+        let (options, bad) =
+            parse("bbm=1 loglevel=debug reserved=2G@0x100000000 reserved=64M reserved=4096@8k");
+        assert_eq!(bad, []);
+        assert_eq!(options.bbm, Bbm::Level(1));
+        assert_eq!(options.loglevel, LevelFilter::Debug);
+        let at = |pa, size| ReservedWord::At(PaRange::new(Pa::new(pa), size).unwrap());
+        assert_eq!(
+            options.reserved,
+            [
+                at(4 << 30, 2 << 30),
+                ReservedWord::Anywhere { size: 64 << 20 },
+                at(8192, 4096)
+            ]
+        );
+        assert_eq!(parse("bbm=0").0.bbm, Bbm::Level(0));
+        assert_eq!(parse("bbm=2 bbm=auto").0.bbm, Bbm::Auto);
+    }
+
+    #[test]
+    fn a_word_that_is_not_understood_is_reported_and_changes_nothing() {
+        for word in ["quiet", "console=ttyS0", "=", "bbm"] {
+            assert_eq!(
+                parse(word),
+                (Options::default(), vec![BadWord::Unknown(word)])
+            );
+        }
+        for word in [
+            "bbm=3",
+            "bbm=",
+            "loglevel=loud",
+            "reserved=",
+            "reserved=0",
+            "reserved=4097",
+            "reserved=+4096",
+            "reserved=4096@1",
+            "reserved=4096@",
+            "reserved=17179869184G",
+            "reserved=0x2000@0xfffffffffffff000",
+            "reserved=2\u{e9}",
+        ] {
+            assert_eq!(
+                parse(word),
+                (Options::default(), vec![BadWord::BadValue(word)]),
+                "{word}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_is_read(line in "((bbm|loglevel|reserved|x)?=?[0-9a-zA-Z@=+é]{0,12} ?){0,8}") {
+            let (options, bad) = parse(&line);
+            let words = line.split_ascii_whitespace().count();
+            prop_assert!(options.reserved.len() + bad.len() <= words);
+        }
+    }
+}
