@@ -1,4 +1,5 @@
 //! Finding out about the machine: FDT, ACPI, PCI, fw_cfg and the boot bundle.
+
 //!
 //! Everything read here was written by somebody else: firmware, a boot loader, a person with a
 //! text editor. Each module turns bytes into typed values once, at the edge, and names what it
@@ -11,10 +12,12 @@ pub mod bundle;
 pub mod cmdline;
 pub mod dt;
 pub mod fdt;
+pub mod fw_cfg;
 pub mod image;
 pub mod machine;
 pub mod memory;
 pub mod pci;
+pub mod table_loader;
 
 /// What the modules' tests of damaged input share.
 #[cfg(test)]

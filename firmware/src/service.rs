@@ -1,0 +1,362 @@
+//! What the firmware does for its two kinds of caller, the control line and the SMC interface, and
+//! for consumed errors.
+//!
+//! One [`Service`] exists, under one lock. Its methods run at EL3 with everything masked, so
+//! they are not re-entered on a CPU, and other CPUs wait for the lock: a change of the granule
+//! protection table, the writing of a record and the counters are one step each. Answers and
+//! messages are written to a buffer; the caller sends them after the lock is released.
+//!
+//! What touches the machine is behind [`Machine`], so that all of this runs in host tests.
+
+use core::fmt::{self, Write};
+
+use cordon::addr::{Pa, PaRange};
+
+use crate::control::{self, Command, Record, Signal};
+use crate::cper::{self, Timestamp};
+use crate::exception::{self, El2Controls, Kind};
+use crate::fault::GranuleFault;
+use crate::gpt::{Gpt, Refusal, Span, Tlb};
+use crate::hest::SeaSource;
+
+/// The machine as the service needs it.
+pub trait Machine: Tlb {
+    /// Reads the 64-bit register in memory at `at`, which lies in [`crate::layout::RAM_WINDOW`].
+    fn read_u64(&mut self, at: Pa) -> u64;
+
+    /// Writes it; earlier writes are visible before.
+    fn write_u64(&mut self, at: Pa, value: u64);
+
+    /// Writes to memory that lies in [`crate::layout::RAM_WINDOW`]. All of it is visible to all
+    /// CPUs when the call returns.
+    fn write(&mut self, to: Pa, bytes: &[u8]);
+
+    /// Calls `done` until it returns true or `milliseconds` have passed; returns its last answer.
+    fn wait(&mut self, milliseconds: u64, done: impl FnMut(&mut Self) -> bool) -> bool;
+
+    /// Seconds since 1970 UTC.
+    fn now(&mut self) -> u64;
+}
+
+/// How long a consumed error waits for the reader of the one before. A reader on another CPU needs
+/// microseconds; an emulated one that has to be scheduled first needs some milliseconds. One
+/// that is stuck, or was never there, must not stop the machine.
+pub const ACK_WAIT_MS: u64 = 100;
+
+/// What became of the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It is in the block.
+    Written,
+    /// The one before was not acknowledged in time, and stays.
+    Busy,
+    /// There is no block, it is itself poisoned, or records are off.
+    None,
+}
+
+impl Written {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Written => "written",
+            Self::Busy => "busy",
+            Self::None => "none",
+        }
+    }
+}
+
+/// The registers of the interrupted state that decide how consumption is signalled.
+#[derive(Clone, Copy, Debug)]
+pub struct Interrupted {
+    /// The CPU's number.
+    pub cpu: usize,
+    /// `SPSR_EL3`.
+    pub spsr: u64,
+    /// `FAR_EL3`.
+    pub far: u64,
+    /// How EL2 takes exceptions.
+    pub controls: El2Controls,
+}
+
+/// How to enter EL2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Offset from `VBAR_EL2`.
+    pub vector: u64,
+    /// `ESR_EL2`.
+    pub esr: u64,
+    /// `FAR_EL2`, where the exception defines it.
+    pub far: Option<u64>,
+    /// PSTATE of the vector.
+    pub pstate: u64,
+}
+
+/// An SMC's result for x0 where it failed.
+pub const SMC_NOT_SUPPORTED: i64 = -1;
+const SMC_INVALID: i64 = -2;
+const SMC_NO_TABLE: i64 = -4;
+
+/// The interface's functions: SMCCC fast calls, 64-bit, SiP service range.
+const SMC_IDENTIFY: u32 = 0xc200_0000;
+const SMC_POISON: u32 = 0xc200_0001;
+const SMC_HEAL: u32 = 0xc200_0002;
+const SMC_MODE: u32 = 0xc200_0003;
+/// "CORD".
+const SMC_MAGIC: u64 = 0x434f_5244;
+const SMC_VERSION: u64 = 1;
+
+/// The firmware's state after boot.
+#[derive(Debug)]
+pub struct Service<'a, const N: usize> {
+    gpt: Gpt<'a, N>,
+    source: Option<SeaSource>,
+    cpus: usize,
+    signal: Signal,
+    record: Record,
+    consumed: u64,
+    unacked: u64,
+}
+
+impl<'a, const N: usize> Service<'a, N> {
+    /// With no error source yet, signalling by SEA, records on.
+    pub const fn new(gpt: Gpt<'a, N>, cpus: usize) -> Self {
+        Self {
+            gpt,
+            source: None,
+            cpus,
+            signal: Signal::Sea,
+            record: Record::On,
+            consumed: 0,
+            unacked: 0,
+        }
+    }
+
+    /// Records go to `source` from now on.
+    pub const fn set_source(&mut self, source: SeaSource) {
+        self.source = Some(source);
+    }
+
+    /// How many CPUs the machine has.
+    pub const fn set_cpus(&mut self, cpus: usize) {
+        self.cpus = cpus;
+    }
+
+    /// Executes one line and writes its answer, nothing for a blank line.
+    ///
+    /// # Errors
+    /// `out` is full.
+    pub fn line(
+        &mut self,
+        line: Result<&[u8], control::Error>,
+        machine: &mut impl Machine,
+        out: &mut impl Write,
+    ) -> fmt::Result {
+        match line.and_then(control::parse) {
+            Ok(None) => Ok(()),
+            Ok(Some(command)) => self.command(command, machine, out),
+            Err(error) => writeln!(out, "error {}", error.name()),
+        }
+    }
+
+    fn command(
+        &mut self,
+        command: Command,
+        machine: &mut impl Machine,
+        out: &mut impl Write,
+    ) -> fmt::Result {
+        match command {
+            Command::Poison { pa, pages } => match self.poison(pa, pages, machine) {
+                Ok(changed) => writeln!(out, "ok poisoned pages={changed}"),
+                Err(refusal) => refuse(refusal, pa, out),
+            },
+            Command::Heal { pa, pages } => match self.heal(pa, pages, machine) {
+                Ok(changed) => writeln!(out, "ok healed pages={changed}"),
+                Err(refusal) => refuse(refusal, pa, out),
+            },
+            Command::Mode(signal) => {
+                self.signal = signal;
+                writeln!(out, "ok mode={}", signal.name())
+            }
+            Command::Record(record) => {
+                self.record = record;
+                writeln!(out, "ok record={}", record.name())
+            }
+            Command::Status => writeln!(
+                out,
+                "ok poisoned={} consumed={} unacked={} mode={} record={} cpus={} tables_free={}",
+                self.gpt.poisoned(),
+                self.consumed,
+                self.unacked,
+                self.signal.name(),
+                self.record.name(),
+                self.cpus,
+                self.gpt.tables_free(),
+            ),
+            Command::Help => writeln!(out, "ok commands=poison,heal,mode,record,status,help"),
+        }
+    }
+
+    /// Executes a call of the SMC interface. Returns x0 and, where it is defined, x1; `None` where
+    /// the function is not one of the interface's.
+    pub fn smc(
+        &mut self,
+        function: u32,
+        arguments: [u64; 2],
+        machine: &mut impl Machine,
+    ) -> Option<(u64, Option<u64>)> {
+        let [first, second] = arguments;
+        let result = match function {
+            SMC_IDENTIFY => return Some((SMC_MAGIC, Some(SMC_VERSION))),
+            SMC_POISON => self.poison(first, second, machine).map_err(smc_error),
+            SMC_HEAL => self.heal(first, second, machine).map_err(smc_error),
+            SMC_MODE => self.smc_mode(first),
+            _ => return None,
+        };
+        Some((result.unwrap_or_else(i64::cast_unsigned), None))
+    }
+
+    const fn smc_mode(&mut self, mode: u64) -> Result<u64, i64> {
+        self.signal = match mode {
+            0 => Signal::Sea,
+            1 => Signal::SError,
+            _ => return Err(SMC_INVALID),
+        };
+        Ok(0)
+    }
+
+    fn poison(&mut self, pa: u64, pages: u64, machine: &mut impl Machine) -> Result<u64, Refusal> {
+        self.gpt.poison(Span::new(pa, pages)?, machine)
+    }
+
+    fn heal(&mut self, pa: u64, pages: u64, machine: &mut impl Machine) -> Result<u64, Refusal> {
+        Ok(self.gpt.heal(Span::new(pa, pages)?, machine))
+    }
+
+    /// Somebody met poison: writes the record and a message, and says how to enter EL2.
+    pub fn consume(
+        &mut self,
+        fault: GranuleFault,
+        state: Interrupted,
+        machine: &mut impl Machine,
+        out: &mut impl Write,
+    ) -> Entry {
+        self.consumed += 1;
+        let written = self.write_record(fault.page, machine);
+        let entry = self.entry(fault, state);
+        let signal = if entry.far.is_some() {
+            Signal::Sea
+        } else {
+            Signal::SError
+        };
+        // A message that does not fit is cut: the exception is what matters.
+        let _ = writeln!(
+            out,
+            "! consumed pa={} cpu={} el={} access={} record={} signal={} far={:#x}",
+            fault.page,
+            state.cpu,
+            exception::source_el(state.spsr),
+            fault.access.name(),
+            written.name(),
+            signal.name(),
+            state.far,
+        );
+        entry
+    }
+
+    /// EL2 that masks SErrors could not take one at this instruction, nor go on without the data:
+    /// it gets the SEA.
+    fn entry(&self, fault: GranuleFault, state: Interrupted) -> Entry {
+        let Interrupted {
+            spsr,
+            far,
+            controls,
+            ..
+        } = state;
+        let pstate = exception::pstate(spsr, controls);
+        let serror = self.signal == Signal::SError && exception::takes_serror(spsr, controls);
+        let kind = if serror {
+            Kind::SError
+        } else {
+            Kind::Synchronous
+        };
+        let vector = exception::vector_offset(kind, spsr, controls);
+        match kind {
+            Kind::SError => Entry {
+                vector,
+                esr: fault.serror_syndrome(),
+                far: None,
+                pstate,
+            },
+            Kind::Synchronous => {
+                let esr = fault.sea_syndrome(exception::source_el(spsr) == 2);
+                Entry {
+                    vector,
+                    esr,
+                    far: Some(far),
+                    pstate,
+                }
+            }
+        }
+    }
+
+    fn write_record(&mut self, page: Pa, machine: &mut impl Machine) -> Written {
+        let Some(source) = self.source.filter(|_| self.record != Record::Off) else {
+            return Written::None;
+        };
+        // The firmware must not consume the poison it made.
+        let ack = PaRange::new(source.ack, 8);
+        if self.gpt.is_poisoned(source.block) || ack.is_some_and(|ack| self.gpt.is_poisoned(ack)) {
+            return Written::None;
+        }
+        let acked = |machine: &mut _| Machine::read_u64(machine, source.ack) & source.ack_mask != 0;
+        if !machine.wait(ACK_WAIT_MS, acked) {
+            self.unacked += 1;
+            return Written::Busy;
+        }
+        // The reader owns the block from the moment the ack bit is set again, and that is after it
+        // was notified: so first the ack is cleared, then the block is written (ACPI 6.5 18.3.2.8).
+        let ack = machine.read_u64(source.ack);
+        machine.write_u64(source.ack, ack & !source.ack_mask);
+        if self.record == Record::Garbage {
+            write_garbage(source.block, machine);
+        } else {
+            let time = Timestamp::from_unix(machine.now());
+            let record = cper::memory_record(page, self.consumed, time);
+            if record.len() as u64 > source.block.size() {
+                return Written::None;
+            }
+            machine.write(source.block.start(), &record);
+        }
+        Written::Written
+    }
+}
+
+fn write_garbage(block: PaRange, machine: &mut impl Machine) {
+    /// QEMU's blocks are 1 KiB. What a longer one holds beyond is old, which is garbage as well.
+    const GARBAGE_MAX: usize = 1024;
+    let mut bytes = [0; GARBAGE_MAX];
+    let length = usize::try_from(block.size())
+        .unwrap_or(GARBAGE_MAX)
+        .min(GARBAGE_MAX);
+    if let Some(bytes) = bytes.get_mut(..length) {
+        cper::garbage(bytes);
+        machine.write(block.start(), bytes);
+    }
+}
+
+fn refuse(refusal: Refusal, pa: u64, out: &mut impl Write) -> fmt::Result {
+    match refusal {
+        Refusal::NotMemory => writeln!(out, "error not-memory pa={pa:#x}"),
+        Refusal::Empty => writeln!(out, "error empty-block"),
+        Refusal::NoTable => writeln!(out, "error no-table"),
+    }
+}
+
+const fn smc_error(refusal: Refusal) -> i64 {
+    match refusal {
+        Refusal::NotMemory | Refusal::Empty => SMC_INVALID,
+        Refusal::NoTable => SMC_NO_TABLE,
+    }
+}
+
+#[cfg(test)]
+mod tests;

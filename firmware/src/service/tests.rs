@@ -1,0 +1,267 @@
+//! The service on a machine of two pages of RAM: the first holds the ack register and the block.
+
+use std::string::String;
+use std::vec;
+use std::vec::Vec;
+
+use super::*;
+
+const RAM: u64 = 0x4400_0000;
+const ACK: Pa = Pa::new(RAM);
+const BLOCK: Pa = Pa::new(RAM + 0x100);
+
+struct Fake {
+    ram: Vec<u8>,
+    /// How often the reader is given time before it acknowledges, if it does at all.
+    reader_acks_after: Option<u32>,
+    waited: u64,
+}
+
+impl Tlb for Fake {
+    fn publish(&mut self) {}
+    fn invalidate(&mut self) {}
+}
+
+impl Machine for Fake {
+    fn read_u64(&mut self, at: Pa) -> u64 {
+        let at = usize::try_from(at.get() - RAM).unwrap();
+        u64::from_le_bytes(self.ram[at..at + 8].try_into().unwrap())
+    }
+
+    fn write_u64(&mut self, at: Pa, value: u64) {
+        self.write(at, &value.to_le_bytes());
+    }
+
+    fn write(&mut self, to: Pa, bytes: &[u8]) {
+        let to = usize::try_from(to.get() - RAM).unwrap();
+        self.ram[to..to + bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn wait(&mut self, milliseconds: u64, mut done: impl FnMut(&mut Self) -> bool) -> bool {
+        for round in 0..=3 {
+            if done(self) {
+                return true;
+            }
+            if self.reader_acks_after == Some(round) {
+                self.write_u64(ACK, 1);
+            }
+        }
+        self.waited += milliseconds;
+        done(self)
+    }
+
+    fn now(&mut self) -> u64 {
+        1_700_000_000
+    }
+}
+
+type Small = Service<'static, 2>;
+
+fn machine() -> (Small, Fake) {
+    let (level0, pool) = crate::gpt::tests::tables();
+    let gpt = Gpt::new(level0, pool);
+    let mut service = Service::new(gpt, 4);
+    let block = PaRange::new(BLOCK, 0x400).unwrap();
+    service.set_source(SeaSource {
+        block,
+        ack: ACK,
+        ack_mask: 1,
+    });
+    let mut fake = Fake {
+        ram: vec![0; 0x2000],
+        reader_acks_after: None,
+        waited: 0,
+    };
+    fake.write_u64(ACK, 0xf1);
+    (service, fake)
+}
+
+fn say(service: &mut Small, fake: &mut Fake, line: &str) -> String {
+    let mut answer = String::new();
+    service
+        .line(Ok(line.as_bytes()), fake, &mut answer)
+        .unwrap();
+    answer
+}
+
+const EL1H: u64 = 0b0101;
+const EL2H: u64 = 0b1001;
+
+fn state(spsr: u64) -> Interrupted {
+    let controls = El2Controls {
+        hcr: 1 << 31 | 1 << 5,
+        ..El2Controls::default()
+    };
+    Interrupted {
+        cpu: 1,
+        spsr,
+        far: 0xffff_0000_1234_5678,
+        controls,
+    }
+}
+
+fn consume(service: &mut Small, fake: &mut Fake, spsr: u64) -> (Entry, String) {
+    let esr = 0x1e << 26 | 1 << 25 | 0b1101 << 14 | 0x28;
+    let fault = GranuleFault::decode(esr, 0x80_1234_5000).unwrap();
+    let mut message = String::new();
+    let entry = service.consume(fault, state(spsr), fake, &mut message);
+    (entry, message)
+}
+
+#[test]
+fn lines_are_answered_as_the_protocol_says() {
+    let (mut service, mut fake) = machine();
+    let mut say = |line: &str| say(&mut service, &mut fake, line);
+    assert_eq!(say("poison 0x8000001234 3"), "ok poisoned pages=3\n");
+    assert_eq!(say("poison 0x8000002000"), "ok poisoned pages=0\n");
+    assert_eq!(
+        say("status"),
+        "ok poisoned=3 consumed=0 unacked=0 mode=sea record=on cpus=4 tables_free=1\n"
+    );
+    assert_eq!(say("heal 0x8000000000 16"), "ok healed pages=3\n");
+    assert_eq!(say("mode serror"), "ok mode=serror\n");
+    assert_eq!(say("record off"), "ok record=off\n");
+    assert_eq!(
+        say("help"),
+        "ok commands=poison,heal,mode,record,status,help\n"
+    );
+    assert_eq!(say(""), "");
+}
+
+#[test]
+fn lines_are_refused_as_the_protocol_says() {
+    let (mut service, mut fake) = machine();
+    let mut say = |line: &str| say(&mut service, &mut fake, line);
+    assert_eq!(say("bite"), "error unknown-command\n");
+    assert_eq!(say("poison zero"), "error bad-number\n");
+    assert_eq!(say("poison"), "error bad-argument\n");
+    assert_eq!(say("poison 0xe000000"), "error not-memory pa=0xe000000\n");
+    assert_eq!(say("poison 0x40000000 0"), "error empty-block\n");
+    assert_eq!(say("poison 0x40000000 1000000"), "error no-table\n");
+    let mut answer = String::new();
+    service
+        .line(Err(control::Error::LineTooLong), &mut fake, &mut answer)
+        .unwrap();
+    assert_eq!(answer, "error line-too-long\n");
+}
+
+#[test]
+fn smcs_return_counts_or_small_negative_numbers() {
+    let (mut service, mut fake) = machine();
+    let mut smc = |function, arguments| service.smc(function, arguments, &mut fake);
+    assert_eq!(smc(0xc200_0000, [0, 0]), Some((0x434f_5244, Some(1))));
+    assert_eq!(smc(0xc200_0001, [0x4000_0000, 2]), Some((2, None)));
+    assert_eq!(smc(0xc200_0002, [0x4000_0000, 1]), Some((1, None)));
+    assert_eq!(
+        smc(0xc200_0001, [0, 1]),
+        Some(((-2i64).cast_unsigned(), None))
+    );
+    assert_eq!(
+        smc(0xc200_0001, [0x4000_0000, 0]),
+        Some(((-2i64).cast_unsigned(), None))
+    );
+    assert_eq!(
+        smc(0xc200_0001, [0x4000_0000, 1 << 20]),
+        Some(((-4i64).cast_unsigned(), None))
+    );
+    assert_eq!(smc(0xc200_0003, [1, 0]), Some((0, None)));
+    assert_eq!(
+        smc(0xc200_0003, [2, 0]),
+        Some(((-2i64).cast_unsigned(), None))
+    );
+    assert_eq!(smc(0xc200_0004, [0, 0]), None);
+}
+
+#[test]
+fn a_consumed_page_is_recorded_and_signalled() {
+    let (mut service, mut fake) = machine();
+    let (entry, message) = consume(&mut service, &mut fake, EL1H);
+    assert_eq!(entry.vector, 0x400);
+    assert_eq!(entry.esr, 0x9200_0010);
+    assert_eq!(entry.far, Some(0xffff_0000_1234_5678));
+    assert_eq!(entry.pstate, 0x3c9);
+    assert_eq!(
+        message,
+        "! consumed pa=0x8012345000 cpu=1 el=1 access=read record=written signal=sea \
+         far=0xffff000012345678\n"
+    );
+    assert_eq!(fake.read_u64(ACK), 0xf0, "only the ack bit is cleared");
+    assert_eq!(fake.read_u64(Pa::new(BLOCK.get() + 108)), 0x80_1234_5000);
+}
+
+#[test]
+fn a_record_that_was_not_acknowledged_stays_and_is_counted() {
+    let (mut service, mut fake) = machine();
+    consume(&mut service, &mut fake, EL1H);
+    let before = fake.ram.clone();
+    let (entry, message) = consume(&mut service, &mut fake, EL1H);
+    assert!(message.contains("record=busy"), "{message}");
+    assert_eq!(fake.ram, before);
+    assert_eq!(fake.waited, ACK_WAIT_MS);
+    assert_eq!(entry.vector, 0x400, "the exception comes all the same");
+    assert!(say(&mut service, &mut fake, "status").contains("consumed=2 unacked=1"));
+}
+
+#[test]
+fn a_reader_that_is_late_but_not_stuck_is_waited_for() {
+    let (mut service, mut fake) = machine();
+    consume(&mut service, &mut fake, EL1H);
+    fake.reader_acks_after = Some(2);
+    let (_, message) = consume(&mut service, &mut fake, EL1H);
+    assert!(message.contains("record=written"), "{message}");
+}
+
+#[test]
+fn serror_mode_signals_where_el2_takes_it() {
+    let (mut service, mut fake) = machine();
+    say(&mut service, &mut fake, "mode serror");
+    let (entry, message) = consume(&mut service, &mut fake, EL1H | 0xf << 6);
+    assert_eq!(
+        (entry.vector, entry.esr, entry.far),
+        (0x580, 0xbe00_0c11, None)
+    );
+    assert!(message.contains("signal=serror"), "{message}");
+    assert_eq!(consume(&mut service, &mut fake, EL2H).0.vector, 0x380);
+    let (masked, message) = consume(&mut service, &mut fake, EL2H | 1 << 8);
+    assert_eq!((masked.vector, masked.esr), (0x200, 0x9600_0010));
+    assert!(message.contains("signal=sea"), "{message}");
+}
+
+#[test]
+fn record_off_and_garbage_do_what_they_say() {
+    let (mut service, mut fake) = machine();
+    say(&mut service, &mut fake, "record off");
+    let before = fake.ram.clone();
+    assert!(
+        consume(&mut service, &mut fake, EL1H)
+            .1
+            .contains("record=none")
+    );
+    assert_eq!(fake.ram, before);
+    say(&mut service, &mut fake, "record garbage");
+    assert!(
+        consume(&mut service, &mut fake, EL1H)
+            .1
+            .contains("record=written")
+    );
+    assert_eq!(fake.read_u64(ACK) & 1, 0);
+    assert!(
+        fake.read_u64(Pa::new(BLOCK.get() + 12)) & 0xffff_ffff > 0x400,
+        "no sane length"
+    );
+}
+
+#[test]
+fn a_poisoned_block_is_not_touched() {
+    for pa in [ACK, BLOCK] {
+        let (mut service, mut fake) = machine();
+        say(&mut service, &mut fake, &std::format!("poison {pa}"));
+        let before = fake.ram.clone();
+        assert!(
+            consume(&mut service, &mut fake, EL1H)
+                .1
+                .contains("record=none")
+        );
+        assert_eq!(fake.ram, before);
+    }
+}
