@@ -60,7 +60,7 @@ impl Timestamp {
 
 /// A number below 100 as one byte of binary-coded decimal.
 const fn bcd(value: u64) -> u64 {
-    value / 10 << 4 | value % 10
+    ((value / 10) << 4) | (value % 10)
 }
 
 fn from_bcd(byte: u8) -> Option<u8> {
