@@ -1,0 +1,125 @@
+//! Counting, telling, and the text of an event.
+
+use std::boxed::Box;
+use std::string::ToString;
+use std::sync::Mutex;
+use std::vec::Vec;
+
+use super::*;
+
+fn event() -> ErrorEvent {
+    ErrorEvent {
+        sequence: 3,
+        range: PaRange::new(Pa::new(0x8000_1000), 0x1000),
+        severity: Severity::Recoverable,
+        origin: Origin::Sea,
+        cpu: 1,
+        consumer: Some(Consumer::Vcpu {
+            vm: Vmid::new(1).unwrap(),
+            vcpu: 0,
+            el: 1,
+            access: Access::Read,
+        }),
+    }
+}
+
+/// A subscriber that writes down what it is told, and the list it writes to.
+fn scribe(
+    name: &'static str,
+    list: &'static Mutex<Vec<(&'static str, Stage)>>,
+) -> &'static dyn Subscriber {
+    Box::leak(Box::new(move |_: &ErrorEvent, stage: Stage| {
+        list.lock().unwrap().push((name, stage));
+    }))
+}
+
+#[test]
+fn an_event_shows_the_keys_of_the_protocol() {
+    assert_eq!(
+        event().to_string(),
+        "seq=3 via=sea cpu=1 pa=0x80001000 severity=recoverable vcpu=0 el=1 access=read"
+    );
+    let optional = ErrorEvent {
+        origin: Origin::Ghes(1),
+        range: None,
+        consumer: None,
+        ..event()
+    };
+    assert!(!optional.is_action_required());
+    assert_eq!(
+        optional.to_string(),
+        "seq=3 via=ghes cpu=1 severity=recoverable"
+    );
+}
+
+#[test]
+fn every_subscriber_is_told_in_order_of_registration() {
+    static LIST: Mutex<Vec<(&str, Stage)>> = Mutex::new(Vec::new());
+    let announcer = Announcer::<2>::new();
+    announcer.announce(&event(), Stage::Detected);
+    announcer.register(scribe("first", &LIST)).unwrap();
+    announcer.register(scribe("second", &LIST)).unwrap();
+    announcer.announce(&event(), Stage::Known);
+    assert_eq!(
+        *LIST.lock().unwrap(),
+        [("first", Stage::Known), ("second", Stage::Known)]
+    );
+}
+
+#[test]
+fn one_subscriber_too_many_is_refused_and_the_others_stay() {
+    static LIST: Mutex<Vec<(&str, Stage)>> = Mutex::new(Vec::new());
+    let announcer = Announcer::<1>::new();
+    announcer.register(scribe("only", &LIST)).unwrap();
+    for _ in 0..2 {
+        assert_eq!(
+            announcer.register(scribe("late", &LIST)),
+            Err(TooManySubscribers)
+        );
+    }
+    announcer.announce(&event(), Stage::Fatal);
+    assert_eq!(*LIST.lock().unwrap(), [("only", Stage::Fatal)]);
+}
+
+#[test]
+fn each_stage_counts_in_its_own_place() {
+    let announcer = Announcer::<0>::new();
+    for stage in [
+        Stage::Detected,
+        Stage::NoRecord,
+        Stage::Contained { pages: 512 },
+        Stage::Known,
+        Stage::GuestAborted,
+        Stage::GuestSError,
+        Stage::Touched,
+        Stage::Unclaimed,
+        Stage::Overflow,
+        Stage::VmStopped,
+        Stage::Repaired { pages: 2 },
+        Stage::Fatal,
+    ] {
+        announcer.announce(&event(), stage);
+    }
+    let snapshot = announcer.counters().snapshot();
+    assert_eq!(
+        snapshot,
+        Snapshot {
+            detected: 1,
+            no_record: 1,
+            contained: 1,
+            known: 1,
+            guest_aborts: 1,
+            guest_serrors: 1,
+            touched: 1,
+            unclaimed: 1,
+            overflows: 1,
+            stopped_vms: 1,
+            fatal: 1,
+            lost_pages: 510,
+        }
+    );
+    assert_eq!(
+        snapshot.to_string(),
+        "detected=1 contained=1 vsea=1 touched=1 lost_pages=510"
+    );
+}
