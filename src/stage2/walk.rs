@@ -140,7 +140,7 @@ impl<'m, M: TableMemory> Tree<'m, M> {
                     (table, level) = (next, below);
                     continue;
                 }
-                Entry::Block(leaf) | Entry::Page(leaf) => Ok(leaf),
+                Entry::Leaf(leaf) => Ok(leaf),
                 Entry::Invalid(why) => Err(why),
             };
             let base = ipa.align_down(granule.span(level));
@@ -205,7 +205,7 @@ impl<'m, M: TableMemory> Tree<'m, M> {
                     self.walk_table(next, below, ipa, range, visitor)?;
                     visitor.leave(next);
                 }
-                Entry::Block(leaf) | Entry::Page(leaf) => visitor.entry(&found(Ok(leaf)))?,
+                Entry::Leaf(leaf) => visitor.entry(&found(Ok(leaf)))?,
                 Entry::Invalid(why) => visitor.entry(&found(Err(why)))?,
             }
         }
