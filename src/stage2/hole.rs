@@ -66,8 +66,8 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
     /// Nothing is allocated, and doing it again changes nothing.
     ///
     /// # Errors
-    /// [`Damage`], when the tables on the path are not to be reached; nothing has changed. Such a
-    /// VM cannot be contained and has to stop.
+    /// [`Damage`], when the path to the page is damaged; nothing has changed. What the VM's CPUs
+    /// reach is unknown then, and the VM has to stop.
     pub fn make_hole(&mut self, ipa: Ipa) -> Result<HoleOutcome, Damage> {
         let granule = self.config.granule();
         let ipa = ipa.align_down(granule.page_size());
