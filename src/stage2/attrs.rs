@@ -95,32 +95,27 @@ impl Attrs {
         mem_attr << MEM_ATTR_SHIFT | s2ap << S2AP_SHIFT | sh << SH_SHIFT | AF | xn << XN_SHIFT
     }
 
-    /// Reads attribute bits back, or `None` for a value that [`Self::encode`] never makes.
-    pub(super) const fn decode(raw: u64) -> Option<Self> {
-        let memory = match (raw & MEM_ATTR_MASK) >> MEM_ATTR_SHIFT {
-            WB | WB_FWB => MemoryType::NormalWb,
-            NC => MemoryType::NormalNc,
-            DEVICE_NGNRE => MemoryType::DeviceNGnRE,
-            _ => return None,
-        };
-        let access = match (raw & S2AP_MASK) >> S2AP_SHIFT {
-            S2AP_READ => Access::ReadOnly,
-            S2AP_READ_WRITE => Access::ReadWrite,
-            _ => return None,
-        };
-        let execute = match (raw & XN_MASK) >> XN_SHIFT {
-            0 => true,
-            XN_NONE => false,
-            _ => return None,
-        };
-        if raw & AF == 0 {
-            return None;
+    /// Reads attribute bits back. Bits that [`Self::encode`] never makes come out as something
+    /// weaker: [`Self::are_valid`] tells them apart.
+    pub(super) const fn decode(raw: u64) -> Self {
+        Self {
+            memory: match (raw & MEM_ATTR_MASK) >> MEM_ATTR_SHIFT {
+                WB | WB_FWB => MemoryType::NormalWb,
+                NC => MemoryType::NormalNc,
+                _ => MemoryType::DeviceNGnRE,
+            },
+            access: match (raw & S2AP_MASK) >> S2AP_SHIFT {
+                S2AP_READ_WRITE => Access::ReadWrite,
+                _ => Access::ReadOnly,
+            },
+            execute: raw & XN_MASK == 0,
         }
-        Some(Self {
-            memory,
-            access,
-            execute,
-        })
+    }
+
+    /// Whether `raw` is what [`Self::encode`] makes of some attributes, and nothing besides.
+    pub(super) const fn are_valid(raw: u64) -> bool {
+        let attrs = Self::decode(raw);
+        raw == attrs.encode(false) || raw == attrs.encode(true)
     }
 }
 
@@ -148,7 +143,9 @@ pub(super) mod tests {
     fn every_attribute_survives_a_descriptor_in_both_encodings() {
         for attrs in all() {
             for fwb in [false, true] {
-                assert_eq!(Attrs::decode(attrs.encode(fwb)), Some(attrs));
+                let raw = attrs.encode(fwb);
+                assert!(Attrs::are_valid(raw));
+                assert_eq!(Attrs::decode(raw), attrs);
             }
         }
     }
@@ -171,9 +168,14 @@ pub(super) mod tests {
     #[test]
     fn bits_that_are_never_written_are_not_attributes() {
         let ram = Attrs::RAM.encode(false);
-        assert_eq!(Attrs::decode(ram & !AF), None);
-        assert_eq!(Attrs::decode(ram & !S2AP_MASK), None);
-        assert_eq!(Attrs::decode(ram | 1 << XN_SHIFT), None);
-        assert_eq!(Attrs::decode(ram & !MEM_ATTR_MASK), None);
+        for raw in [
+            ram & !AF,
+            ram & !S2AP_MASK,
+            ram & !MEM_ATTR_MASK,
+            ram | 1 << XN_SHIFT, // execution at EL0 only (FEAT_XNX)
+            ram | 1 << 52,       // Contiguous
+        ] {
+            assert!(!Attrs::are_valid(raw), "{raw:#x}");
+        }
     }
 }

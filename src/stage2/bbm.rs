@@ -65,7 +65,6 @@ pub(super) struct Subtree<'m> {
 pub(super) struct Surgeon<'a, T> {
     pub(super) tlb: &'a T,
     pub(super) vmid: Vmid,
-    pub(super) fwb: bool,
     pub(super) strategy: Strategy,
 }
 
@@ -80,8 +79,8 @@ impl<T: Tlb> Surgeon<'_, T> {
     }
 
     fn break_first(&self, place: &Place<'_>, subtree: &Subtree<'_>, ipa: Ipa) {
-        self.store(&subtree.hole, Invalid::Poisoned(subtree.hole.leaf));
-        self.store(place, Invalid::Parked(place.leaf));
+        store(&subtree.hole, Invalid::Poisoned(subtree.hole.leaf));
+        store(place, Invalid::Parked(place.leaf));
         self.invalidate_leaf(place.level, ipa);
         link(place.word, subtree.top);
         self.tlb.publish();
@@ -99,14 +98,8 @@ impl<T: Tlb> Surgeon<'_, T> {
     /// Turns the leaf at `place` into a hole as it is. Afterwards no CPU can reach its memory
     /// through this table.
     pub(super) fn poison(&self, place: &Place<'_>, ipa: Ipa) {
-        self.store(place, Invalid::Poisoned(place.leaf));
+        store(place, Invalid::Poisoned(place.leaf));
         self.invalidate_leaf(place.level, ipa);
-    }
-
-    fn store(&self, place: &Place<'_>, why: Invalid) {
-        place
-            .word
-            .store(why.encode(place.level, self.fwb), Ordering::Relaxed);
     }
 
     /// Removes a leaf that has just been made invalid from all TLBs.
@@ -116,6 +109,11 @@ impl<T: Tlb> Surgeon<'_, T> {
         // A TLB may hold stages 1 and 2 combined, by VA; those do not go by IPA.
         self.tlb.invalidate_vm(self.vmid);
     }
+}
+
+fn store(place: &Place<'_>, why: Invalid) {
+    let raw = why.encode(place.level);
+    place.word.store(raw, Ordering::Relaxed);
 }
 
 /// Release: a walk that sees the table also sees what is in it.

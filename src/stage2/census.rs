@@ -87,12 +87,12 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
             return Ok(Lookup::Unmapped);
         };
         let size = self.config.granule().span(slot.level);
-        let at = |leaf: Leaf| leaf.part(ipa.get() & (size - 1), 1).pa;
+        let at = |leaf: Leaf| Pa::new(leaf.pa().get() | (ipa.get() & (size - 1)));
         Ok(match slot.leaf {
             Ok(leaf) => Lookup::Mapped {
                 pa: at(leaf),
                 size,
-                attrs: leaf.attrs,
+                attrs: leaf.attrs(),
                 level: slot.level,
             },
             Err(Invalid::Poisoned(leaf)) => Lookup::Poisoned { pa: at(leaf), size },
@@ -175,11 +175,11 @@ impl<F: FnMut(&Extent)> Visitor for Lister<F> {
         };
         let next = Extent {
             ipa: at.ipa,
-            pa: leaf.pa,
+            pa: leaf.pa(),
             size: at.span,
             leaf: at.span,
             kind,
-            attrs: leaf.attrs,
+            attrs: leaf.attrs(),
         };
         let absorbed = self.current.as_mut().is_some_and(|it| it.absorb(&next));
         if !absorbed {

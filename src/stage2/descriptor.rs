@@ -23,14 +23,10 @@ const WHY_MASK: u64 = 0xf << WHY_SHIFT;
 const WHY_POISONED: u64 = 1;
 const WHY_PARKED: u64 = 2;
 
-/// A leaf: a block or a page, at a level that its holder knows.
+/// A leaf: a block or a page, at a level that its holder knows. The bits of its descriptor, address
+/// and attributes, without those that tell its type: one word, which is copied and compared a lot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Leaf {
-    /// Where it maps to, aligned to its size.
-    pub(super) pa: Pa,
-    /// With what attributes.
-    pub(super) attrs: Attrs,
-}
+pub(super) struct Leaf(u64);
 
 /// Why a descriptor is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,76 +45,103 @@ pub(super) enum Invalid {
 /// What a descriptor says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
-    /// A translation fault, and the reason.
-    Invalid(Invalid),
-    /// A block, at any level but 3.
-    Block(Leaf),
-    /// A page, at level 3.
-    Page(Leaf),
     /// A table of the level below.
     Table(Pa, Level),
+    /// Memory: a page at level 3, a block at the others.
+    Leaf(Leaf),
+    /// A translation fault, and the reason.
+    Invalid(Invalid),
 }
 
 impl Entry {
     /// Parses the word `raw` of a table of `level`.
+    // Always inlined, so that a walk, which is after tables, does not pay for leaves.
+    #[inline(always)]
     pub(super) fn parse(raw: u64, level: Level, granule: Granule) -> Self {
-        if let Some((table, below)) = table_of(raw, level) {
-            return Self::Table(table, below);
-        }
-        if raw & VALID == 0 {
-            return Self::Invalid(Invalid::parse(raw, level, granule));
-        }
-        let page = raw & TABLE_OR_PAGE != 0;
-        match parse_leaf(raw, level, granule) {
-            Some(leaf) if page && level == Level::L3 => Self::Page(leaf),
-            Some(leaf) if !page && level != Level::L3 && granule.has_leaves(level) => {
-                Self::Block(leaf)
-            }
-            _ => Self::Invalid(Invalid::Unknown(raw)),
+        match table_of(raw, level) {
+            Some((table, below)) => Self::Table(table, below),
+            None => match parse_end(raw, level, granule) {
+                Ok(leaf) => Self::Leaf(leaf),
+                Err(why) => Self::Invalid(why),
+            },
         }
     }
 }
 
-impl Invalid {
-    fn parse(raw: u64, level: Level, granule: Granule) -> Self {
-        if raw == 0 {
-            return Self::NeverMapped;
-        }
-        let was = parse_leaf(raw & !WHY_MASK, level, granule);
-        match ((raw & WHY_MASK) >> WHY_SHIFT, was) {
-            (WHY_POISONED, Some(leaf)) => Self::Poisoned(leaf),
-            (WHY_PARKED, Some(leaf)) => Self::Parked(leaf),
-            _ => Self::Unknown(raw),
-        }
+/// Parses a word that is no table.
+fn parse_end(raw: u64, level: Level, granule: Granule) -> Result<Leaf, Invalid> {
+    if raw == 0 {
+        return Err(Invalid::NeverMapped);
     }
+    let unknown = Invalid::Unknown(raw);
+    if raw & VALID == 0 {
+        let was = Leaf::parse(raw & !WHY_MASK, level, granule).ok_or(unknown)?;
+        return Err(match (raw & WHY_MASK) >> WHY_SHIFT {
+            WHY_POISONED => Invalid::Poisoned(was),
+            WHY_PARKED => Invalid::Parked(was),
+            _ => unknown,
+        });
+    }
+    if raw & TYPE_MASK != Leaf::kind(level) {
+        return Err(unknown);
+    }
+    Leaf::parse(raw, level, granule).ok_or(unknown)
+}
 
+impl Invalid {
     /// The word for it at `level`.
-    pub(super) const fn encode(self, level: Level, fwb: bool) -> u64 {
+    pub(super) const fn encode(self, level: Level) -> u64 {
         match self {
             Self::NeverMapped => 0,
-            Self::Poisoned(leaf) => leaf.encode(level, fwb) & !VALID | WHY_POISONED << WHY_SHIFT,
-            Self::Parked(leaf) => leaf.encode(level, fwb) & !VALID | WHY_PARKED << WHY_SHIFT,
+            Self::Poisoned(leaf) => leaf.encode(level) & !VALID | WHY_POISONED << WHY_SHIFT,
+            Self::Parked(leaf) => leaf.encode(level) & !VALID | WHY_PARKED << WHY_SHIFT,
             Self::Unknown(raw) => raw,
         }
     }
 }
 
 impl Leaf {
-    /// The valid word for it at `level`. Consecutive leaves of one level differ by the level's
-    /// span, and by nothing else.
-    pub(super) const fn encode(self, level: Level, fwb: bool) -> u64 {
-        let kind = match level {
-            Level::L3 => VALID | TABLE_OR_PAGE,
-            _ => VALID,
-        };
-        self.pa.get() & ADDRESS_MASK | self.attrs.encode(fwb) | kind
+    /// A leaf that maps to `pa`, which must be aligned to the leaf's size.
+    pub(super) const fn new(pa: Pa, attrs: Attrs, fwb: bool) -> Self {
+        Self(pa.get() & ADDRESS_MASK | attrs.encode(fwb))
     }
 
-    /// The part of this leaf that holds `offset` bytes from its start, cut to leaves of `size`.
+    /// The leaf in `raw`, whatever its type bits, or `None` for bits that Cordon does not write.
+    fn parse(raw: u64, level: Level, granule: Granule) -> Option<Self> {
+        let leaf = Self(raw & !TYPE_MASK);
+        let own = granule.has_leaves(level)
+            && leaf.pa().is_aligned(granule.span(level))
+            && Attrs::are_valid(leaf.0 & !ADDRESS_MASK);
+        own.then_some(leaf)
+    }
+
+    /// Where it maps to.
+    pub(super) const fn pa(self) -> Pa {
+        Pa::new(self.0 & ADDRESS_MASK)
+    }
+
+    /// With what attributes.
+    pub(super) const fn attrs(self) -> Attrs {
+        Attrs::decode(self.0)
+    }
+
+    /// The valid word for it at `level`. Consecutive leaves of one level differ by the level's
+    /// span, and by nothing else.
+    pub(super) const fn encode(self, level: Level) -> u64 {
+        self.0 | Self::kind(level)
+    }
+
+    /// The part of this leaf that holds the byte at `offset` from its start, when it is cut into
+    /// leaves of `size`, a power of two and a page at least.
     pub(super) const fn part(self, offset: u64, size: u64) -> Self {
-        Self {
-            pa: Pa::new(self.pa.get() | (offset & !(size - 1))),
-            attrs: self.attrs,
+        Self(self.0 | (offset & !(size - 1)))
+    }
+
+    /// The type bits of a leaf at `level`.
+    const fn kind(level: Level) -> u64 {
+        match level {
+            Level::L3 => VALID | TABLE_OR_PAGE,
+            _ => VALID,
         }
     }
 }
@@ -139,16 +162,6 @@ pub(super) const fn table_of(raw: u64, level: Level) -> Option<(Pa, Level)> {
     }
 }
 
-/// The leaf in `raw`, whatever its type bits, or `None` for bits that Cordon does not write.
-fn parse_leaf(raw: u64, level: Level, granule: Granule) -> Option<Leaf> {
-    let pa = Pa::new(raw & ADDRESS_MASK);
-    if !granule.has_leaves(level) || !pa.is_aligned(granule.span(level)) {
-        return None;
-    }
-    let attrs = Attrs::decode(raw)?;
-    Some(Leaf { pa, attrs })
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::attrs;
@@ -157,25 +170,19 @@ mod tests {
     const G: Granule = Granule::K4;
 
     fn leaf_at(level: Level) -> Leaf {
-        Leaf {
-            pa: Pa::new(5 * G.span(level)),
-            attrs: Attrs::RAM,
-        }
+        Leaf::new(Pa::new(5 * G.span(level)), Attrs::RAM, false)
     }
 
     #[test]
     fn leaves_survive_their_descriptor_at_every_level_that_has_them() {
         for attrs in attrs::tests::all() {
             for level in [Level::L1, Level::L2, Level::L3] {
-                let leaf = Leaf {
-                    attrs,
-                    ..leaf_at(level)
-                };
-                let entry = Entry::parse(leaf.encode(level, false), level, G);
-                match level {
-                    Level::L3 => assert_eq!(entry, Entry::Page(leaf)),
-                    _ => assert_eq!(entry, Entry::Block(leaf)),
-                }
+                let pa = Pa::new(5 * G.span(level));
+                let leaf = Leaf::new(pa, attrs, false);
+                assert_eq!((leaf.pa(), leaf.attrs()), (pa, attrs));
+                let raw = leaf.encode(level);
+                assert_eq!(raw & 0b11, if level == Level::L3 { 0b11 } else { 0b01 });
+                assert_eq!(Entry::parse(raw, level, G), Entry::Leaf(leaf));
             }
         }
     }
@@ -185,7 +192,7 @@ mod tests {
         for level in [Level::L1, Level::L2, Level::L3] {
             let leaf = leaf_at(level);
             for why in [Invalid::Poisoned(leaf), Invalid::Parked(leaf)] {
-                let raw = why.encode(level, true);
+                let raw = why.encode(level);
                 assert_eq!(raw & 1, 0, "hardware must not see a valid descriptor");
                 assert_eq!(Entry::parse(raw, level, G), Entry::Invalid(why));
             }
@@ -209,10 +216,10 @@ mod tests {
 
     #[test]
     fn words_that_are_never_written_are_named_damage() {
-        let block = leaf_at(Level::L1).encode(Level::L1, false);
+        let block = leaf_at(Level::L1).encode(Level::L1);
         for (raw, level) in [
             (block, Level::L0), // no 512 GiB blocks without FEAT_LPA2
-            (leaf_at(Level::L3).encode(Level::L2, false), Level::L3), // reserved: 0b01 at level 3
+            (leaf_at(Level::L3).encode(Level::L2), Level::L3), // reserved: 0b01 at level 3
             (block | 0x1000, Level::L1), // not aligned to its size
             (block & !(1 << 10), Level::L1), // Access flag clear
             (0x1000, Level::L3), // invalid, not 0, but no reason given
@@ -230,7 +237,7 @@ mod tests {
     fn a_part_of_a_leaf_maps_its_own_slice() {
         let leaf = leaf_at(Level::L1);
         let page = leaf.part(0x1234_5678, 4096);
-        assert_eq!(page.pa.get(), leaf.pa.get() + 0x1234_5000);
-        assert_eq!(page.attrs, leaf.attrs);
+        assert_eq!(page.pa().get(), leaf.pa().get() + 0x1234_5000);
+        assert_eq!(page.attrs(), leaf.attrs());
     }
 }

@@ -16,9 +16,10 @@ use super::descriptor::{Invalid, table_word};
 use super::env::{TableMemory, Tlb};
 use super::granule::Granule;
 use super::reserve::Reserve;
+use super::table::fill;
 use super::walk::{Damage, Slot, Tree};
 use crate::addr::{Ipa, Pa};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 /// A hole that was made, and what it took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +66,8 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
     /// Nothing is allocated, and doing it again changes nothing.
     ///
     /// # Errors
-    /// [`Damage`], when the tables on the path are not to be reached; nothing has changed. Such a
-    /// VM cannot be contained and has to stop.
+    /// [`Damage`], when the path to the page is damaged; nothing has changed. What the VM's CPUs
+    /// reach is unknown then, and the VM has to stop.
     pub fn make_hole(&mut self, ipa: Ipa) -> Result<HoleOutcome, Damage> {
         let granule = self.config.granule();
         let ipa = ipa.align_down(granule.page_size());
@@ -78,7 +79,6 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
         let surgeon = Surgeon {
             tlb: &self.tlb,
             vmid: self.vmid,
-            fwb: self.config.fwb(),
             strategy: self.config.strategy(),
         };
         let mut builder = Builder {
@@ -109,7 +109,7 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
         let size = granule.span(lost.level);
         let hole = Hole {
             ipa: ipa.align_down(size),
-            pa: lost.leaf.pa,
+            pa: lost.leaf.pa(),
             size,
             block,
             tables,
@@ -168,7 +168,7 @@ impl<'m, M: TableMemory> Builder<'_, 'm, M> {
         let level = place.level.below()?;
         let (frame, words) = self.reserve.take(granule, self.memory)?;
         self.tables += 1;
-        let first = place.leaf.encode(level, self.config.fwb());
+        let first = place.leaf.encode(level);
         fill(words, first, granule.span(level));
         let offset = self.ipa.get() & (granule.span(place.level) - 1);
         let part = Place {
@@ -177,26 +177,5 @@ impl<'m, M: TableMemory> Builder<'_, 'm, M> {
             leaf: place.leaf.part(offset, granule.span(level)),
         };
         Some((frame, part))
-    }
-}
-
-/// How many entries [`fill`] writes between two looks at its counter. The number of entries is a
-/// multiple of it for every granule.
-const FILL_UNROLL: usize = 32;
-
-/// Fills a table with `first`, `first + stride`, ... This is nearly all of the work of making a
-/// hole in a block, and is unrolled by hand because runs of atomic stores are left as they are.
-fn fill(words: &[AtomicU64], first: u64, stride: u64) {
-    let mut value = first;
-    let (chunks, rest) = words.as_chunks::<FILL_UNROLL>();
-    for chunk in chunks {
-        for word in chunk {
-            word.store(value, Ordering::Relaxed);
-            value = value.wrapping_add(stride);
-        }
-    }
-    for word in rest {
-        word.store(value, Ordering::Relaxed);
-        value = value.wrapping_add(stride);
     }
 }

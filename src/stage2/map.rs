@@ -16,6 +16,7 @@ use super::config::Config;
 use super::descriptor::{Invalid, Leaf, table_of, table_word};
 use super::env::{FrameSource, TableMemory, Tlb};
 use super::granule::{Granule, Level};
+use super::table::clear;
 use super::walk::{Below, Damage, Found, Run, Visitor};
 use crate::addr::{Ipa, Pa};
 use core::fmt;
@@ -226,13 +227,6 @@ impl<M: TableMemory, F: FrameSource> Prepare<'_, M, F> {
     }
 }
 
-/// Makes all words of a table that is not linked yet say "never mapped".
-pub(super) fn clear(words: &[AtomicU64]) {
-    for word in words {
-        word.store(0, Ordering::Relaxed);
-    }
-}
-
 /// Makes leaves of all vacant entries. After [`Prepare`], an entry of the range that is still vacant
 /// is one that a leaf of its level fills exactly.
 struct Commit<'a> {
@@ -268,10 +262,6 @@ impl Commit<'_> {
             .get()
             .wrapping_sub(self.plan.ipa)
             .wrapping_add(self.plan.pa);
-        let leaf = Leaf {
-            pa: Pa::new(pa),
-            attrs: self.plan.attrs,
-        };
-        leaf.encode(run.level, self.plan.fwb)
+        Leaf::new(Pa::new(pa), self.plan.attrs, self.plan.fwb).encode(run.level)
     }
 }

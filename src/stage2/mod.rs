@@ -45,6 +45,7 @@ mod granule;
 mod hole;
 mod map;
 mod reserve;
+mod table;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -61,8 +62,8 @@ pub use walk::Damage;
 
 use crate::addr::{Pa, Vmid};
 use core::fmt;
-use map::clear;
 use reserve::Reserve;
+use table::clear;
 use walk::{Below, Run, Tree, Visitor};
 
 /// Where an IPA leads.

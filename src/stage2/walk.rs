@@ -15,22 +15,26 @@ use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// A table that cannot be reached, or has too few entries: the tree is not what Cordon built.
-/// There is no way to go on with this VM's map.
+/// A table that cannot be reached, or has too few entries, or an entry that Cordon never writes: the
+/// tree is not what Cordon built. There is no way to go on with this VM's map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Damage {
-    /// The frame that should hold the table.
+    /// The frame that holds the table, or should.
     pub table: Pa,
     /// The level of the table.
     pub level: Level,
-    /// The first IPA that was to be translated by it.
+    /// An IPA that was to be translated by it.
     pub ipa: Ipa,
 }
 
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let level = self.level.number();
-        write!(f, "no-table-{}-level-{level}-ipa-{}", self.table, self.ipa)
+        write!(
+            f,
+            "damaged-table-{}-level-{level}-ipa-{}",
+            self.table, self.ipa
+        )
     }
 }
 
@@ -101,7 +105,7 @@ pub(super) struct Slot<'m> {
     pub(super) level: Level,
     /// First IPA that the entry translates.
     pub(super) base: Ipa,
-    /// The leaf there, or why there is none.
+    /// The leaf there, or why there is none, which is never that the entry is unknown.
     pub(super) leaf: Result<Leaf, Invalid>,
 }
 
@@ -130,17 +134,19 @@ impl<'m, M: TableMemory> Tree<'m, M> {
         let mut level = self.config.start_level();
         let mut table = self.root_table(ipa.get() >> table_shift(granule, level));
         loop {
+            let damage = Damage { table, level, ipa };
             let word = self
                 .memory
                 .table(table)
                 .and_then(|words| words.get(granule.index(ipa, level)))
-                .ok_or(Damage { table, level, ipa })?;
+                .ok_or(damage)?;
             let leaf = match Entry::parse(word.load(Ordering::Relaxed), level, granule) {
                 Entry::Table(next, below) => {
                     (table, level) = (next, below);
                     continue;
                 }
-                Entry::Block(leaf) | Entry::Page(leaf) => Ok(leaf),
+                Entry::Leaf(leaf) => Ok(leaf),
+                Entry::Invalid(Invalid::Unknown(_)) => return Err(damage),
                 Entry::Invalid(why) => Err(why),
             };
             let base = ipa.align_down(granule.span(level));
@@ -205,7 +211,7 @@ impl<'m, M: TableMemory> Tree<'m, M> {
                     self.walk_table(next, below, ipa, range, visitor)?;
                     visitor.leave(next);
                 }
-                Entry::Block(leaf) | Entry::Page(leaf) => visitor.entry(&found(Ok(leaf)))?,
+                Entry::Leaf(leaf) => visitor.entry(&found(Ok(leaf)))?,
                 Entry::Invalid(why) => visitor.entry(&found(Err(why)))?,
             }
         }

@@ -1,7 +1,8 @@
 //! Mapping: sizes, refusals, and what they leave behind.
 
 use super::*;
-use crate::stage2::{Census, Level, Lookup, MapError};
+use crate::stage2::{Census, Level, Lookup, MapError, TableMemory};
+use core::sync::atomic::Ordering;
 use std::vec::Vec;
 
 fn counts(census: &Census) -> [u64; 3] {
@@ -168,4 +169,25 @@ fn a_damaged_tree_is_an_error_and_not_a_crash() {
     let got = map.map(Ipa::new(G1), Pa::new(0), K4, Attrs::RAM, &mut frames);
     assert_eq!(got, Err(MapError::Damaged(damage)));
     assert_eq!(map.reserve_left(), 2);
+}
+
+#[test]
+fn an_entry_that_was_never_written_is_damage_and_not_a_vacancy() {
+    let memory = Memory::new(8);
+    let mut frames = Frames::new(8);
+    let cpus = Cpus::new(&memory, vmid());
+    let config = config(Strategy::BreakFirst);
+    let mut map = Stage2::new(config, vmid(), &memory, &cpus, &mut frames, 2).unwrap();
+    let root = Pa::new(map.vttbr_el2() & 0xffff_ffff_f000);
+    let word = &memory.table(root).unwrap()[0];
+    for rubbish in [0x7fd, 1 << 20, !0b10] {
+        word.store(rubbish, Ordering::Relaxed);
+        let damage = map.lookup(Ipa::new(K4)).unwrap_err();
+        assert_eq!((damage.table, damage.level), (root, Level::L0));
+        assert_eq!(map.make_hole(Ipa::new(K4)), Err(damage));
+        assert_eq!(map.census().unwrap().unknown, 1);
+        let got = map.map(Ipa::new(0), Pa::new(0), K4, Attrs::RAM, &mut frames);
+        assert_eq!(got, Err(MapError::Overlap(Ipa::new(0))));
+        assert_eq!(word.load(Ordering::Relaxed), rubbish);
+    }
 }
