@@ -501,7 +501,7 @@ fn an_initrd_stays_near_its_kernel() {
     let layout = read(&bundle).unwrap()[0].layout;
     assert_eq!(
         layout.initrd.unwrap().last().get() >> 12,
-        (33 * GIB >> 12) - 1
+        ((33 * GIB) >> 12) - 1
     );
     assert_eq!(layout.dtb.last().get(), 49 * GIB - 1);
 }
