@@ -13,6 +13,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
+use super::cmdline::ReservedWord;
 use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange};
 
 /// Size of a level-1 block with the 4 KiB granule.
@@ -213,6 +214,30 @@ impl FreeMemory {
         let range = PaRange::new(Pa::new(start), size).ok_or(no_room)?;
         self.remove(covering_span(&range));
         Ok(range)
+    }
+
+    /// Takes what the `reserved=` words of the command line ask for, to be offered as device memory:
+    /// one result a word, in their order. Words that name a place are served first, so that one
+    /// that does not cannot take it from them.
+    pub fn carve(&mut self, words: &[ReservedWord]) -> Vec<Result<PaRange, MemoryError>> {
+        let named: Vec<_> = words.iter().map(|word| self.take_named(word)).collect();
+        let rest = named.into_iter().zip(words);
+        rest.map(|(named, word)| named.unwrap_or_else(|| self.allocate_reserved(word)))
+            .collect()
+    }
+
+    fn take_named(&mut self, word: &ReservedWord) -> Option<Result<PaRange, MemoryError>> {
+        match *word {
+            ReservedWord::At(range) => Some(self.take(range).map(|()| range)),
+            ReservedWord::Anywhere { .. } => None,
+        }
+    }
+
+    fn allocate_reserved(&mut self, word: &ReservedWord) -> Result<PaRange, MemoryError> {
+        match *word {
+            ReservedWord::At(range) => Err(MemoryError::NotFree { range }),
+            ReservedWord::Anywhere { size } => self.allocate_for(Ipa::new(0), size),
+        }
     }
 
     fn remove(&mut self, taken: Span) {

@@ -1,4 +1,21 @@
-//! Virtual machines: description, vCPUs, exits.
+//! Virtual machines: what a bundle says of them, what they are made of, and what is done at each
+//! exit.
+//!
+//! ```text
+//!   config       the bundle's description, checked
+//!   guest_dt     what the guest is told of its machine
+//!   hypervisor   the VMs and what they share
+//!   vcpu         on or off
+//!   exit         why a guest stopped, and the answer; psci, vuart: what it may ask for
+//!   memory_error the part of exit that Cordon is for
+//! ```
 
+pub mod config;
+pub mod cpu;
+pub mod exit;
+pub mod guest_dt;
+pub mod hypervisor;
+pub mod memory_error;
 pub mod psci;
+pub mod vcpu;
 pub mod vuart;

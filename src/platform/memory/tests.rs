@@ -163,6 +163,29 @@ fn a_request_that_is_no_whole_number_of_pages_is_refused() {
     assert_eq!(memory.allocate(4096, 8192, 1), Err(MemoryError::Misaligned));
 }
 
+#[test]
+fn reserved_words_that_name_a_place_come_first() {
+    let mut memory = free(&[(GIB, 4 * GIB)]);
+    let named = ReservedWord::At(range(GIB, GIB));
+    let words = [ReservedWord::Anywhere { size: 2 * GIB }, named, named];
+    let carved = memory.carve(&words);
+    let expected = [
+        Ok(range(2 * GIB, 2 * GIB)),
+        Ok(range(GIB, GIB)),
+        Err(MemoryError::NotFree {
+            range: range(GIB, GIB),
+        }),
+    ];
+    assert_eq!(carved, expected);
+    assert_eq!(spans(&memory), [(4 * GIB, GIB)]);
+    let no_room = MemoryError::NoRoom {
+        size: 2 * GIB,
+        align: GIB,
+        largest: GIB,
+    };
+    assert_eq!(memory.carve(&words[..1]), [Err(no_room)]);
+}
+
 /// Page numbers, one by one: what the spans stand for.
 fn pages(memory: &FreeMemory) -> BTreeSet<u64> {
     memory.ranges().flat_map(|range| range.pfns()).collect()

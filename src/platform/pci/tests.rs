@@ -82,7 +82,7 @@ impl Function {
                 let fixed = self.bars[index] & !self.writable[index];
                 self.bars[index] = fixed | (value & self.writable[index]);
             }
-            _ => panic!("nobody writes {offset:#x}"),
+            _ => unreachable!("nobody writes {offset:#x}"),
         }
     }
 }

@@ -1,0 +1,218 @@
+//! The device tree that a guest is given (`docs/protocols.md`, "The VM as its guest sees it").
+//!
+//! Written with `vm-fdt` from a [`VmConfig`], whose ranges and texts are checked, so an error here
+//! is a matter of size. All addresses and sizes at the root are two cells.
+
+use alloc::format;
+use alloc::vec::Vec;
+use core::fmt;
+
+use vm_fdt::FdtWriter;
+
+use super::config::{DTB_SIZE, IpaRange, UART, VmConfig};
+use crate::platform::machine::Mpidr;
+
+/// What a piece of device memory is recognised by.
+pub const DEVICE_MEMORY_COMPATIBLE: &str = "cordon,device-memory";
+
+/// Why a tree could not be written.
+#[derive(Debug, PartialEq, Eq)]
+pub enum GuestDtError {
+    /// Larger than its place in the guest's RAM.
+    TooBig {
+        /// The tree's size in bytes.
+        size: usize,
+    },
+    /// The writer refused a name or value.
+    Writer(vm_fdt::Error),
+}
+
+impl fmt::Display for GuestDtError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooBig { size } => write!(f, "why=dtb-too-big size={size:#x}"),
+            // The writer's texts have blanks; its variants are names.
+            Self::Writer(error) => write!(f, "why=dtb-refused error={error:?}"),
+        }
+    }
+}
+
+impl core::error::Error for GuestDtError {}
+
+impl From<vm_fdt::Error> for GuestDtError {
+    fn from(error: vm_fdt::Error) -> Self {
+        Self::Writer(error)
+    }
+}
+
+/// The affinity of vCPU `index`: 16 to a cluster, as many as an SGI's target list reaches
+/// (`ICC_SGI1R_EL1.TargetList`). It is what the guest reads in MPIDR_EL1 and passes to PSCI.
+pub const fn vcpu_mpidr(index: u32) -> Mpidr {
+    let (cluster, cpu) = ((index / 16) as u64, (index % 16) as u64);
+    Mpidr::from_register(((cluster & 0xff) << 8) | cpu)
+}
+
+/// Writes the tree of `vm`.
+///
+/// # Errors
+/// [`GuestDtError`] where the tree does not fit into [`DTB_SIZE`] bytes.
+pub fn build(vm: &VmConfig<'_>) -> Result<Vec<u8>, GuestDtError> {
+    let mut dt = FdtWriter::new()?;
+    let root = dt.begin_node("")?;
+    dt.property_string("compatible", "cordon,vm")?;
+    dt.property_u32("#address-cells", 2)?;
+    dt.property_u32("#size-cells", 2)?;
+    chosen(&mut dt, vm)?;
+    memory(&mut dt, vm)?;
+    cpus(&mut dt, vm.vcpus)?;
+    psci(&mut dt)?;
+    uart(&mut dt)?;
+    for device_memory in &vm.device_memory {
+        let range = device_memory.ipa;
+        let node = dt.begin_node(&format!("device-memory@{:x}", range.start().get()))?;
+        dt.property_string("compatible", DEVICE_MEMORY_COMPATIBLE)?;
+        reg(&mut dt, range)?;
+        dt.end_node(node)?;
+    }
+    dt.end_node(root)?;
+    let blob = dt.finish()?;
+    if u64::try_from(blob.len()).is_ok_and(|size| size <= DTB_SIZE) {
+        Ok(blob)
+    } else {
+        Err(GuestDtError::TooBig { size: blob.len() })
+    }
+}
+
+fn reg(dt: &mut FdtWriter, range: IpaRange) -> Result<(), vm_fdt::Error> {
+    dt.property_array_u64("reg", &[range.start().get(), range.size()])
+}
+
+fn chosen(dt: &mut FdtWriter, vm: &VmConfig<'_>) -> Result<(), vm_fdt::Error> {
+    let node = dt.begin_node("chosen")?;
+    if let Some(bootargs) = vm.bootargs {
+        dt.property_string("bootargs", bootargs)?;
+    }
+    dt.property_string("stdout-path", &format!("/pl011@{:x}", UART.0.get()))?;
+    if let Some(initrd) = vm.layout.initrd {
+        dt.property_u64("linux,initrd-start", initrd.start().get())?;
+        // The end is the first address behind it. RAM ends below the IPA size, so this fits.
+        let end = initrd.last().get().saturating_add(1);
+        dt.property_u64("linux,initrd-end", end)?;
+    }
+    dt.end_node(node)
+}
+
+fn memory(dt: &mut FdtWriter, vm: &VmConfig<'_>) -> Result<(), vm_fdt::Error> {
+    let node = dt.begin_node(&format!("memory@{:x}", vm.ram.start().get()))?;
+    dt.property_string("device_type", "memory")?;
+    reg(dt, vm.ram)?;
+    dt.end_node(node)
+}
+
+fn cpus(dt: &mut FdtWriter, count: u32) -> Result<(), vm_fdt::Error> {
+    let cpus = dt.begin_node("cpus")?;
+    dt.property_u32("#address-cells", 2)?;
+    dt.property_u32("#size-cells", 0)?;
+    for mpidr in (0..count).map(vcpu_mpidr) {
+        let cpu = dt.begin_node(&format!("cpu@{:x}", mpidr.get()))?;
+        dt.property_string("device_type", "cpu")?;
+        dt.property_string("compatible", "arm,armv8")?;
+        dt.property_string("enable-method", "psci")?;
+        dt.property_u64("reg", mpidr.get())?;
+        dt.end_node(cpu)?;
+    }
+    dt.end_node(cpus)
+}
+
+fn psci(dt: &mut FdtWriter) -> Result<(), vm_fdt::Error> {
+    let node = dt.begin_node("psci")?;
+    let versions = ["arm,psci-1.0", "arm,psci-0.2"].map(Into::into).into();
+    dt.property_string_list("compatible", versions)?;
+    dt.property_string("method", "hvc")?;
+    dt.end_node(node)
+}
+
+fn uart(dt: &mut FdtWriter) -> Result<(), vm_fdt::Error> {
+    let (start, size) = UART;
+    let node = dt.begin_node(&format!("pl011@{:x}", start.get()))?;
+    let models = ["arm,pl011", "arm,primecell"].map(Into::into).into();
+    dt.property_string_list("compatible", models)?;
+    dt.property_array_u64("reg", &[start.get(), size])?;
+    dt.end_node(node)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::Pa;
+    use crate::platform::dt;
+    use crate::platform::fdt::CheckedFdt;
+    use crate::platform::machine::{Conduit, Machine};
+    use crate::vm::config::tests::{Tree, read};
+    use alloc::string::{String, ToString};
+
+    /// What the bundle said comes back from the tree, by the reader that reads real machines.
+    #[test]
+    fn the_guest_finds_the_machine_that_the_bundle_described() {
+        let mut tree = Tree::full();
+        tree.set("vcpus", &18_u32.to_be_bytes());
+        let bundle = tree.bundle();
+        let vm = &read(&bundle).unwrap()[0];
+        let blob = build(vm).unwrap();
+        let fdt = CheckedFdt::new(&blob).unwrap();
+        let guest = Machine::from_fdt(&fdt, Pa::new(vm.layout.dtb.start().get())).unwrap();
+
+        let ram = guest.ram[0];
+        assert_eq!((ram.start().get(), ram.size()), (0x4000_0000, 0x0400_0000));
+        let cpus: Vec<u64> = guest.cpus.iter().map(|cpu| cpu.get()).collect();
+        assert_eq!(cpus[..3], [0, 1, 2]);
+        assert_eq!(cpus[15..], [15, 0x100, 0x101]);
+        assert_eq!(guest.psci, Some(Conduit::Hvc));
+        assert_eq!(guest.uart.unwrap().start(), Pa::new(0x0900_0000));
+        assert_eq!(guest.bootargs.as_deref(), Some("console=ttyAMA0 quiet"));
+        let initrd = guest.initrd.unwrap();
+        assert_eq!(initrd.size(), vm.initrd.unwrap().bytes.len() as u64);
+        assert_eq!(
+            initrd.start().get(),
+            vm.layout.initrd.unwrap().start().get()
+        );
+    }
+
+    #[test]
+    fn device_memory_has_a_node_each() {
+        let bundle = Tree::full().bundle();
+        let blob = build(&read(&bundle).unwrap()[0]).unwrap();
+        let fdt = CheckedFdt::new(&blob).unwrap();
+        let root = fdt.root().unwrap();
+        let node = dt::child(root, "device-memory").unwrap();
+        assert_eq!(node.name, "device-memory@1000000000");
+        assert!(dt::is_compatible(node, "cordon,device-memory"));
+        let expected = [0x10_0000_0000_u64, 0x8000_0000]
+            .map(u64::to_be_bytes)
+            .concat();
+        assert_eq!(dt::value(node, "reg"), Some(&expected[..]));
+        let names: Vec<String> = root.children().map(|node| node.name.to_string()).collect();
+        let expected = [
+            "chosen",
+            "memory@40000000",
+            "cpus",
+            "psci",
+            "pl011@9000000",
+            "device-memory@1000000000",
+        ];
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn a_tree_that_does_not_fit_is_refused() {
+        let bundle = Tree::full().bundle();
+        let mut vm = read(&bundle).unwrap()[0].clone();
+        let long = "x".repeat(DTB_SIZE as usize);
+        vm.bootargs = Some(&long);
+        assert!(matches!(build(&vm), Err(GuestDtError::TooBig { size }) if size > 2 << 20));
+        vm.bootargs = Some("a\0b");
+        let refused = build(&vm).unwrap_err();
+        assert_eq!(refused, GuestDtError::Writer(vm_fdt::Error::InvalidString));
+        assert_eq!(refused.to_string(), "why=dtb-refused error=InvalidString");
+    }
+}
