@@ -1,5 +1,17 @@
-//! The Cordon image.
+//! The Cordon image: wires the parts together and nothing else.
 #![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(target_os = "none")]
+extern crate alloc;
+
+#[cfg(target_os = "none")]
+mod arch;
+#[cfg(target_os = "none")]
+mod exit;
+#[cfg(target_os = "none")]
+mod machine;
+#[cfg(target_os = "none")]
+mod setup;
 
 #[cfg(not(target_os = "none"))]
 fn main() {
@@ -9,8 +21,34 @@ fn main() {
     std::process::exit(1);
 }
 
+/// The boot CPU's first Rust code: on its own stack, with the MMU on and the boot table.
 #[cfg(target_os = "none")]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
+extern "C" fn boot_main(dtb: u64, door: u64) -> ! {
+    if setup::early().is_err() {
+        exit::halt();
+    }
+    let door = match door {
+        0 => setup::Door::Image,
+        _ => setup::Door::Reset,
+    };
+    setup::run(cordon::addr::Pa::new(dtb), door);
+    if machine::HYPERVISOR
+        .get()
+        .is_none_or(|all| all.vms().is_empty())
+    {
+        exit::halt();
+    }
+    setup::confine();
+    exit::idle()
+}
+
+/// The first Rust code of every other CPU.
+#[cfg(target_os = "none")]
+extern "C" fn secondary_main(cpu: &'static arch::aarch64::cpu::PerCpu) -> ! {
+    arch::aarch64::cpu::install(cpu);
+    arch::aarch64::gic::init_cpu(cpu);
+    setup::confine();
+    cpu.online
+        .store(true, core::sync::atomic::Ordering::Release);
+    exit::idle()
 }

@@ -1,5 +1,4 @@
 //! Finding out about the machine: FDT, ACPI, PCI, fw_cfg and the boot bundle.
-
 //!
 //! Everything read here was written by somebody else: firmware, a boot loader, a person with a
 //! text editor. Each module turns bytes into typed values once, at the edge, and names what it

@@ -67,7 +67,10 @@ impl fmt::Display for ErrorEvent {
             vcpu, el, access, ..
         }) = self.consumer
         {
-            write!(f, " vcpu={vcpu} el={el} access={access}")?;
+            write!(f, " vcpu={vcpu} el={el}")?;
+            if let Some(access) = access {
+                write!(f, " access={access}")?;
+            }
         }
         Ok(())
     }
@@ -111,8 +114,8 @@ pub enum Consumer {
         vcpu: u8,
         /// Exception level, 0 or 1.
         el: u8,
-        /// What it tried.
-        access: Access,
+        /// What it tried; an SError does not say.
+        access: Option<Access>,
     },
     /// Cordon itself.
     Hypervisor,

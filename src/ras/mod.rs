@@ -12,11 +12,13 @@
 //! and handed in, what must be written is handed back. What firmware wrote and what a guest did are
 //! allegations; they become typed values once, at the edge, or a named error.
 
+pub mod contain;
 pub mod cper;
 pub mod esr;
 pub mod event;
 pub mod ghes;
 pub mod hest;
 pub mod inject;
+pub mod pipeline;
 pub mod poison;
 pub mod triage;

@@ -4,7 +4,7 @@
 //! control registers as plain storage.
 
 /// Size in bytes of the register window.
-pub const SIZE: u64 = 0x1000;
+const SIZE: u64 = super::config::UART.1;
 
 const DR: u64 = 0x000;
 const FR: u64 = 0x018;

@@ -118,12 +118,11 @@ macro_rules! hyp_entry {
 /// log2 of the stack's size, half a slot: set in every good SP (linker.ld, `STACK_SLOT_SIZE`).
 const STACK_BIT: u32 = 14;
 
-/// The vector table.
+/// The vector table. It has its section to itself: linker.ld aligns it.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.vectors")]
 pub unsafe extern "C" fn vectors() {
     naked_asm!(
-        ".balign 2048",
         // Current EL with SP0: EL2 never selects it.
         hyp_entry!("unexpected"),
         hyp_entry!("unexpected"),
@@ -160,7 +159,7 @@ pub unsafe extern "C" fn vectors() {
 
 /// x1 = handler, x0 and x1 saved.
 #[unsafe(naked)]
-#[unsafe(link_section = ".text.vectors")]
+#[unsafe(link_section = ".text.boot")]
 unsafe extern "C" fn guest_exit() {
     naked_asm!(
         save_x2_to_x30!(),
@@ -178,7 +177,7 @@ unsafe extern "C" fn guest_exit() {
 
 /// x1 = handler, x0 and x1 saved. Returns to wherever the handler left ELR_EL2.
 #[unsafe(naked)]
-#[unsafe(link_section = ".text.vectors")]
+#[unsafe(link_section = ".text.boot")]
 unsafe extern "C" fn hyp_exception() {
     naked_asm!(
         save_x2_to_x30!(),
@@ -197,7 +196,7 @@ unsafe extern "C" fn hyp_exception() {
 
 /// The stack is gone: carry on upon the boot CPU's slot, whose owner is about to be stopped too.
 #[unsafe(naked)]
-#[unsafe(link_section = ".text.vectors")]
+#[unsafe(link_section = ".text.boot")]
 unsafe extern "C" fn stack_overflow() {
     naked_asm!(
         "adrp x0, __stacks_start",
@@ -224,10 +223,9 @@ pub unsafe extern "C" fn enter_guest(frame: &GuestFrame, stack_top: u64) -> ! {
         "mov  sp, x1",
         "sub  sp, sp, #{frame}",
         "mov  x2, #0",
-        "1: ldp x3, x4, [x0, x2]",
-        "add  x5, sp, x2",
-        "stp  x3, x4, [x5]",
-        "add  x2, x2, #16",
+        "1: ldr x3, [x0, x2]",
+        "str  x3, [sp, x2]",
+        "add  x2, x2, #8",
         "cmp  x2, #{frame}",
         "b.lo 1b",
         restore_x0_to_x30!(),

@@ -18,7 +18,7 @@ fn event() -> ErrorEvent {
             vm: Vmid::new(1).unwrap(),
             vcpu: 0,
             el: 1,
-            access: Access::Read,
+            access: Some(Access::Read),
         }),
     }
 }

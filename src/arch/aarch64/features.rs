@@ -1,0 +1,78 @@
+//! What this CPU can do, from its ID registers. Each capability is found by itself; none is
+//! inferred from another.
+
+use aarch64_cpu::registers::{
+    ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1, ID_AA64MMFR2_EL1, ID_AA64PFR0_EL1, ID_AA64PFR1_EL1,
+    Readable,
+};
+use cordon::ras::inject;
+use spin::Once;
+
+/// Capabilities that Cordon acts on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Features {
+    /// FEAT_BBM level: 0, 1 or 2 (3 and above count as 2).
+    pub bbm: u8,
+    /// FEAT_S2FWB.
+    pub fwb: bool,
+    /// FEAT_RAS, any version.
+    pub ras: bool,
+    /// FEAT_PAN.
+    pub pan: bool,
+    /// FEAT_SSBS.
+    pub ssbs: bool,
+    /// FEAT_MTE.
+    pub mte: bool,
+    /// FEAT_DIT.
+    pub dit: bool,
+    /// FEAT_SVE.
+    pub sve: bool,
+    /// FEAT_FGT.
+    pub fgt: bool,
+    /// FEAT_HCX.
+    pub hcx: bool,
+}
+
+/// The 4-bit field of `register` from bit `shift`.
+fn field(register: u64, shift: u32) -> u8 {
+    ((register >> shift) & 0xf) as u8
+}
+
+static FEATURES: Once<Features> = Once::new();
+
+/// What the boot CPU can do. All others can too, as far as Cordon relies on it.
+pub fn get() -> &'static Features {
+    FEATURES.call_once(Features::detect)
+}
+
+impl Features {
+    /// What matters to a guest that takes an exception.
+    pub fn for_injection(&self) -> inject::Features {
+        use inject::Features as F;
+        let flag = |has: bool, feature: F| if has { feature } else { F::empty() };
+        flag(self.pan, F::PAN)
+            | flag(self.dit, F::DIT)
+            | flag(self.ssbs, F::SSBS)
+            | flag(self.mte, F::MTE)
+            | flag(self.ras, F::RAS)
+    }
+
+    /// Reads the calling CPU's.
+    pub fn detect() -> Self {
+        let (mmfr0, mmfr1) = (ID_AA64MMFR0_EL1.get(), ID_AA64MMFR1_EL1.get());
+        let mmfr2 = ID_AA64MMFR2_EL1.get();
+        let (pfr0, pfr1) = (ID_AA64PFR0_EL1.get(), ID_AA64PFR1_EL1.get());
+        Self {
+            bbm: field(mmfr2, 52).min(2),
+            fwb: field(mmfr2, 40) != 0,
+            ras: field(pfr0, 28) != 0,
+            pan: field(mmfr1, 20) != 0,
+            ssbs: field(pfr1, 4) != 0,
+            mte: field(pfr1, 8) != 0,
+            dit: field(pfr0, 48) != 0,
+            sve: field(pfr0, 32) != 0,
+            fgt: field(mmfr0, 56) != 0,
+            hcx: field(mmfr1, 40) != 0,
+        }
+    }
+}

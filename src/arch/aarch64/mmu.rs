@@ -1,0 +1,257 @@
+//! EL2's own stage 1: an identity map of Cordon itself and of the devices it drives.
+//!
+//! Guest memory is not in it. Whoever must look at other memory while the machine is being set up
+//! opens a [`Window`], and when that is dropped, the memory is gone from EL2's view again: what
+//! is not mapped cannot be speculated into, so poison in it cannot be consumed by EL2.
+#![expect(
+    unsafe_code,
+    reason = "writes translation tables and makes slices of raw memory"
+)]
+
+use super::layout;
+use aarch64_paging::{
+    MapError,
+    descriptor::El23Attributes,
+    idmap::IdMap,
+    paging::{Constraints, El2, MemoryRegion},
+};
+use cordon::addr::{PAGE_SIZE, Pa, PaRange};
+use core::fmt;
+use core::ops::{Deref, DerefMut, Range};
+use spin::Mutex;
+
+/// Level 1: 39 bits of address, as `TCR_EL2` says (boot.rs).
+const ROOT_LEVEL: usize = 1;
+
+/// Index 1 of `MAIR_EL2`: Normal write-back.
+const NORMAL: El23Attributes = El23Attributes::VALID
+    .union(El23Attributes::ACCESSED)
+    .union(El23Attributes::USER_RES1)
+    .union(El23Attributes::INNER_SHAREABLE)
+    .union(El23Attributes::ATTRIBUTE_INDEX_1);
+const TEXT: El23Attributes = NORMAL.union(El23Attributes::READ_ONLY);
+const RODATA: El23Attributes = TEXT.union(El23Attributes::XN);
+const DATA: El23Attributes = NORMAL.union(El23Attributes::XN);
+/// Index 0 of `MAIR_EL2`: Device-nGnRE.
+const DEVICE: El23Attributes = El23Attributes::VALID
+    .union(El23Attributes::ACCESSED)
+    .union(El23Attributes::USER_RES1)
+    .union(El23Attributes::XN);
+
+/// Why memory could not be mapped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// The real map is not there yet.
+    NotReady,
+    /// It is mapped already: Cordon's own memory, or another window's.
+    InUse(PaRange),
+    /// The paging library refused.
+    Map(MapError),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotReady => f.write_str("no-map"),
+            Self::InUse(range) => write!(f, "in-use:{range}"),
+            Self::Map(_) => f.write_str("outside-of-el2-map"),
+        }
+    }
+}
+
+impl From<MapError> for Error {
+    fn from(error: MapError) -> Self {
+        Self::Map(error)
+    }
+}
+
+struct Map {
+    tables: IdMap<El2>,
+    /// What is mapped beside the image, page-aligned.
+    used: alloc::vec::Vec<PaRange>,
+}
+
+static MAP: Mutex<Option<Map>> = Mutex::new(None);
+
+/// Builds the map of the image and switches to it from the boot table.
+///
+/// # Errors
+///
+/// If the image lies beyond the map's 512 GiB, or the heap is too small for the tables.
+pub fn init() -> Result<(), Error> {
+    let mut tables = IdMap::new(ROOT_LEVEL, El2);
+    let mut map =
+        |start: u64, end: u64, attributes| tables.map_range(&region(start, end), attributes);
+    map(layout::image_start(), layout::text_end(), TEXT)?;
+    map(layout::text_end(), layout::relro_end(), RODATA)?;
+    map(layout::relro_end(), layout::bss_end(), DATA)?;
+    for cpu in 0..layout::MAX_CPUS {
+        let top = layout::stack_top(cpu);
+        map(top - layout::STACK_SLOT_SIZE / 2, top, DATA)?;
+    }
+    map(layout::heap_start(), layout::heap_end(), DATA)?;
+    // SAFETY: everything that runs or is referred to, the tables themselves included, is part of
+    // the image, which was mapped just now with the rights that each part of it needs. The map is
+    // never dropped.
+    unsafe { tables.activate() };
+    *MAP.lock() = Some(Map {
+        tables,
+        used: alloc::vec::Vec::with_capacity(16),
+    });
+    Ok(())
+}
+
+/// `TTBR0_EL2` for the secondary CPUs.
+pub fn root() -> u64 {
+    MAP.lock()
+        .as_ref()
+        .map_or(0, |map| map.tables.root_address().0 as u64)
+}
+
+/// Maps device registers for good.
+///
+/// # Errors
+///
+/// As [`Error`] says. A second driver for the same page is refused.
+pub fn map_device(range: PaRange) -> Result<(), Error> {
+    map(pages(range), DEVICE)
+}
+
+/// Maps memory that EL2 shares with firmware for good, error status blocks, by whole pages, and
+/// returns what is mapped.
+///
+/// # Errors
+///
+/// As [`Error`] says.
+pub fn map_shared(range: PaRange) -> Result<PaRange, Error> {
+    let mapped = pages(range);
+    map(mapped, DATA)?;
+    Ok(mapped)
+}
+
+fn map(range: PaRange, attributes: El23Attributes) -> Result<(), Error> {
+    let mut guard = MAP.lock();
+    let map = guard.as_mut().ok_or(Error::NotReady)?;
+    let own = layout::own_memory().ok_or(Error::NotReady)?;
+    let taken = |other: &&PaRange| other.overlaps(range);
+    if let Some(other) = map.used.iter().chain([&own]).find(taken) {
+        return Err(Error::InUse(*other));
+    }
+    set(&mut map.tables, range, attributes)?;
+    map.used.push(range);
+    Ok(())
+}
+
+fn unmap(range: PaRange) {
+    let mut guard = MAP.lock();
+    let Some(map) = guard.as_mut() else { return };
+    // Clearing VALID is a break without a make: always allowed on a live table. The library
+    // invalidates the TLB for the range and frees the tables that become empty.
+    if set(&mut map.tables, range, El23Attributes::empty()).is_err() {
+        log::error!("event=error what=el2-map why=unmap-failed range={range}");
+    }
+    map.used.retain(|used| *used != range);
+}
+
+fn set(
+    tables: &mut IdMap<El2>,
+    range: PaRange,
+    attributes: El23Attributes,
+) -> Result<(), MapError> {
+    let region = region(range.start().get(), range.last().get() + 1);
+    tables.map_range_with_constraints(&region, attributes, Constraints::NO_CONTIGUOUS_HINT)
+}
+
+fn region(start: u64, end: u64) -> MemoryRegion {
+    MemoryRegion::new(start as usize, end as usize)
+}
+
+fn pages(range: PaRange) -> PaRange {
+    let start = range.start().page();
+    let last = Pa::new(range.last().get() | (PAGE_SIZE - 1));
+    PaRange::new(start, last.get() - start.get() + 1).unwrap_or(range)
+}
+
+/// A view of memory that is not Cordon's, for as long as it lives.
+#[derive(Debug)]
+pub struct Window {
+    asked: PaRange,
+    mapped: PaRange,
+}
+
+impl Window {
+    /// Opens a window on `range`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Error`] says.
+    ///
+    /// # Safety
+    ///
+    /// `range` must be RAM, and until the window is closed nobody else may write to it: no guest
+    /// runs in it, no device or firmware is told to use it.
+    pub unsafe fn open(range: PaRange) -> Result<Self, Error> {
+        let mapped = pages(range);
+        map(mapped, DATA)?;
+        Ok(Self {
+            asked: range,
+            mapped,
+        })
+    }
+}
+
+impl Window {
+    /// Opens a window on `range` while the machine is being set up: no guest runs, and what
+    /// firmware and boot loader left in memory stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// As [`Error`] says.
+    pub fn open_at_boot(range: PaRange) -> Result<Self, Error> {
+        // SAFETY: nothing but the boot CPU runs, and it opens windows on ranges that do not
+        // overlap (`map` refuses) and that are RAM by the word of the DTB.
+        unsafe { Self::open(range) }
+    }
+
+    /// The `len` bytes at the physical address `start`, where the window shows all of them.
+    pub fn at(&self, start: Pa, len: usize) -> Option<&[u8]> {
+        self.get(self.part(start, len)?)
+    }
+
+    /// The same, to be written.
+    pub fn at_mut(&mut self, start: Pa, len: usize) -> Option<&mut [u8]> {
+        let part = self.part(start, len)?;
+        self.get_mut(part)
+    }
+
+    fn part(&self, start: Pa, len: usize) -> Option<Range<usize>> {
+        let offset = start.checked_offset_from(self.asked.start())?;
+        let offset = usize::try_from(offset).ok()?;
+        Some(offset..offset.checked_add(len)?)
+    }
+}
+
+impl Deref for Window {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let start = self.asked.start().get() as *const u8;
+        // SAFETY: the range is mapped Normal memory for as long as `self` lives, overlaps nothing
+        // that Rust knows of (`map` checked), and is written through `&mut self` alone (`open`).
+        unsafe { core::slice::from_raw_parts(start, self.asked.size() as usize) }
+    }
+}
+
+impl DerefMut for Window {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let start = self.asked.start().get() as *mut u8;
+        // SAFETY: as above, and `&mut self` makes it the only view.
+        unsafe { core::slice::from_raw_parts_mut(start, self.asked.size() as usize) }
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        unmap(self.mapped);
+    }
+}

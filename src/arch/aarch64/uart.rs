@@ -1,0 +1,108 @@
+//! The console's PL011, and the `log` backend behind which all of Cordon's lines go there.
+//!
+//! A record's target is the line's prefix: `log::info!(target: "ras", "event=...")` prints
+//! `ras: event=...`; everything without a target of its own is `cordon: `.
+#![expect(unsafe_code, reason = "device registers")]
+
+use super::mmu;
+use arm_pl011_uart::{PL011Registers, Uart, UniqueMmioPointer};
+use cordon::addr::{PAGE_SIZE, Pa, PaRange};
+use cordon::console::Mux;
+use core::fmt;
+use core::ptr::NonNull;
+use log::{LevelFilter, Log, Metadata, Record};
+use spin::Mutex;
+
+/// The physical UART, once it is found.
+pub struct Port(Option<Uart<'static>>);
+
+impl fmt::Write for Port {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            if byte == b'\n' {
+                self.put(b'\r');
+            }
+            self.put(byte);
+        }
+        Ok(())
+    }
+}
+
+impl Port {
+    fn put(&mut self, byte: u8) {
+        if let Some(uart) = &mut self.0 {
+            while uart.is_tx_fifo_full() {
+                core::hint::spin_loop();
+            }
+            uart.write_word(byte);
+        }
+    }
+
+    /// A character that was typed, if one is waiting. Line errors count as none.
+    pub fn get(&mut self) -> Option<u8> {
+        self.0.as_mut()?.read_word().ok().flatten()
+    }
+}
+
+/// Everything that is printed goes through here.
+pub static CONSOLE: Mutex<Mux<Port>> = Mutex::new(Mux::new(Port(None)));
+
+/// Where the registers are, for a crash that cannot wait for the lock.
+static BASE: spin::Once<u64> = spin::Once::new();
+
+struct Logger;
+
+static LOGGER: Logger = Logger;
+
+impl Log for Logger {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        let prefix = if record.target() == "ras" {
+            "ras"
+        } else {
+            "cordon"
+        };
+        // The UART does not fail, and there is nobody else to tell.
+        let _ = CONSOLE
+            .lock()
+            .line(format_args!("{prefix}: {}", record.args()));
+    }
+
+    fn flush(&self) {}
+}
+
+/// Where QEMU's `virt` has its first PL011 (`hw/arm/virt.c`, VIRT_UART0).
+pub const VIRT_PL011: Pa = Pa::new(0x0900_0000);
+
+/// Starts printing on the PL011 at `base`, at the level `level`.
+///
+/// # Errors
+///
+/// If the registers cannot be mapped.
+pub fn init(base: Pa, level: LevelFilter) -> Result<(), mmu::Error> {
+    if let Some(range) = PaRange::new(base, PAGE_SIZE) {
+        mmu::map_device(range)?;
+    }
+    CONSOLE.lock().sink().0 = open(base.get());
+    BASE.call_once(|| base.get());
+    // Fails only if there is a logger already.
+    let _ = log::set_logger(&LOGGER);
+    log::set_max_level(level);
+    Ok(())
+}
+
+/// The port as firmware or QEMU left it: its line settings are none of Cordon's business.
+fn open(base: u64) -> Option<Uart<'static>> {
+    let registers = NonNull::new(base as *mut PL011Registers)?;
+    // SAFETY: mapped as device memory for good, and no other driver has it: `map_device` refuses
+    // a second one.
+    Some(Uart::new(unsafe { UniqueMmioPointer::new(registers) }))
+}
+
+/// A port of one's own, bypassing the lock: only for the last words of a machine that stops.
+pub fn steal() -> Port {
+    Port(BASE.get().copied().and_then(open))
+}

@@ -1,0 +1,124 @@
+//! Containment: one bad page is cut out of every address space that has it.
+//!
+//! The order is fixed: the page enters the poison set first, so that a CPU which meets the hole
+//! while it is being made finds out why it is there; then each mapping that the registry knows
+//! loses the page. No step allocates and none can fail for want of memory: a full poison set costs
+//! bookkeeping, a spent table reserve costs good memory around the page (and both say so), but
+//! the page is out of reach when [`Containment::page`] returns.
+
+use super::event::{Announcer, ErrorEvent, Stage};
+use super::poison::{Insert, PoisonSet};
+use crate::addr::{Ipa, Pa, Vmid};
+use crate::devmem::{DevMem, MappedPage};
+use crate::stage2::{Damage, Hole, HoleOutcome};
+use core::fmt;
+use spin::Mutex;
+
+/// The VMs' address spaces, by VMID. Implemented by whoever owns the VMs.
+pub trait AddressSpaces {
+    /// Takes the page at `ipa` out of the VM's map; `None` if there is no such VM.
+    fn make_hole(&self, vm: Vmid, ipa: Ipa) -> Option<Result<HoleOutcome, Damage>>;
+
+    /// The VM's name, for people.
+    fn name(&self, vm: Vmid) -> &str;
+
+    /// Stops a VM whose map can no longer be trusted.
+    fn give_up(&self, vm: Vmid, why: &dyn fmt::Display);
+}
+
+/// What containment works on.
+pub(super) struct Containment<'a, 's, V, const N: usize> {
+    /// Who maps what.
+    pub(super) devmem: &'a DevMem<'s>,
+    /// Which pages are bad.
+    pub(super) poison: &'a Mutex<PoisonSet<'s>>,
+    /// Counts and tells.
+    pub(super) announcer: &'a Announcer<N>,
+    /// The address spaces.
+    pub(super) spaces: &'a V,
+    /// The error that is being contained.
+    pub(super) event: &'a ErrorEvent,
+}
+
+impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
+    /// Contains the page that holds `pa`. False if it is nobody's.
+    pub(super) fn page(&self, pa: Pa) -> bool {
+        let (page, seq) = (pa.page(), self.event.sequence);
+        if self.devmem.find(page).is_none() {
+            self.announce(Stage::Unclaimed);
+            log::warn!(target: "ras", "event=unclaimed seq={seq} pa={page}");
+            return false;
+        }
+        if self.is_known(page) {
+            self.announce(Stage::Known);
+            log::info!(target: "ras", "event=known seq={seq} pa={page}");
+            return true;
+        }
+        for mapped in self.devmem.mappings_of(page) {
+            self.cut(page, &mapped);
+        }
+        self.announce(Stage::Contained { pages: 1 });
+        self.devmem.notify_failure(page);
+        true
+    }
+
+    /// Enters the page into the poison set; whether it was there before. A set that is full has
+    /// no answer: then the page is cut again, which does no harm.
+    fn is_known(&self, page: Pa) -> bool {
+        let mut poison = self.poison.lock();
+        match poison.insert(page.pfn(), self.event.sequence) {
+            Insert::New(_) => false,
+            Insert::Known(_) => true,
+            Insert::Full => {
+                drop(poison);
+                self.announce(Stage::Overflow);
+                log::error!(target: "ras", "event=overflow what=poison-set pa={page}");
+                false
+            }
+        }
+    }
+
+    fn cut(&self, page: Pa, mapped: &MappedPage<'_>) {
+        let (vm, ipa, seq) = (mapped.vm, mapped.ipa, self.event.sequence);
+        let name = self.spaces.name(vm);
+        match self.spaces.make_hole(vm, ipa) {
+            Some(Ok(HoleOutcome::Made(hole))) => self.report(name, ipa, &hole),
+            Some(Ok(HoleOutcome::Coarse(hole))) => {
+                self.announce(Stage::Overflow);
+                log::error!(target: "ras", "event=overflow what=table-reserve vm={name} ipa={} lost={:#x}", hole.ipa, hole.size);
+                self.report(name, ipa, &hole);
+            }
+            Some(Ok(HoleOutcome::AlreadyPoisoned { .. })) => {
+                log::info!(target: "ras", "event=known seq={seq} pa={page} vm={name} ipa={ipa}");
+            }
+            Some(Ok(HoleOutcome::NotMapped)) | None => {
+                log::warn!(target: "ras", "event=unmapped seq={seq} pa={page} vm={name} ipa={ipa}");
+            }
+            Some(Err(damage)) => self.spaces.give_up(vm, &damage),
+        }
+    }
+
+    fn report(&self, name: &str, ipa: Ipa, hole: &Hole) {
+        let (seq, pa, block) = (self.event.sequence, hole.pa, BlockSize(hole.block));
+        let (tables, reserve) = (hole.tables, hole.reserve_left);
+        log::info!(target: "ras", "event=contained seq={seq} pa={pa} vm={name} ipa={ipa} block={block} tables={tables} reserve={reserve}");
+    }
+
+    fn announce(&self, stage: Stage) {
+        self.announcer.announce(self.event, stage);
+    }
+}
+
+/// A block's size as the events write it: `1g`, `2m`, `4k`.
+struct BlockSize(u64);
+
+impl fmt::Display for BlockSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (shift, unit) in [(30, 'g'), (20, 'm'), (10, 'k')] {
+            if self.0 >> shift != 0 {
+                return write!(f, "{}{unit}", self.0 >> shift);
+            }
+        }
+        write!(f, "{}", self.0)
+    }
+}

@@ -1,0 +1,268 @@
+//! The one path of a memory error: learned of, contained, told, counted.
+//!
+//! ```text
+//!   SEA or SError from a guest --+
+//!                                +--> collect: take every record firmware has left
+//!   (nobody: polled, GED)      --+         |
+//!                                          v
+//!                             ErrorEvent per section --> Containment::page, for each page
+//!                                          |
+//!            consumer known                v
+//!     resolve: which of its pages? --> the caller tells the guest
+//! ```
+//!
+//! Two CPUs may consume at once, and firmware has one block for both. So nobody assumes that the
+//! record it finds is about its own access: whoever holds the sources' lock takes all there is and
+//! contains it, and then each CPU resolves its own access by looking whether the page it touched
+//! is a hole by now.
+//!
+//! Locks, in the order in which they are taken: `sources`, `poison`, a VM's stage 2, the console.
+//! `poison` is never held while a stage 2 is.
+
+use super::contain::{AddressSpaces, Containment};
+use super::cper::{Body, Section, Severity, StatusBlock};
+use super::esr::Level;
+use super::event::{Announcer, Consumer, ErrorEvent, Origin, Stage};
+use super::ghes::{Ghes, PhysMemory};
+use super::poison::PoisonSet;
+use crate::addr::{PAGE_SIZE, Pa, PaRange, Pfn};
+use crate::devmem::DevMem;
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
+use spin::Mutex;
+
+/// Longest record that is read, in bytes: a page, more than any source here offers.
+const MAX_RECORD: usize = 4096;
+
+/// Most pages that one section can make Cordon contain: 128 MiB. The rest is said to be left.
+const MAX_PAGES: u64 = 1 << 15;
+
+/// How many may subscribe to what happens to errors.
+pub const SUBSCRIBERS: usize = 8;
+
+/// Who took an exception, or looked: the part of an event that is known before any record is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Occasion {
+    /// How an error was learned of.
+    pub origin: Origin,
+    /// The physical CPU.
+    pub cpu: usize,
+    /// Who consumed it.
+    pub consumer: Option<Consumer>,
+}
+
+impl Occasion {
+    /// The event that this is, about `range`.
+    pub const fn event(
+        &self,
+        sequence: u64,
+        severity: Severity,
+        range: Option<PaRange>,
+    ) -> ErrorEvent {
+        ErrorEvent {
+            sequence,
+            range,
+            severity,
+            origin: self.origin,
+            cpu: self.cpu,
+            consumer: self.consumer,
+        }
+    }
+}
+
+/// What came out of the records.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Collected {
+    /// Records that were read.
+    pub records: u32,
+    /// The page of the first uncorrected error, whosever it is.
+    pub page: Option<Pa>,
+    /// Firmware says that an error could not be contained by hardware.
+    pub fatal: bool,
+}
+
+/// The sources of records, and what they are read with.
+#[derive(Debug)]
+pub struct Sources<S> {
+    memory: S,
+    list: Vec<Ghes>,
+    buffer: Vec<u8>,
+}
+
+impl<S: PhysMemory> Sources<S> {
+    /// These sources, whose blocks are in `memory`. Allocates all that reading them needs.
+    pub fn new(memory: S, list: Vec<Ghes>) -> Self {
+        Self {
+            memory,
+            list,
+            buffer: alloc::vec![0; MAX_RECORD],
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+}
+
+/// Everything that knows about memory errors.
+pub struct Ras<'s, S> {
+    /// Who maps what. Read only, once VMs run.
+    pub devmem: DevMem<'s>,
+    /// Counts what happens, in this one place, and tells who wants to know.
+    pub announcer: Announcer<SUBSCRIBERS>,
+    poison: Mutex<PoisonSet<'s>>,
+    sources: Mutex<Sources<S>>,
+    sequence: AtomicU64,
+}
+
+impl<'s, S: PhysMemory> Ras<'s, S> {
+    /// A pipeline in which nothing has happened yet.
+    pub fn new(devmem: DevMem<'s>, poison: PoisonSet<'s>, sources: Sources<S>) -> Self {
+        Self {
+            devmem,
+            announcer: Announcer::new(),
+            poison: Mutex::new(poison),
+            sources: Mutex::new(sources),
+            sequence: AtomicU64::new(1),
+        }
+    }
+
+    /// The number of the next event.
+    pub fn next_sequence(&self) -> u64 {
+        self.sequence.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Takes every record that firmware has left and contains what it tells of.
+    pub fn collect<V: AddressSpaces>(&self, occasion: &Occasion, spaces: &V) -> Collected {
+        let mut sources = self.sources.lock();
+        let Sources {
+            memory,
+            list,
+            buffer,
+        } = &mut *sources;
+        let mut collected = Collected::default();
+        for source in list.iter() {
+            match source.take(memory, buffer) {
+                Ok(None) => {}
+                Ok(Some(record)) => {
+                    collected.records += 1;
+                    if let Err(error) = record.released {
+                        log::error!("event=error what=ghes why=not-released:{error}");
+                    }
+                    self.record(&record.block, occasion, spaces, &mut collected);
+                }
+                Err(error) => log::error!("event=error what=cper why={error}"),
+            }
+        }
+        collected
+    }
+
+    fn record<V: AddressSpaces>(
+        &self,
+        block: &StatusBlock<'_>,
+        occasion: &Occasion,
+        spaces: &V,
+        collected: &mut Collected,
+    ) {
+        collected.fatal |= block.severity() == Severity::Fatal;
+        for section in block.sections() {
+            match section {
+                Ok(section) => self.section(&section, occasion, spaces, collected),
+                Err(error) => log::error!("event=error what=cper why={error}"),
+            }
+        }
+    }
+
+    fn section<V: AddressSpaces>(
+        &self,
+        section: &Section<'_>,
+        occasion: &Occasion,
+        spaces: &V,
+        collected: &mut Collected,
+    ) {
+        let range = poisoned_range(section);
+        let event = occasion.event(self.next_sequence(), section.severity, range);
+        self.announcer.announce(&event, Stage::Detected);
+        log::info!(target: "ras", "event=detected {event}{} {}", VmName(&event, spaces), section.line());
+        let Some(range) = range.filter(|_| section.severity.is_uncorrected()) else {
+            return;
+        };
+        self.contain(&event, range, spaces);
+        collected.page = collected.page.or(Some(range.start().page()));
+    }
+
+    /// Contains every page of `range`, on behalf of `event`; whether any of it is somebody's.
+    pub fn contain<V: AddressSpaces>(
+        &self,
+        event: &ErrorEvent,
+        range: PaRange,
+        spaces: &V,
+    ) -> bool {
+        let containment = Containment {
+            devmem: &self.devmem,
+            poison: &self.poison,
+            announcer: &self.announcer,
+            spaces,
+            event,
+        };
+        let pages = range.pfns();
+        let limit = pages.end.min(pages.start + MAX_PAGES);
+        if limit < pages.end {
+            self.announcer.announce(event, Stage::Overflow);
+            let left = (pages.end - limit) * PAGE_SIZE;
+            log::error!(target: "ras", "event=overflow what=pages seq={} left={left:#x}", event.sequence);
+        }
+        // Every page has to be looked at, whatever the one before it was.
+        let claimed = (pages.start..limit).filter(|pfn| containment.page(Pfn::new(*pfn).pa()));
+        claimed.count() > 0
+    }
+
+    /// Counts an access to the page that holds `pa`, which is a hole. Returns how many there have
+    /// been, and the level of stage-1 table that the page was first consumed as, if it was one.
+    pub fn touched(&self, pa: Pa) -> (u64, Option<Level>) {
+        let poison = self.poison.lock();
+        let page = poison.get(pa.pfn());
+        page.map_or((0, None), |page| (page.touch(), page.walk_level()))
+    }
+
+    /// Remembers that the page that holds `pa` was consumed as a stage-1 table of this level.
+    pub fn remember_walk(&self, pa: Pa, level: Level) {
+        if let Some(page) = self.poison.lock().get(pa.pfn()) {
+            page.remember_walk_level(level);
+        }
+    }
+}
+
+/// The memory that a section says is bad.
+fn poisoned_range(section: &Section<'_>) -> Option<PaRange> {
+    match &section.body {
+        Body::Memory(memory) => memory
+            .poisoned()
+            .inspect_err(|error| log::error!("event=error what=cper why={error}"))
+            .ok(),
+        Body::ArmProcessor(arm) => arm
+            .errors()
+            .filter_map(|error| error.physical_address)
+            .find_map(|pa| PaRange::new(pa.page(), PAGE_SIZE)),
+        _ => None,
+    }
+}
+
+/// ` vm=NAME` where a guest consumed the error.
+struct VmName<'a, V>(&'a ErrorEvent, &'a V);
+
+impl<V: AddressSpaces> fmt::Display for VmName<'_, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.consumer {
+            Some(Consumer::Vcpu { vm, .. }) => write!(f, " vm={}", self.1.name(vm)),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! ACPI tables, where there are any: MADT for a second opinion on the CPUs, HEST for the error
+//! sources.
+
+use crate::arch::aarch64::acpi_map::BootTables;
+use crate::arch::aarch64::mmu::Window;
+use alloc::vec::Vec;
+use cordon::addr::{Pa, PaRange};
+use cordon::platform::acpi::{AcpiError, CheckedTables, Madt, PhysicalBytes};
+use cordon::platform::machine::Machine;
+
+/// Most memory that is looked through for tables, in bytes. Firmware keeps them in one or two
+/// reserved ranges of a few pages.
+const MAX_TABLES: u64 = 16 << 20;
+
+/// Memory in which tables may be, for as long as they are read.
+pub struct TableMemory(Vec<Window>);
+
+impl TableMemory {
+    /// Opens windows on these ranges; one that cannot be opened is left out, and said to be.
+    pub fn open(ranges: impl IntoIterator<Item = PaRange>) -> Self {
+        let ranges = ranges
+            .into_iter()
+            .filter(|range| range.size() <= MAX_TABLES);
+        let open = |range| {
+            let window = Window::open_at_boot(range);
+            window
+                .inspect_err(|error| log::error!("event=error what=acpi why={error} at={range}"))
+                .ok()
+        };
+        Self(ranges.filter_map(open).collect())
+    }
+}
+
+impl PhysicalBytes for TableMemory {
+    fn bytes(&self, start: Pa, len: usize) -> Option<&[u8]> {
+        self.0.iter().find_map(|window| window.at(start, len))
+    }
+}
+
+/// What the tables say.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The bytes of HEST.
+    pub hest: Option<Vec<u8>>,
+}
+
+/// Reads the tables behind `rsdp`, which are in `memory`.
+pub fn read(rsdp: Pa, memory: &TableMemory, machine: &Machine) -> Found {
+    match CheckedTables::new(memory, rsdp) {
+        Ok(tables) => {
+            log::info!("event=found what=acpi rsdp={rsdp} tables={}", tables.len());
+            compare_cpus(&tables, memory, machine);
+            let hest = tables.hest().and_then(|hest| {
+                let bytes = memory.bytes(hest.start(), usize::try_from(hest.size()).ok()?)?;
+                Some(bytes.to_vec())
+            });
+            Found { hest }
+        }
+        Err(error) => {
+            log::error!("event=error what=acpi {error}");
+            Found::default()
+        }
+    }
+}
+
+/// The DTB decides; a MADT that says otherwise is worth a word.
+fn compare_cpus(tables: &CheckedTables, memory: &TableMemory, machine: &Machine) {
+    match madt(tables, memory) {
+        Ok(madt) if madt.cpus.len() == machine.cpus.len() => {}
+        Ok(madt) => log::warn!(
+            "event=error what=madt why=cpus-differ madt={} dtb={}",
+            madt.cpus.len(),
+            machine.cpus.len()
+        ),
+        Err(error) => log::error!("event=error what=madt {error}"),
+    }
+}
+
+fn madt(tables: &CheckedTables, memory: &TableMemory) -> Result<Madt, AcpiError> {
+    Madt::read(&BootTables::open(tables, memory)?)
+}

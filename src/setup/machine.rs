@@ -1,0 +1,81 @@
+//! What machine this is: the DTB, and behind it PCI.
+
+use crate::arch::aarch64::mmio::Ecam;
+use crate::arch::aarch64::mmu::{self, Window};
+use alloc::vec::Vec;
+use cordon::addr::{PAGE_SIZE, Pa, PaRange};
+use cordon::platform::fdt::{CheckedFdt, FdtError};
+use cordon::platform::machine::{Machine, MachineError};
+use cordon::platform::pci::{self, DeviceBar};
+use core::fmt;
+
+/// Why there is no machine to speak of. It comes before there is a console, so few will see it.
+#[derive(Debug)]
+pub enum Error {
+    /// The memory of the DTB cannot be mapped.
+    Map(mmu::Error),
+    /// The blob is damaged.
+    Fdt(FdtError),
+    /// The blob is in order, what it says is not.
+    Machine(MachineError),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Map(error) => write!(f, "why={error}"),
+            Self::Fdt(error) => error.fmt(f),
+            Self::Machine(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<mmu::Error> for Error {
+    fn from(error: mmu::Error) -> Self {
+        Self::Map(error)
+    }
+}
+
+/// Reads the DTB at `dtb`.
+///
+/// # Errors
+///
+/// As [`Error`] says.
+pub fn read(dtb: Pa) -> Result<Machine, Error> {
+    let head = memory(dtb, PAGE_SIZE)?;
+    let size = CheckedFdt::total_size(&head).map_err(Error::Fdt)?;
+    drop(head);
+    let blob = memory(dtb, size as u64)?;
+    let fdt = CheckedFdt::new(&blob).map_err(Error::Fdt)?;
+    Machine::from_fdt(&fdt, dtb).map_err(Error::Machine)
+}
+
+/// A window on `size` bytes of RAM that a boot loader left for Cordon.
+fn memory(start: Pa, size: u64) -> Result<Window, mmu::Error> {
+    let range = PaRange::new(start, size).ok_or(mmu::Error::NotReady)?;
+    boot_memory(range)
+}
+
+/// A window on RAM while nothing else runs.
+pub fn boot_memory(range: PaRange) -> Result<Window, mmu::Error> {
+    Window::open_at_boot(range)
+}
+
+/// Device memory behind PCI BARs, placed and switched on.
+pub fn find_bars(machine: &Machine) -> Vec<DeviceBar> {
+    let Some(host) = &machine.pcie else {
+        return Vec::new();
+    };
+    let mut config = match Ecam::map(host) {
+        Ok(config) => config,
+        Err(error) => {
+            log::error!("event=error what=pci why={error}");
+            return Vec::new();
+        }
+    };
+    let found = pci::find_device_memory(&mut config, host);
+    for error in &found.errors {
+        log::error!("event=error what=pci {error}");
+    }
+    found.bars
+}

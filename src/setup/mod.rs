@@ -1,0 +1,337 @@
+//! From the first Rust instruction to running guests, once, on the boot CPU.
+//!
+//! ```text
+//!   machine   what is there: DTB, PCI
+//!   firmware  what nobody has done for us: fw_cfg's tables and bundle
+//!   acpi      what the tables say
+//!   sources   where firmware reports memory errors
+//!   vms       memory, tables and images of the VMs
+//! ```
+//!
+//! Every input is checked by the library that reads it. What is wrong is said on the console by
+//! name; what can be done without, is.
+
+mod acpi;
+mod firmware;
+mod machine;
+mod sources;
+mod vms;
+
+use crate::arch::aarch64::{cpu, features, gic, guest, heap, layout, mmu, smc, uart};
+use crate::exit::halt;
+use crate::machine::{HYPERVISOR, ThisMachine};
+use aarch64_cpu::registers::{ID_AA64MMFR0_EL1, ID_AA64MMFR2_EL1, MPIDR_EL1, Readable};
+use acpi::TableMemory;
+use alloc::vec::Vec;
+use cordon::addr::{Ipa, Pa, PaRange};
+use cordon::devmem::DevMem;
+use cordon::platform::bundle::Bundle;
+use cordon::platform::cmdline::{self, Bbm, Options, ReservedWord};
+use cordon::platform::machine::{Machine, Reserved, ReservedBy};
+use cordon::platform::memory::FreeMemory;
+use cordon::ras::pipeline::Ras;
+use cordon::ras::poison::{PoisonSet, PoisonedPage};
+use cordon::ras::triage;
+use cordon::stage2::{Config, Strategy};
+use cordon::vm::hypervisor::{Hypervisor, Vm};
+use firmware::Firmware;
+use vms::{Built, Materials};
+
+/// Pages that the poison set can remember.
+const POISON_CAPACITY: usize = 4096;
+
+/// How Cordon was started (src/arch/aarch64/boot.rs).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// As an image, by a loader.
+    Image,
+    /// Out of reset, from flash.
+    Reset,
+}
+
+/// Sets everything up. The VMs' first vCPUs are told to start when it returns.
+pub fn run(dtb: Pa, door: Door) {
+    let Some(machine) = find_machine(dtb) else {
+        return;
+    };
+    let options = options(&machine);
+    start_console(&machine, &options);
+    cpu_records(&machine);
+    let mut free = free_memory(&machine);
+    let inputs = Inputs::find(&machine, &mut free, door);
+    let sources = sources::find(inputs.hest.as_deref());
+    let stage2 = stage2_config(&options);
+    announce(door, &stage2, &inputs, sources.len());
+    start_interrupts(&machine);
+
+    let mut materials = Materials {
+        free,
+        devmem: DevMem::new(),
+        bars: Vec::new(),
+        reserved: Vec::new(),
+        stage2,
+    };
+    let reserved = reserve(&options, &mut materials.free);
+    materials.register(&machine::find_bars(&machine), &reserved);
+    let built = inputs.build_vms(&mut materials);
+
+    let nodes = alloc::vec::Vec::from_iter((0..POISON_CAPACITY).map(|_| PoisonedPage::new()));
+    let poison = PoisonSet::new(nodes.leak());
+    let ras = Ras::new(materials.devmem, poison, sources);
+    start_vms(ras, built);
+}
+
+fn find_machine(dtb: Pa) -> Option<Machine> {
+    match machine::read(dtb) {
+        Ok(machine) => Some(machine),
+        Err(error) => {
+            // Nothing says where a console is. On QEMU's `virt` it is here, and on another
+            // machine these bytes go nowhere that matters: no memory is there to be written.
+            let _ = uart::init(uart::VIRT_PL011, log::LevelFilter::Info);
+            log::error!("event=error what=dtb at={dtb} {error}");
+            None
+        }
+    }
+}
+
+fn options(machine: &Machine) -> Options {
+    let line = machine.bootargs.as_deref().unwrap_or_default();
+    // What is wrong with it is said once there is a console.
+    cmdline::parse(line).0
+}
+
+fn start_console(machine: &Machine, options: &Options) {
+    if let Some(registers) = machine.uart {
+        // Without a console there is nobody to tell that there is none.
+        let _ = uart::init(registers.start(), options.loglevel);
+    }
+    let line = machine.bootargs.as_deref().unwrap_or_default();
+    for word in cmdline::parse(line).1 {
+        log::warn!("event=error what=bootargs {word}");
+    }
+}
+
+/// Boot CPU first, then the others as the DTB has them.
+fn cpu_records(machine: &Machine) {
+    let own = MPIDR_EL1.get() & cpu::MPIDR_AFFINITY;
+    let others = machine.cpus.iter().map(|cpu| cpu.get());
+    let mpidrs: Vec<u64> = [own]
+        .into_iter()
+        .chain(others.filter(|mpidr| *mpidr != own))
+        .collect();
+    cpu::init(&mpidrs);
+    if let Some(this) = cpu::all().first() {
+        cpu::install(this);
+        this.online
+            .store(true, core::sync::atomic::Ordering::Release);
+    }
+}
+
+fn free_memory(machine: &Machine) -> FreeMemory {
+    let reserved = machine.reserved.iter().map(|reserved| reserved.range);
+    FreeMemory::new(
+        machine.ram.iter().copied(),
+        reserved.chain(layout::own_memory()),
+    )
+}
+
+/// RAM that the command line wants to be used as device memory.
+fn reserve(options: &Options, free: &mut FreeMemory) -> Vec<PaRange> {
+    let take = |word: &ReservedWord| match *word {
+        ReservedWord::At(range) => free.take(range).map(|()| range),
+        ReservedWord::Anywhere { size } => free.allocate_for(Ipa::new(0), size),
+    };
+    let taken = options.reserved.iter().map(take);
+    taken
+        .filter_map(|range| {
+            range
+                .inspect_err(|error| log::error!("event=error what=reserved {error}"))
+                .ok()
+        })
+        .collect()
+}
+
+fn stage2_config(options: &Options) -> Config {
+    let (mmfr0, mmfr2) = (ID_AA64MMFR0_EL1.get(), ID_AA64MMFR2_EL1.get());
+    let config = match Config::from_id_registers(mmfr0, mmfr2) {
+        Ok(config) => config,
+        Err(error) => {
+            log::error!("event=error what=stage2 why={error}");
+            halt()
+        }
+    };
+    match options.bbm {
+        // Never more than the CPUs have.
+        Bbm::Level(level) if level < features::get().bbm => {
+            config.with_strategy(Strategy::for_bbm_level(level.into()))
+        }
+        _ => config,
+    }
+}
+
+/// What was handed to Cordon, and what firmware tells of itself.
+struct Inputs {
+    bundle: Option<PaRange>,
+    hest: Option<Vec<u8>>,
+    has_acpi: bool,
+}
+
+impl Inputs {
+    fn find(machine: &Machine, free: &mut FreeMemory, door: Door) -> Self {
+        let is_table_memory = |reserved: &&Reserved| matches!(reserved.by, ReservedBy::Node(_));
+        let known = machine.reserved.iter().filter(is_table_memory);
+        let mut tables: Vec<PaRange> = known.map(|reserved| reserved.range).collect();
+        let (mut rsdp, mut bundle) = (machine.rsdp, machine.initrd);
+        if door == Door::Reset
+            && let Some(registers) = machine.fw_cfg
+            && let Some(mut firmware) = Firmware::open(registers, free)
+        {
+            if let Some(loaded) = firmware.load_tables() {
+                rsdp = Some(loaded.rsdp);
+                tables = loaded.memory;
+            }
+            bundle = firmware.load_bundle();
+        }
+        let hest = rsdp.and_then(|rsdp| {
+            let memory = TableMemory::open(tables);
+            acpi::read(rsdp, &memory, machine).hest
+        });
+        Self {
+            bundle,
+            hest,
+            has_acpi: rsdp.is_some(),
+        }
+    }
+
+    fn build_vms(&self, materials: &mut Materials) -> Vec<Built> {
+        let Some(range) = self.bundle else {
+            log::error!("event=error what=bundle why=none");
+            return Vec::new();
+        };
+        let window = match machine::boot_memory(range) {
+            Ok(window) => window,
+            Err(error) => {
+                log::error!("event=error what=bundle why={error} at={range}");
+                return Vec::new();
+            }
+        };
+        match Bundle::parse(&window) {
+            Ok(bundle) => materials.build_all(&bundle, cpu::all().len()),
+            Err(error) => {
+                log::error!("event=error what=bundle {error}");
+                Vec::new()
+            }
+        }
+    }
+}
+
+/// What kind of machine this is, in one line.
+fn announce(door: Door, stage2: &Config, inputs: &Inputs, sources: usize) {
+    let yes_no = |yes: bool| if yes { "yes" } else { "no" };
+    let door = match door {
+        Door::Image => "image",
+        Door::Reset => "reset",
+    };
+    let psci = smc::psci_version();
+    log::info!(
+        "event=boot version={} cpus={} door={door} el3={} psci={} acpi={} ghes={sources} pa_bits={} bbm={} ras={} self={:#x}",
+        env!("CARGO_PKG_VERSION"),
+        cpu::all().len(),
+        yes_no(smc::poison_switch::is_there()),
+        psci.map_or("none".into(), |version| alloc::format!("{version}")),
+        yes_no(inputs.has_acpi),
+        stage2.pa_bits(),
+        match stage2.strategy() {
+            Strategy::BreakFirst => 0,
+            Strategy::SwapThenBreak => 2,
+        },
+        yes_no(features::get().ras),
+        layout::relro_end(),
+    );
+    let (used, total) = heap::usage();
+    log::debug!("event=heap used={used} total={total}");
+}
+
+fn start_interrupts(machine: &Machine) {
+    match &machine.gic {
+        Some(found) => {
+            if let Err(error) = gic::init(found.distributor, &found.redistributors) {
+                log::error!("event=error what=gic why={error}");
+            }
+        }
+        None => log::error!("event=error what=gic why=no-gicv3"),
+    }
+    if let Some(this) = cpu::try_this() {
+        gic::init_cpu(this);
+    }
+}
+
+/// Pins the vCPUs, gets the other CPUs up and lets the first vCPU of every VM go.
+fn start_vms(ras: Ras<'static, crate::arch::aarch64::mmio::SharedMemory>, built: Vec<Built>) {
+    let promises = triage::Machine {
+        feat_ras: features::get().ras,
+        isolates_vms: false,
+    };
+    let starts: Vec<(Ipa, Ipa, u64)> = built
+        .iter()
+        .map(|built| (built.entry, built.dtb, built.ram))
+        .collect();
+    let vms: Vec<Vm<ThisMachine>> = built.into_iter().map(|built| built.vm).collect();
+    let hypervisor = HYPERVISOR.call_once(|| Hypervisor::new(ThisMachine, ras, promises, vms));
+    for (number, vm) in hypervisor.vms().iter().enumerate() {
+        for vcpu in &vm.vcpus {
+            if let Some(cpu) = cpu::all().get(vcpu.pcpu) {
+                cpu.vcpu.call_once(|| (number, vcpu.index));
+            }
+        }
+    }
+    start_cpus();
+    for (vm, (entry, dtb, ram)) in hypervisor.vms().iter().zip(starts) {
+        hypervisor.announce(vm, entry, ram);
+        let Some(first) = vm.vcpus.first() else {
+            continue;
+        };
+        if first.turn_on(entry.get(), dtb.get()).is_ok()
+            && let Some(cpu) = cpu::all().get(first.pcpu)
+        {
+            gic::kick(cpu);
+        }
+    }
+}
+
+fn start_cpus() {
+    for cpu in cpu::all().iter().skip(1) {
+        let (index, mpidr) = (cpu.index, cpu.mpidr);
+        match cpu::start(cpu) {
+            Ok(()) if cpu.wait_online() => {
+                log::info!("event=cpu-up cpu={index} mpidr={mpidr:#x}");
+            }
+            Ok(()) => log::error!("event=error what=cpu why=did-not-come-up cpu={index}"),
+            Err(error) => log::error!("event=error what=cpu why={error:?} cpu={index}"),
+        }
+    }
+}
+
+/// Confines this CPU's guest side to the VM that is pinned to it, if one is.
+pub fn confine() {
+    let pinned = cpu::try_this().and_then(|cpu| cpu.vcpu.get());
+    let (Some(&(vm, vcpu)), Some(hypervisor)) = (pinned, HYPERVISOR.get()) else {
+        return;
+    };
+    let Some(vm) = hypervisor.vms().get(vm) else {
+        return;
+    };
+    let stage2 = vm.stage2.lock();
+    let to = guest::Confinement {
+        vtcr: stage2.vtcr_el2(),
+        vttbr: stage2.vttbr_el2(),
+        mpidr: cordon::vm::vcpu::mpidr(vcpu),
+    };
+    guest::confine(&to, features::get());
+}
+
+/// EL2's own memory management, before anything else.
+pub fn early() -> Result<(), mmu::Error> {
+    heap::init();
+    mmu::init()
+}

@@ -1,0 +1,37 @@
+//! What handling an exit needs of the CPU that took it, as a trait: the image implements it with
+//! system registers, tests with plain values.
+
+use crate::addr::Ipa;
+use crate::ras::inject::{GuestState, Injected};
+
+/// The CPU, stopped in EL2 by an exit of the guest that is pinned to it.
+pub trait GuestCpu {
+    /// `ESR_EL2`.
+    fn esr(&self) -> u64;
+    /// `FAR_EL2`. Whether it means anything, the syndrome says.
+    fn far(&self) -> u64;
+    /// `HPFAR_EL2`, likewise.
+    fn hpfar(&self) -> u64;
+
+    /// General register `number`; 31 is XZR.
+    fn register(&self, number: u8) -> u64;
+    /// Sets general register `number`; nothing happens for 31.
+    fn set_register(&mut self, number: u8, value: u64);
+
+    /// Steps over the instruction that caused the exit, which has been emulated: PC moves on by 4,
+    /// `PSTATE.BTYPE` and `PSTATE.SS` are cleared, as executing it would have done.
+    fn skip_instruction(&mut self);
+
+    /// The exception level that was interrupted, 0 or 1.
+    fn exception_level(&self) -> u8;
+
+    /// The guest's state as an exception to its EL1 would find it.
+    fn state(&self) -> GuestState;
+    /// Makes the guest take an exception to its EL1.
+    fn deliver(&mut self, exception: &Injected);
+    /// Makes a virtual SError pending, with this syndrome where the guest has FEAT_RAS.
+    fn virtual_serror(&mut self, vsesr: u64);
+
+    /// The guest's stage 1 for `va`: `None` where it gives none, or meets poison itself.
+    fn translate(&self, va: u64) -> Option<Ipa>;
+}

@@ -1,0 +1,246 @@
+//! All VMs, and what they share.
+//!
+//! Built once at boot, then only shared: every field that changes has a lock or is atomic.
+
+use super::vcpu::Vcpu;
+use super::vuart::{Terminal, Vuart};
+use crate::addr::{Ipa, Vmid};
+use crate::ras::contain::AddressSpaces;
+use crate::ras::ghes::PhysMemory;
+use crate::ras::pipeline::Ras;
+use crate::ras::triage;
+use crate::stage2::{Damage, HoleOutcome, Level, Stage2, TableMemory, Tlb};
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use spin::Mutex;
+
+/// What the machine does for its VMs.
+pub trait Platform {
+    /// Reaches stage-2 tables.
+    type Tables: TableMemory;
+    /// Maintains TLBs.
+    type Tlb: Tlb;
+    /// Reaches error status blocks.
+    type Shared: PhysMemory;
+
+    /// Gets physical CPU number `cpu` out of its guest, or out of its sleep.
+    fn kick(&self, cpu: usize);
+    /// Prints a byte of a VM's console.
+    fn print(&self, console: usize, byte: u8);
+    /// A byte typed for a VM's console. It asks because its guest does.
+    fn typed(&self, console: usize) -> Option<u8>;
+}
+
+/// Why a VM no longer runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum StopReason {
+    /// It turned itself off.
+    Off = 1,
+    /// It asked to be reset.
+    Reset = 2,
+    /// It could not go on.
+    Killed = 3,
+}
+
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Off => "off",
+            Self::Reset => "reset",
+            Self::Killed => "killed",
+        })
+    }
+}
+
+/// A VM's address space.
+pub type Space<P> = Stage2<<P as Platform>::Tables, <P as Platform>::Tlb>;
+
+/// A virtual machine.
+pub struct Vm<P: Platform> {
+    /// Its name.
+    pub name: String,
+    /// Its tag in the TLB, and its number everywhere.
+    pub vmid: Vmid,
+    /// Its vCPUs, by number.
+    pub vcpus: Vec<Vcpu>,
+    /// Its map. Readers lock too: see [`crate::stage2`].
+    pub stage2: Mutex<Space<P>>,
+    /// Where it prints.
+    pub console: usize,
+    /// Virtual aborts that its vCPUs were given for memory errors.
+    pub vseas: AtomicU64,
+    uart: Mutex<Vuart>,
+    /// 0 while it runs, then a [`StopReason`].
+    stopped: AtomicU8,
+}
+
+impl<P: Platform> Vm<P> {
+    /// A VM that has not been started. Its vCPUs are all off.
+    pub fn new(
+        name: String,
+        vmid: Vmid,
+        vcpus: Vec<Vcpu>,
+        stage2: Space<P>,
+        console: usize,
+    ) -> Self {
+        Self {
+            name,
+            vmid,
+            vcpus,
+            stage2: Mutex::new(stage2),
+            console,
+            vseas: AtomicU64::new(0),
+            uart: Mutex::new(Vuart::default()),
+            stopped: AtomicU8::new(0),
+        }
+    }
+
+    /// Whether its vCPUs must not run any more.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire) != 0
+    }
+
+    /// Uses its console's registers.
+    pub fn with_uart<R>(
+        &self,
+        platform: &P,
+        access: impl FnOnce(&mut Vuart, &mut Line<'_, P>) -> R,
+    ) -> R {
+        let mut line = Line {
+            platform,
+            console: self.console,
+        };
+        access(&mut self.uart.lock(), &mut line)
+    }
+
+    fn print_stage2(&self, when: &str) {
+        let stage2 = self.stage2.lock();
+        match stage2.census() {
+            Ok(census) => log::info!(
+                "event=stage2 vm={} when={when} 1g={} 2m={} 4k={} hole={} tables={} reserve={}",
+                self.name,
+                census.leaves(Level::L1),
+                census.leaves(Level::L2),
+                census.leaves(Level::L3),
+                census.holes,
+                census.tables,
+                stage2.reserve_left()
+            ),
+            Err(damage) => log::error!("event=error what=stage2 vm={} why={damage}", self.name),
+        }
+    }
+}
+
+/// The terminal end of a VM's console.
+pub struct Line<'a, P> {
+    platform: &'a P,
+    console: usize,
+}
+
+impl<P: Platform> Terminal for Line<'_, P> {
+    fn put(&mut self, byte: u8) {
+        self.platform.print(self.console, byte);
+    }
+
+    fn get(&mut self) -> Option<u8> {
+        self.platform.typed(self.console)
+    }
+}
+
+/// The machine as a hypervisor has it.
+pub struct Hypervisor<P: Platform> {
+    /// What the machine does.
+    pub platform: P,
+    /// The memory errors' pipeline.
+    pub ras: Ras<'static, P::Shared>,
+    /// What the machine promises about its errors.
+    pub triage: triage::Machine,
+    vms: Vec<Vm<P>>,
+    running: AtomicUsize,
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// These VMs on this machine. VMIDs count from 1, in the order of `vms`.
+    pub fn new(
+        platform: P,
+        ras: Ras<'static, P::Shared>,
+        triage: triage::Machine,
+        vms: Vec<Vm<P>>,
+    ) -> Self {
+        let running = AtomicUsize::new(vms.len());
+        Self {
+            platform,
+            ras,
+            triage,
+            vms,
+            running,
+        }
+    }
+
+    /// All VMs.
+    pub fn vms(&self) -> &[Vm<P>] {
+        &self.vms
+    }
+
+    /// The VM with this VMID.
+    pub fn vm(&self, vmid: Vmid) -> Option<&Vm<P>> {
+        self.vms.get(usize::from(vmid.get()).checked_sub(1)?)
+    }
+
+    /// Says that `vm` is about to run its first instruction.
+    pub fn announce(&self, vm: &Vm<P>, entry: Ipa, ram: u64) {
+        log::info!(
+            "event=vm-start vm={} vcpus={} ram={ram:#x} entry={entry}",
+            vm.name,
+            vm.vcpus.len()
+        );
+        vm.print_stage2("start");
+    }
+
+    /// Ends a VM: none of its vCPUs runs a guest instruction after its next exit, which comes at
+    /// once. True if that was the last VM. Of several reasons the first counts.
+    pub fn stop(&self, vm: &Vm<P>, reason: StopReason) -> bool {
+        let first = vm
+            .stopped
+            .compare_exchange(0, reason as u8, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok();
+        if !first {
+            return false;
+        }
+        for vcpu in &vm.vcpus {
+            self.platform.kick(vcpu.pcpu);
+        }
+        vm.print_stage2("stop");
+        log::info!(
+            "event=vm-stop vm={} reason={reason} vseas={}",
+            vm.name,
+            vm.vseas.load(Ordering::Relaxed)
+        );
+        self.running.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// Whether no VM runs any more.
+    pub fn is_idle(&self) -> bool {
+        self.running.load(Ordering::Acquire) == 0
+    }
+}
+
+impl<P: Platform> AddressSpaces for Hypervisor<P> {
+    fn make_hole(&self, vm: Vmid, ipa: Ipa) -> Option<Result<HoleOutcome, Damage>> {
+        Some(self.vm(vm)?.stage2.lock().make_hole(ipa))
+    }
+
+    fn name(&self, vm: Vmid) -> &str {
+        self.vm(vm).map_or("?", |vm| &vm.name)
+    }
+
+    fn give_up(&self, vmid: Vmid, why: &dyn fmt::Display) {
+        if let Some(vm) = self.vm(vmid) {
+            log::error!("event=error what=stage2 vm={} why={why}", vm.name);
+            self.stop(vm, StopReason::Killed);
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Memory errors that a guest ran into.
+//!
+//! Whatever the way: an external abort by hardware the first time, a stage-2 fault on the hole every
+//! time after, an SError where hardware could not be precise. The page is contained before the
+//! guest hears of it, so that its handler runs with the hole in place.
+
+use super::cpu::GuestCpu;
+use super::exit::{Exit, Next};
+use super::hypervisor::{Platform, StopReason};
+use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange};
+use crate::ras::cper::Severity;
+use crate::ras::esr::{Abort, Access, AsyncErrorType, Level, SError, SErrorKind, Syndrome};
+use crate::ras::event::{Consumer, ErrorEvent, Origin, Stage};
+use crate::ras::inject::{self, ExternalAbort};
+use crate::ras::pipeline::{Collected, Occasion};
+use crate::ras::triage::{self, Interrupted, Verdict};
+use crate::stage2::Lookup;
+use core::fmt;
+use core::sync::atomic::Ordering;
+
+/// How the page of a consumption was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    /// The record says so.
+    Cper,
+    /// The guest's stage 1 leads there from FAR.
+    Translation,
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Cper => "cper",
+            Self::Translation => "at",
+        })
+    }
+}
+
+/// A page of this VM that went bad.
+#[derive(Clone, Copy, Debug)]
+struct Resolved {
+    pa: Pa,
+    ipa: Ipa,
+    by: By,
+}
+
+impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
+    /// A synchronous external abort: the guest consumed poison, or asked a bus where nobody
+    /// answers.
+    pub(super) fn external_abort(&mut self, abort: &Abort) -> Next {
+        let hypervisor = self.hypervisor;
+        let occasion = self.occasion(Origin::Sea, Some(abort.access));
+        let collected = hypervisor.ras.collect(&occasion, hypervisor);
+        let event = self.event(&occasion);
+        if collected.records == 0 {
+            self.announce(&event, Stage::NoRecord);
+            log::warn!(target: "ras", "event=no-record {event} vm={}", self.vm.name);
+        }
+        let resolved = self.resolve(abort, &event, &collected);
+        if let (Some(resolved), Some(level)) = (&resolved, abort.fault.walk_error()) {
+            // A page first consumed as a stage-1 table is a table to every later walk as well.
+            hypervisor.ras.remember_walk(resolved.pa, level);
+        }
+        let who = triage::Consumer::of(abort, false, self.is_ours(&collected));
+        let verdict = triage::sync(abort, who, hypervisor.triage)
+            .map_or(Verdict::ContainAndAbort, |decision| decision.verdict);
+        match verdict {
+            _ if collected.fatal => self.fatal("firmware-says-fatal", &event, &collected),
+            Verdict::StopMachine => self.fatal("uncontainable", &event, &collected),
+            Verdict::StopVm => self.give_up("stage2-table-lost", &event),
+            Verdict::Log | Verdict::Restart => Next::Resume,
+            _ => self.tell(abort, &event, resolved.map(|resolved| resolved.ipa), None),
+        }
+    }
+
+    /// An SError while the guest ran.
+    pub fn serror(&mut self) -> Next {
+        let Syndrome::SError(error) = Syndrome::decode(self.cpu.esr()) else {
+            return Next::Resume;
+        };
+        let hypervisor = self.hypervisor;
+        let occasion = self.occasion(Origin::SError, None);
+        let collected = hypervisor.ras.collect(&occasion, hypervisor);
+        let event = self.event(&occasion);
+        let decision = triage::serror(&error, Interrupted::Guest, hypervisor.triage);
+        match decision.verdict {
+            _ if collected.fatal => self.fatal("firmware-says-fatal", &event, &collected),
+            Verdict::StopMachine => self.fatal("uncontainable", &event, &collected),
+            Verdict::StopVm => self.give_up("uncontained-error", &event),
+            Verdict::Log | Verdict::Restart => Next::Resume,
+            _ => self.tell_by_serror(&error, &event),
+        }
+    }
+
+    /// The guest touched a hole that was there already.
+    pub(super) fn touched(&mut self, abort: &Abort, ipa: Ipa, pa: Pa) -> Next {
+        let (count, level) = self.hypervisor.ras.touched(pa);
+        let event = ErrorEvent {
+            range: PaRange::new(pa.page(), PAGE_SIZE),
+            ..self.event(&self.occasion(Origin::Sea, Some(abort.access)))
+        };
+        self.announce(&event, Stage::Touched);
+        log::info!(target: "ras", "event=touched seq={} vm={} vcpu={} ipa={ipa} count={count}", event.sequence, self.vm.name, self.vcpu.index);
+        self.tell(abort, &event, Some(ipa), level)
+    }
+
+    fn occasion(&self, origin: Origin, access: Option<Access>) -> Occasion {
+        Occasion {
+            origin,
+            cpu: self.vcpu.pcpu,
+            consumer: Some(Consumer::Vcpu {
+                vm: self.vm.vmid,
+                vcpu: u8::try_from(self.vcpu.index).unwrap_or(u8::MAX),
+                el: self.cpu.exception_level(),
+                access,
+            }),
+        }
+    }
+
+    /// The exception itself as an event, whatever records came with it.
+    fn event(&self, occasion: &Occasion) -> ErrorEvent {
+        let sequence = self.hypervisor.ras.next_sequence();
+        occasion.event(sequence, Severity::Recoverable, None)
+    }
+
+    fn announce(&self, event: &ErrorEvent, stage: Stage) {
+        self.hypervisor.ras.announcer.announce(event, stage);
+    }
+
+    /// Which page of this VM the access met. HPFAR_EL2 is never valid here, so: where the guest's
+    /// own stage 1 leads from FAR, if that page is a hole by now; else the record's page; else,
+    /// where no record came, the page behind FAR is contained on the abort's word alone.
+    fn resolve(
+        &self,
+        abort: &Abort,
+        event: &ErrorEvent,
+        collected: &Collected,
+    ) -> Option<Resolved> {
+        let touched = self.touched_page(abort);
+        let by_record = || self.page_of(collected.page?);
+        let resolved = match touched {
+            Some((ipa, Lookup::Poisoned { pa, .. })) => {
+                let by = match collected.page {
+                    Some(page) if page == pa.page() => By::Cper,
+                    _ => By::Translation,
+                };
+                Resolved { pa, ipa, by }
+            }
+            Some((ipa, Lookup::Mapped { pa, .. })) if collected.page.is_none() => {
+                let range = PaRange::new(pa.page(), PAGE_SIZE)?;
+                self.hypervisor.ras.contain(event, range, self.hypervisor);
+                let by = By::Translation;
+                Resolved { pa, ipa, by }
+            }
+            _ => by_record()?,
+        };
+        let Resolved { pa, ipa, by } = resolved;
+        log::info!(target: "ras", "event=resolved seq={} pa={} ipa={} vm={} by={by}", event.sequence, pa.page(), ipa.page(), self.vm.name);
+        Some(resolved)
+    }
+
+    /// Where FAR leads, if the abort has a FAR and was not on a walk: then FAR says nothing of
+    /// the table that could not be read, and asking the MMU would only meet the same poison.
+    fn touched_page(&self, abort: &Abort) -> Option<(Ipa, Lookup)> {
+        if abort.fault.walk_error().is_some() {
+            return None;
+        }
+        let ipa = self.cpu.translate(abort.far(self.cpu.far())?)?;
+        let found = self.vm.stage2.lock().lookup(ipa).ok()?;
+        Some((ipa, found))
+    }
+
+    /// Where this VM has the page `pa`.
+    fn page_of(&self, pa: Pa) -> Option<Resolved> {
+        let mut mapped = self.hypervisor.ras.devmem.mappings_of(pa);
+        let page = mapped.find(|page| page.vm == self.vm.vmid)?;
+        let by = By::Cper;
+        Some(Resolved {
+            pa,
+            ipa: page.ipa,
+            by,
+        })
+    }
+
+    /// Whether the record speaks of memory that is no VM's: Cordon's own, a stage-2 table.
+    fn is_ours(&self, collected: &Collected) -> bool {
+        collected
+            .page
+            .is_some_and(|page| self.hypervisor.ras.devmem.find(page).is_none())
+    }
+
+    /// Gives the guest its synchronous external abort.
+    fn tell(
+        &mut self,
+        trap: &Abort,
+        event: &ErrorEvent,
+        ipa: Option<Ipa>,
+        walk: Option<Level>,
+    ) -> Next {
+        let abort = ExternalAbort::from_trap(trap, self.cpu.far(), walk);
+        let exception = inject::external_abort(&self.cpu.state(), &abort);
+        if let Ok(injected) = &exception {
+            self.vm.vseas.fetch_add(1, Ordering::Relaxed);
+            self.announce(event, Stage::GuestAborted);
+            log::info!(target: "ras", "event=vsea seq={} vm={} vcpu={}{} far={:#x} esr={:#x} el={} access={}",
+                event.sequence, self.vm.name, self.vcpu.index, Optional(" ipa=", ipa.map(Ipa::page)), abort.far.unwrap_or(0), injected.esr_el1,
+                self.cpu.exception_level(), trap.access);
+        }
+        self.deliver(exception)
+    }
+
+    fn tell_by_serror(&mut self, error: &SError, event: &ErrorEvent) -> Next {
+        let kind = match error.kind {
+            SErrorKind::Classified(kind) => kind,
+            _ => AsyncErrorType::Uncontainable,
+        };
+        let vsesr = inject::virtual_serror(kind);
+        self.announce(event, Stage::GuestSError);
+        let seq = event.sequence;
+        log::info!(target: "ras", "event=vserror seq={seq} vm={} vcpu={} vsesr={vsesr:#x}", self.vm.name, self.vcpu.index);
+        self.cpu.virtual_serror(vsesr);
+        Next::Resume
+    }
+
+    /// The VM cannot go on, and it is not its own doing.
+    fn give_up(&mut self, why: &str, event: &ErrorEvent) -> Next {
+        self.announce(event, Stage::VmStopped);
+        log::error!(
+            "event=error what=vm vm={} why={why} seq={}",
+            self.vm.name,
+            event.sequence
+        );
+        self.stop(StopReason::Killed)
+    }
+
+    /// Nobody can go on.
+    fn fatal(&self, why: &str, event: &ErrorEvent, collected: &Collected) -> Next {
+        self.announce(event, Stage::Fatal);
+        let page = Optional(" pa=", collected.page);
+        log::error!(target: "ras", "event=fatal seq={} why={why}{page}", event.sequence);
+        Next::Halt
+    }
+}
+
+/// A key with its value, or nothing.
+struct Optional<T>(&'static str, Option<T>);
+
+impl<T: fmt::Display> fmt::Display for Optional<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.1 {
+            Some(value) => write!(f, "{}{value}", self.0),
+            None => Ok(()),
+        }
+    }
+}

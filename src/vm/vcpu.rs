@@ -1,0 +1,165 @@
+//! A virtual CPU: pinned to one physical CPU, on or off.
+
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+/// Affinity fields of the MPIDR of vCPU number `index`: Aff0 counts to 15, as a GICv3 wants it
+/// for its SGI target lists, then Aff1 (Arm IHI 0069, 12.11 ICC_SGI1R_EL1).
+pub const fn mpidr(index: usize) -> u64 {
+    (index as u64 & 0xf) | (index as u64 >> 4) << 8
+}
+
+/// Whether a vCPU runs (DEN0022F 5.7, AFFINITY_INFO).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Power {
+    /// It runs.
+    On = 0,
+    /// It does not.
+    Off = 1,
+    /// It was told to, and will shortly.
+    OnPending = 2,
+}
+
+impl Power {
+    fn from_raw(raw: u8) -> Self {
+        match raw {
+            0 => Self::On,
+            2 => Self::OnPending,
+            _ => Self::Off,
+        }
+    }
+}
+
+/// A virtual CPU.
+///
+/// Its power state is the one thing that other CPUs change: `Off` to `OnPending` by whoever turns
+/// it on, who has written the entry before; everything else by its own CPU.
+#[derive(Debug)]
+pub struct Vcpu {
+    /// Its number in its VM, from 0.
+    pub index: usize,
+    /// The physical CPU it is pinned to.
+    pub pcpu: usize,
+    power: AtomicU8,
+    entry: AtomicU64,
+    context: AtomicU64,
+}
+
+impl Vcpu {
+    /// A vCPU that is off.
+    pub const fn new(index: usize, pcpu: usize) -> Self {
+        Self {
+            index,
+            pcpu,
+            power: AtomicU8::new(Power::Off as u8),
+            entry: AtomicU64::new(0),
+            context: AtomicU64::new(0),
+        }
+    }
+
+    /// Affinity fields of its MPIDR.
+    pub const fn mpidr(&self) -> u64 {
+        mpidr(self.index)
+    }
+
+    /// Whether it runs.
+    pub fn power(&self) -> Power {
+        Power::from_raw(self.power.load(Ordering::Acquire))
+    }
+
+    /// Asks for it to start at `entry` with `context` in x0. Its CPU has to be told.
+    ///
+    /// # Errors
+    ///
+    /// Its power state, if that is not `Off`.
+    pub fn turn_on(&self, entry: u64, context: u64) -> Result<(), Power> {
+        // Claims the vCPU, so that of two callers only one writes the entry; what is claimed
+        // cannot be seen by `take_start` before the entry is there.
+        const CLAIMED: u8 = 3;
+        self.power
+            .compare_exchange(
+                Power::Off as u8,
+                CLAIMED,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            )
+            .map_err(|seen| {
+                if seen == CLAIMED {
+                    Power::OnPending
+                } else {
+                    Power::from_raw(seen)
+                }
+            })?;
+        self.entry.store(entry, Ordering::Relaxed);
+        self.context.store(context, Ordering::Relaxed);
+        self.power.store(Power::OnPending as u8, Ordering::Release);
+        Ok(())
+    }
+
+    /// On its own CPU: if it was asked to start, it now is on, and this is where it starts.
+    pub fn take_start(&self) -> Option<(u64, u64)> {
+        if self.power() != Power::OnPending {
+            return None;
+        }
+        let start = (
+            self.entry.load(Ordering::Relaxed),
+            self.context.load(Ordering::Relaxed),
+        );
+        self.power.store(Power::On as u8, Ordering::Release);
+        Some(start)
+    }
+
+    /// On its own CPU: it stops.
+    pub fn turn_off(&self) {
+        self.power.store(Power::Off as u8, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_starts_once_where_the_first_caller_said() {
+        let vcpu = Vcpu::new(1, 1);
+        assert_eq!(vcpu.take_start(), None);
+        assert_eq!(vcpu.turn_on(0x1000, 7), Ok(()));
+        assert_eq!(vcpu.turn_on(0x2000, 8), Err(Power::OnPending));
+        assert_eq!(vcpu.take_start(), Some((0x1000, 7)));
+        assert_eq!(vcpu.take_start(), None);
+        assert_eq!(vcpu.turn_on(0x2000, 8), Err(Power::On));
+        vcpu.turn_off();
+        assert_eq!(vcpu.turn_on(0x2000, 8), Ok(()));
+    }
+
+    #[test]
+    fn affinities_differ_and_leave_room_for_sgi_lists() {
+        assert_eq!(mpidr(0), 0);
+        assert_eq!(mpidr(15), 0xf);
+        assert_eq!(mpidr(16), 0x100);
+        assert_eq!(mpidr(63), 0x30f);
+    }
+
+    #[test]
+    fn of_two_callers_one_wins() {
+        let vcpu = Vcpu::new(0, 0);
+        let winners: usize = std::thread::scope(|scope| {
+            let callers: std::vec::Vec<_> = (1..=4)
+                .map(|n| {
+                    scope.spawn({
+                        let vcpu = &vcpu;
+                        move || vcpu.turn_on(n, n).is_ok()
+                    })
+                })
+                .collect();
+            callers
+                .into_iter()
+                .filter_map(|c| c.join().ok())
+                .filter(|won| *won)
+                .count()
+        });
+        assert_eq!(winners, 1);
+        let (entry, context) = vcpu.take_start().unwrap();
+        assert_eq!(entry, context);
+    }
+}
