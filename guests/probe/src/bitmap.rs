@@ -43,14 +43,17 @@ impl<'a> Bitmap<'a> {
 
     /// Whether a bit is set.
     pub fn contains(&self, bit: u64) -> bool {
-        self.word(bit).is_some_and(|(word, mask)| word.load(Ordering::Relaxed) & mask != 0)
+        self.word(bit)
+            .is_some_and(|(word, mask)| word.load(Ordering::Relaxed) & mask != 0)
     }
 
     /// The bits that are set, in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = u64> + 'a {
         (0_u64..).zip(self.words).flat_map(|(index, word)| {
             let bits = word.load(Ordering::Relaxed);
-            (0..64).filter(move |bit| bits >> bit & 1 != 0).map(move |bit| index * 64 + bit)
+            (0..64)
+                .filter(move |bit| bits >> bit & 1 != 0)
+                .map(move |bit| index * 64 + bit)
         })
     }
 }

@@ -13,7 +13,10 @@ pub struct Bump {
 impl Bump {
     /// All of `range` is free.
     pub const fn new(range: Range<u64>) -> Self {
-        Self { next: range.start, end: range.end }
+        Self {
+            next: range.start,
+            end: range.end,
+        }
     }
 
     /// Takes `pages` pages at a multiple of `align` bytes (a power of two, at least a page).

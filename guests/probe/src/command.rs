@@ -71,7 +71,12 @@ pub fn parse(line: &str) -> Result<Option<Command>, ParseError> {
     let Some(name) = words.next() else {
         return Ok(None);
     };
-    let mut number = || words.next().ok_or(ParseError::MissingArgument).and_then(parse_number);
+    let mut number = || {
+        words
+            .next()
+            .ok_or(ParseError::MissingArgument)
+            .and_then(parse_number)
+    };
     let command = match name {
         "fill" => Command::Fill,
         "patrol" => Command::Patrol,
@@ -81,7 +86,10 @@ pub fn parse(line: &str) -> Result<Option<Command>, ParseError> {
         "fill-code" => Command::FillCode(number()?),
         "table" => Command::Table(number()?),
         "table-use" => Command::TableUse,
-        "hammer" => Command::Hammer { around: number()?, rounds: number()? },
+        "hammer" => Command::Hammer {
+            around: number()?,
+            rounds: number()?,
+        },
         "ram" => Command::Ram,
         "vseas" => Command::Vseas,
         "hvc" => Command::Hvc(parse_hvc(&mut words)?),
@@ -144,7 +152,13 @@ mod tests {
             ("fill-code 0x1000", Command::FillCode(0x1000)),
             ("table 0x1000", Command::Table(0x1000)),
             ("table-use", Command::TableUse),
-            ("hammer 0x1000 7", Command::Hammer { around: 0x1000, rounds: 7 }),
+            (
+                "hammer 0x1000 7",
+                Command::Hammer {
+                    around: 0x1000,
+                    rounds: 7,
+                },
+            ),
             ("ram", Command::Ram),
             ("vseas", Command::Vseas),
             ("hvc 0x84000000", Command::Hvc([0x8400_0000, 0, 0, 0])),

@@ -25,11 +25,18 @@ pub struct Line {
 }
 
 impl Line {
-    const EMPTY: Self = Self { bytes: [0; CAPACITY], len: 0, truncated: false };
+    const EMPTY: Self = Self {
+        bytes: [0; CAPACITY],
+        len: 0,
+        truncated: false,
+    };
 
     /// The text; only printable ASCII gets in.
     pub fn as_str(&self) -> &str {
-        self.bytes.get(..self.len).and_then(|bytes| str::from_utf8(bytes).ok()).unwrap_or("")
+        self.bytes
+            .get(..self.len)
+            .and_then(|bytes| str::from_utf8(bytes).ok())
+            .unwrap_or("")
     }
 
     /// Whether bytes were dropped because the line was too long.
@@ -48,7 +55,10 @@ pub struct Editor {
 impl Editor {
     /// An empty line.
     pub const fn new() -> Self {
-        Self { line: Line::EMPTY, after_cr: false }
+        Self {
+            line: Line::EMPTY,
+            after_cr: false,
+        }
     }
 
     /// Takes in one byte. CR, LF and CR LF each end one line.

@@ -33,13 +33,21 @@ impl Alias {
 
     /// The virtual address of `ipa` in this alias; `None` if the IPA has too many bits.
     pub const fn va(self, ipa: u64) -> Option<u64> {
-        if ipa >> IPA_BITS != 0 { None } else { Some((self as u64) << IPA_BITS | ipa) }
+        if ipa >> IPA_BITS != 0 {
+            None
+        } else {
+            Some((self as u64) << IPA_BITS | ipa)
+        }
     }
 }
 
 /// The IPA that a virtual address of a view stands for; `None` elsewhere.
 pub const fn ipa(va: u64) -> Option<u64> {
-    if va >> IPA_BITS < Alias::TableTest as u64 { Some(va & ((1 << IPA_BITS) - 1)) } else { None }
+    if va >> IPA_BITS < Alias::TableTest as u64 {
+        Some(va & ((1 << IPA_BITS) - 1))
+    } else {
+        None
+    }
 }
 
 /// How a single touch accesses memory.

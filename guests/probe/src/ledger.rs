@@ -55,12 +55,14 @@ impl<'a> Ledger<'a> {
     pub fn discover(&self, vcpu: usize, page: u64) -> bool {
         self.lose(page);
         self.anything_known.store(true, Ordering::Release);
-        self.bit(vcpu as u64, page).is_some_and(|bit| self.known.set(bit))
+        self.bit(vcpu as u64, page)
+            .is_some_and(|bit| self.known.set(bit))
     }
 
     /// Whether vCPU `vcpu` has reported `page`.
     pub fn is_known(&self, vcpu: usize, page: u64) -> bool {
-        self.bit(vcpu as u64, page).is_some_and(|bit| self.known.contains(bit))
+        self.bit(vcpu as u64, page)
+            .is_some_and(|bit| self.known.contains(bit))
     }
 
     /// All of `page` was accessed without an abort: an earlier report of it is history.
@@ -85,7 +87,9 @@ mod tests {
     use super::*;
 
     fn words(pages: u64, vcpus: usize) -> Vec<AtomicU64> {
-        (0..Ledger::words_for(pages, vcpus)).map(|_| AtomicU64::new(0)).collect()
+        (0..Ledger::words_for(pages, vcpus))
+            .map(|_| AtomicU64::new(0))
+            .collect()
     }
 
     #[test]

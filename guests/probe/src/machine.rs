@@ -96,11 +96,15 @@ fn regions<'a>(node: FdtNode<'_, 'a>) -> impl Iterator<Item = Region> + 'a {
 }
 
 fn is_compatible(node: FdtNode<'_, '_>, with: &str) -> bool {
-    node.compatible().is_some_and(|compatible| compatible.all().any(|name| name == with))
+    node.compatible()
+        .is_some_and(|compatible| compatible.all().any(|name| name == with))
 }
 
 fn uart(tree: &Fdt<'_>) -> Option<u64> {
-    let chosen = tree.chosen().stdout().filter(|node| is_compatible(*node, "arm,pl011"));
+    let chosen = tree
+        .chosen()
+        .stdout()
+        .filter(|node| is_compatible(*node, "arm,pl011"));
     let node = chosen.or_else(|| tree.find_compatible(&["arm,pl011"]))?;
     let registers = node.reg()?.next()?;
     Some(registers.starting_address as u64)
@@ -118,7 +122,9 @@ fn device_memory(tree: &Fdt<'_>) -> Result<Pages, Missing> {
     let mut pages = Pages::default();
     // One region stays free for the buffer in RAM.
     let room = crate::pages::MAX_REGIONS - 1;
-    let nodes = tree.all_nodes().filter(|node| is_compatible(*node, "cordon,device-memory"));
+    let nodes = tree
+        .all_nodes()
+        .filter(|node| is_compatible(*node, "cordon,device-memory"));
     for (index, region) in nodes.flat_map(regions).enumerate() {
         if index >= room {
             return Err(Missing::RoomForRegions);
@@ -140,11 +146,15 @@ mod tests {
         writer.property_u32("#address-cells", 2).unwrap();
         writer.property_u32("#size-cells", 2).unwrap();
         let node = writer.begin_node("chosen").unwrap();
-        writer.property_string("stdout-path", "/pl011@9000000").unwrap();
+        writer
+            .property_string("stdout-path", "/pl011@9000000")
+            .unwrap();
         writer.end_node(node).unwrap();
         let node = writer.begin_node("memory@40000000").unwrap();
         writer.property_string("device_type", "memory").unwrap();
-        writer.property_array_u64("reg", &[0x4000_0000, 0x400_0000]).unwrap();
+        writer
+            .property_array_u64("reg", &[0x4000_0000, 0x400_0000])
+            .unwrap();
         writer.end_node(node).unwrap();
         let cpus = writer.begin_node("cpus").unwrap();
         writer.property_u32("#address-cells", 1).unwrap();
@@ -160,13 +170,21 @@ mod tests {
         writer.property_string("method", method).unwrap();
         writer.end_node(node).unwrap();
         let node = writer.begin_node("pl011@9000000").unwrap();
-        writer.property_string_list("compatible", vec!["arm,pl011".into()]).unwrap();
-        writer.property_array_u64("reg", &[0x900_0000, 0x1000]).unwrap();
+        writer
+            .property_string_list("compatible", vec!["arm,pl011".into()])
+            .unwrap();
+        writer
+            .property_array_u64("reg", &[0x900_0000, 0x1000])
+            .unwrap();
         writer.end_node(node).unwrap();
         for index in 0..regions {
             let ipa = 0x10_0000_0000 + index * 0x4000_0000;
-            let node = writer.begin_node(&format!("device-memory@{ipa:x}")).unwrap();
-            writer.property_string("compatible", "cordon,device-memory").unwrap();
+            let node = writer
+                .begin_node(&format!("device-memory@{ipa:x}"))
+                .unwrap();
+            writer
+                .property_string("compatible", "cordon,device-memory")
+                .unwrap();
             writer.property_array_u64("reg", &[ipa, 0x2000]).unwrap();
             writer.end_node(node).unwrap();
         }
@@ -185,7 +203,13 @@ mod tests {
         assert_eq!(machine.conduit, Conduit::Hvc);
         assert_eq!(machine.mpidrs(), [0, 0x100]);
         let memory: Vec<_> = machine.memory().collect();
-        assert_eq!(memory, [Region { ipa: 0x4000_0000, pages: 0x4000 }]);
+        assert_eq!(
+            memory,
+            [Region {
+                ipa: 0x4000_0000,
+                pages: 0x4000
+            }]
+        );
         assert_eq!(machine.pages.device_len(), 4);
         assert_eq!(machine.pages.ipa(2), Some(0x10_4000_0000));
     }

@@ -86,7 +86,10 @@ impl Pages {
 
     /// How many of the pages are device memory; they have the numbers from 0.
     pub fn device_len(&self) -> u64 {
-        self.device_regions().iter().map(|region| region.pages).sum()
+        self.device_regions()
+            .iter()
+            .map(|region| region.pages)
+            .sum()
     }
 
     /// The IPA of page `number`.
@@ -137,16 +140,28 @@ mod tests {
 
     fn example() -> Pages {
         let mut pages = Pages::default();
-        pages.add_device(Region::new(0x10_0000_0000, 0x10_0000).unwrap()).unwrap();
-        pages.add_device(Region::new(0x8_0000_0000, 0x3000).unwrap()).unwrap();
-        pages.add_ram(Region::new(0x4020_0000, 0x20_0000).unwrap()).unwrap();
+        pages
+            .add_device(Region::new(0x10_0000_0000, 0x10_0000).unwrap())
+            .unwrap();
+        pages
+            .add_device(Region::new(0x8_0000_0000, 0x3000).unwrap())
+            .unwrap();
+        pages
+            .add_ram(Region::new(0x4020_0000, 0x20_0000).unwrap())
+            .unwrap();
         pages
     }
 
     #[test]
     fn only_whole_pages_belong_to_a_region() {
         assert_eq!(Region::new(0x1800, 0x1000), None);
-        assert_eq!(Region::new(0x1800, 0x2000), Some(Region { ipa: 0x2000, pages: 1 }));
+        assert_eq!(
+            Region::new(0x1800, 0x2000),
+            Some(Region {
+                ipa: 0x2000,
+                pages: 1
+            })
+        );
         assert_eq!(Region::new(u64::MAX - 10, 0x1000), None);
         assert_eq!(Region::new(0x1000, 0), None);
     }

@@ -112,7 +112,11 @@ pub fn map(
     while piece.size > 0 {
         let leaf = map_one(tables, root, piece, attributes)?;
         let done = (leaf - piece.va % leaf).min(piece.size);
-        piece = Piece { va: piece.va + done, pa: piece.pa + done, size: piece.size - done };
+        piece = Piece {
+            va: piece.va + done,
+            pa: piece.pa + done,
+            size: piece.size - done,
+        };
     }
     Ok(())
 }
@@ -151,7 +155,7 @@ fn leaf_descriptor(piece: Piece, level: u32, attributes: Attributes) -> Option<u
     match level {
         0 => None,
         LAST_LEVEL => Some(page_descriptor(piece.pa, attributes)),
-        _ if (piece.va | piece.pa) % size == 0 && piece.size >= size => {
+        _ if (piece.va | piece.pa).is_multiple_of(size) && piece.size >= size => {
             Some(page_descriptor(piece.pa, attributes) & !TABLE_OR_PAGE)
         }
         _ => None,
@@ -168,7 +172,10 @@ pub fn slot(tables: &impl Tables, root: u64, va: u64, level: u32) -> Option<Slot
         }
         table = descriptor & ADDRESS;
     }
-    Some(Slot { table, index: index(va, level) })
+    Some(Slot {
+        table,
+        index: index(va, level),
+    })
 }
 
 #[cfg(test)]

@@ -71,7 +71,10 @@ mod tests {
             let mut offsets = BTreeSet::new();
             for vcpu in 0..vcpus {
                 for index in hammer_share(vcpu, vcpus) {
-                    assert!(offsets.insert(hammer_offset(index)), "a word has two owners");
+                    assert!(
+                        offsets.insert(hammer_offset(index)),
+                        "a word has two owners"
+                    );
                 }
             }
             assert_eq!(offsets.len() as u64, HAMMER_WORDS);

@@ -28,7 +28,11 @@ impl Strided {
     pub fn new(range: Range<u64>, salt: u64) -> Self {
         let len = range.end.saturating_sub(range.start);
         if len == 0 {
-            return Self { range, stride: 0, position: 0 };
+            return Self {
+                range,
+                stride: 0,
+                position: 0,
+            };
         }
         // About 0.618 of the length scatters successive pages over different 2 MiB and 1 GiB
         // blocks; a stride without a common divisor with the length misses nothing.
@@ -36,7 +40,11 @@ impl Strided {
         while gcd(stride, len) != 1 {
             stride = (stride + 1) % len.max(2);
         }
-        Self { range, stride, position: salt.wrapping_mul(0x9e37_79b9) % len }
+        Self {
+            range,
+            stride,
+            position: salt.wrapping_mul(0x9e37_79b9) % len,
+        }
     }
 }
 
@@ -45,7 +53,11 @@ impl Iterator for Strided {
 
     /// The next element; `None` only where the range is empty.
     fn next(&mut self) -> Option<u64> {
-        let len = self.range.end.checked_sub(self.range.start).filter(|len| *len > 0)?;
+        let len = self
+            .range
+            .end
+            .checked_sub(self.range.start)
+            .filter(|len| *len > 0)?;
         let here = self.range.start + self.position;
         self.position = (self.position + self.stride) % len;
         Some(here)

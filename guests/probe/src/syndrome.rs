@@ -60,7 +60,11 @@ impl Syndrome {
     /// and tells that it is not.
     pub const fn fault_address(self, far: u64) -> Option<u64> {
         let invalid = self.fault_status() == 0x10 && self.0 >> 10 & 1 != 0;
-        if self.is_abort() && !invalid { Some(far) } else { None }
+        if self.is_abort() && !invalid {
+            Some(far)
+        } else {
+            None
+        }
     }
 }
 
@@ -89,9 +93,15 @@ mod tests {
 
     #[test]
     fn the_fault_address_is_believed_only_when_valid() {
-        assert_eq!(Syndrome::new(0x9600_0010).fault_address(0x1234), Some(0x1234));
+        assert_eq!(
+            Syndrome::new(0x9600_0010).fault_address(0x1234),
+            Some(0x1234)
+        );
         assert_eq!(Syndrome::new(0x9600_0410).fault_address(0x1234), None);
-        assert_eq!(Syndrome::new(0x9600_0017).fault_address(0x1234), Some(0x1234));
+        assert_eq!(
+            Syndrome::new(0x9600_0017).fault_address(0x1234),
+            Some(0x1234)
+        );
         assert_eq!(Syndrome::new(0xbe00_0011).fault_address(0x1234), None);
     }
 

@@ -3,9 +3,9 @@
 //! A vCPU's slot is written by its own exception handler and read, right after the access that
 //! aborted, by the code on the same vCPU that made the access. Only the counts are read by others.
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use cordon_probe::MAX_VCPUS;
 use cordon_probe::syndrome::Syndrome;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// The registers of one exception.
 #[derive(Clone, Copy, Debug)]
@@ -64,8 +64,11 @@ pub(super) fn record(vcpu: usize, abort: Abort) {
     slot.far.store(abort.far, Relaxed);
     slot.spsr.store(abort.spsr, Relaxed);
     slot.vector.store(abort.vector, Relaxed);
-    let count =
-        if abort.syndrome().is_external_abort() { &slot.external } else { &slot.other };
+    let count = if abort.syndrome().is_external_abort() {
+        &slot.external
+    } else {
+        &slot.other
+    };
     count.fetch_add(1, Relaxed);
 }
 

@@ -8,13 +8,16 @@
 //!
 //! The routines use no stack while they may abort (but for the call), hold no lock, and clobber
 //! only what the C calling convention lets them.
-#![expect(unsafe_code, reason = "single loads, stores and fetches that may abort")]
+#![expect(
+    unsafe_code,
+    reason = "single loads, stores and fetches that may abort"
+)]
 
 use super::aborts::{self, Abort};
 use super::target::Va;
 use super::{cpu, image};
-use core::arch::naked_asm;
 use cordon_probe::{PAGE_SIZE, pattern};
+use core::arch::naked_asm;
 
 /// What a routine leaves in x0 and x1.
 #[repr(C)]
@@ -25,7 +28,11 @@ struct Outcome {
 
 impl Outcome {
     fn into_result(self) -> Result<u64, Abort> {
-        if self.aborted == 0 { Ok(self.value) } else { Err(aborts::last(cpu::id())) }
+        if self.aborted == 0 {
+            Ok(self.value)
+        } else {
+            Err(aborts::last(cpu::id()))
+        }
     }
 }
 
@@ -43,8 +50,12 @@ macro_rules! fixup {
         concat!(
             ".pushsection .fixups, \"a\"\n",
             ".balign 4\n",
-            ".long ", $may_abort, " - .\n",
-            ".long ", $landing, " - .\n",
+            ".long ",
+            $may_abort,
+            " - .\n",
+            ".long ",
+            $landing,
+            " - .\n",
             ".popsection\n",
         )
     };
@@ -53,10 +64,17 @@ macro_rules! fixup {
 /// The landing pad for an exception at `elr` with `x30`, if one of the routines caused it.
 pub(super) fn landing_pad(elr: u64, x30: u64) -> Option<u64> {
     // A fetch that aborted has its ELR outside the image; what counts is who called.
-    let key = if image::text().contains(&elr) { elr } else { x30 };
+    let key = if image::text().contains(&elr) {
+        elr
+    } else {
+        x30
+    };
     let fixups = image::fixups();
     let entries = (fixups.start..fixups.end).step_by(8);
-    entries.map(|entry| (follow(entry), follow(entry + 4))).find(|(at, _)| *at == key).map(|e| e.1)
+    entries
+        .map(|entry| (follow(entry), follow(entry + 4)))
+        .find(|(at, _)| *at == key)
+        .map(|e| e.1)
 }
 
 /// The address that the 32-bit distance at `at` leads to.
@@ -76,7 +94,9 @@ pub(super) fn load(at: Va) -> Result<u64, Abort> {
 /// Stores 64 bits.
 pub(super) fn store(at: Va, value: u64) -> Result<(), Abort> {
     // SAFETY: as for `load`.
-    unsafe { raw_store(at.get(), value) }.into_result().map(drop)
+    unsafe { raw_store(at.get(), value) }
+        .into_result()
+        .map(drop)
 }
 
 /// Calls the code at `at` with `argument` in x0 and returns what it leaves there. The code is
@@ -90,14 +110,19 @@ pub(super) fn call(at: Va, argument: u64) -> Result<u64, Abort> {
 /// Writes the pattern of the page of IPA `ipa`, which is mapped at `at`.
 pub(super) fn fill_page(at: Va, ipa: u64) -> Result<(), Abort> {
     // SAFETY: as for `load`; a `Va` is followed by the rest of its page.
-    unsafe { raw_fill(at.get(), pattern::seed(ipa), pattern::LINE_STEP) }.into_result().map(drop)
+    unsafe { raw_fill(at.get(), pattern::seed(ipa), pattern::LINE_STEP) }
+        .into_result()
+        .map(drop)
 }
 
 /// Checks the pattern of the page of IPA `ipa`, which is mapped at `at`.
 pub(super) fn check_page(at: Va, ipa: u64) -> Check {
     // SAFETY: as for `fill_page`.
     let outcome = unsafe { raw_check(at.get(), pattern::seed(ipa), pattern::LINE_STEP) };
-    Check { wrong: outcome.value, abort: outcome.into_result().err() }
+    Check {
+        wrong: outcome.value,
+        abort: outcome.into_result().err(),
+    }
 }
 
 /// Fills the page at `at` with `ret` and makes it visible to instruction fetches.
@@ -111,7 +136,9 @@ pub(super) fn hvc(registers: [u64; 4]) -> Result<[u64; 4], Abort> {
     let mut registers = registers;
     // SAFETY: the hypervisor changes the registers, of which all that may change (SMCCC 1.0, 2.6)
     // are the caller's to save, and nothing else: none of the guest's memory is offered to it.
-    unsafe { raw_hvc(&mut registers) }.into_result().map(|_| registers)
+    unsafe { raw_hvc(&mut registers) }
+        .into_result()
+        .map(|_| registers)
 }
 
 #[unsafe(naked)]

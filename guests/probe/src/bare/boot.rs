@@ -13,14 +13,17 @@
 //!
 //! The other vCPUs come in by PSCI `CPU_ON` with their number in x0. They find the tables ready and
 //! read no memory before their MMU is on.
-#![expect(unsafe_code, reason = "the first instructions, and the device tree at a bare address")]
+#![expect(
+    unsafe_code,
+    reason = "the first instructions, and the device tree at a bare address"
+)]
 
 use super::{console, cpu, mmu, psci, smp};
-use core::arch::global_asm;
 use cordon_probe::PAGE_SIZE;
 use cordon_probe::machine::Machine;
 use cordon_probe::pages::Region;
 use cordon_probe::paging::MAIR;
+use core::arch::global_asm;
 use fdt::Fdt;
 
 /// Bytes of stack for each vCPU.
@@ -204,7 +207,10 @@ pub(super) fn device_tree(address: u64) -> (Fdt<'static>, Region) {
     let size = unsafe { pointer.add(4).cast::<[u8; 4]>().read() };
     let first = address / PAGE_SIZE * PAGE_SIZE;
     let end = address + u64::from(u32::from_be_bytes(size));
-    let range = Region { ipa: first, pages: (end - first).div_ceil(PAGE_SIZE) };
+    let range = Region {
+        ipa: first,
+        pages: (end - first).div_ceil(PAGE_SIZE),
+    };
     mmu::map_rest_of_tree(range);
     // SAFETY: as above, and now all of it is mapped.
     match unsafe { Fdt::from_ptr(pointer) } {
@@ -218,10 +224,15 @@ pub(super) fn device_tree(address: u64) -> (Fdt<'static>, Region) {
 extern "C" fn wrong_level(tree: u64, current_el: u64) -> ! {
     let pointer = core::ptr::with_exposed_provenance::<u8>(tree as usize);
     // SAFETY: as in `device_tree`; with the MMU off everything is mapped.
-    let machine = unsafe { Fdt::from_ptr(pointer) }.ok().and_then(|t| Machine::new(&t).ok());
+    let machine = unsafe { Fdt::from_ptr(pointer) }
+        .ok()
+        .and_then(|t| Machine::new(&t).ok());
     if let Some(machine) = machine {
         let level = current_el >> 2;
-        console::print_unlocked(machine.uart, format_args!("event=panic what=entered-at-el{level}"));
+        console::print_unlocked(
+            machine.uart,
+            format_args!("event=panic what=entered-at-el{level}"),
+        );
         psci::off_by(machine.conduit);
     }
     cpu::halt()

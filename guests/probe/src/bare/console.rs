@@ -3,13 +3,16 @@
 //! All vCPUs print, each line under the lock, so lines never mix. vCPU 0 alone reads. When a line
 //! has to be printed while the user is typing, it goes on a line of its own and what had been typed
 //! is shown again below, so that a report always begins at the start of a line.
-#![expect(unsafe_code, reason = "the UART's registers, and the lock that a fatal error breaks")]
+#![expect(
+    unsafe_code,
+    reason = "the UART's registers, and the lock that a fatal error breaks"
+)]
 
 use super::{cpu, mmu};
 use arm_pl011_uart::{DataBits, LineConfig, Parity, StopBits, Uart, UniqueMmioPointer};
+use cordon_probe::editor::{Edit, Editor, Line};
 use core::fmt::{self, Write};
 use core::ptr::{NonNull, with_exposed_provenance_mut};
-use cordon_probe::editor::{Edit, Editor, Line};
 use spin::Mutex;
 
 const PROMPT: &str = "probe> ";
@@ -17,8 +20,11 @@ const PROMPT: &str = "probe> ";
 /// How often a fatal error tries to get the lock before it takes it by force.
 const FATAL_TRIES: u32 = 10_000_000;
 
-static CONSOLE: Mutex<Console> =
-    Mutex::new(Console { uart: None, editor: Editor::new(), prompting: false });
+static CONSOLE: Mutex<Console> = Mutex::new(Console {
+    uart: None,
+    editor: Editor::new(),
+    prompting: false,
+});
 
 struct Console {
     uart: Option<Uart<'static>>,
@@ -76,7 +82,12 @@ pub(super) fn print_by_force(line: fmt::Arguments<'_>) {
 
 /// As [`print`], without a lock, on a UART that `init` does not know: for a CPU whose MMU is off.
 pub(super) fn print_unlocked(ipa: u64, line: fmt::Arguments<'_>) {
-    Console { uart: uart(ipa), editor: Editor::new(), prompting: false }.print(line);
+    Console {
+        uart: uart(ipa),
+        editor: Editor::new(),
+        prompting: false,
+    }
+    .print(line);
 }
 
 /// Shows the prompt: a line is awaited.

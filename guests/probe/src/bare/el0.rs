@@ -11,11 +11,11 @@
 #![expect(unsafe_code, reason = "entering EL0 and coming back")]
 
 use super::aborts::{self, Abort};
-use super::target::Va;
 use super::cpu;
-use core::arch::naked_asm;
+use super::target::Va;
 use cordon_probe::layout::Access;
 use cordon_probe::syndrome::Class;
+use core::arch::naked_asm;
 
 /// The vector's offset for synchronous exceptions from EL0.
 const VECTOR: u64 = 0x400;
@@ -45,7 +45,12 @@ pub(super) fn touch(access: Access, at: Va, argument: u64) -> Result<u64, Abort>
     // SAFETY: `entry` is a routine for EL0 or memory under test, which at EL0 can reach nothing
     // but memory under test. Every way back leads through vector 0x400, hence `exit`.
     unsafe { run(entry, argument, at.get(), &mut exit) };
-    let abort = Abort { esr: exit.esr, far: exit.far, spsr: exit.spsr, vector: VECTOR };
+    let abort = Abort {
+        esr: exit.esr,
+        far: exit.far,
+        spsr: exit.spsr,
+        vector: VECTOR,
+    };
     if abort.syndrome().class() == Class::Svc {
         return Ok(exit.x0);
     }

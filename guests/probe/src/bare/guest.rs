@@ -1,11 +1,11 @@
 //! What all vCPUs share, made once at boot.
 
 use super::{mmu, ram};
-use core::sync::atomic::{AtomicUsize, Ordering};
 use cordon_probe::PAGE_SIZE;
 use cordon_probe::ledger::Ledger;
 use cordon_probe::machine::Machine;
 use cordon_probe::pages::{Pages, Region};
+use core::sync::atomic::{AtomicUsize, Ordering};
 use spin::Once;
 
 /// The buffer in ordinary RAM that the guest can lose: one level-2 block.
@@ -27,7 +27,10 @@ pub(super) struct Guest {
 
 /// Takes the buffer and the ledger from RAM. `None` if that is too small.
 pub(super) fn init(machine: Machine) -> Option<()> {
-    let buffer = Region { ipa: ram::take(BUFFER / PAGE_SIZE, BUFFER)?, pages: BUFFER / PAGE_SIZE };
+    let buffer = Region {
+        ipa: ram::take(BUFFER / PAGE_SIZE, BUFFER)?,
+        pages: BUFFER / PAGE_SIZE,
+    };
     let mut pages = machine.pages.clone();
     pages.add_ram(buffer)?;
     for region in pages.regions() {
@@ -36,7 +39,13 @@ pub(super) fn init(machine: Machine) -> Option<()> {
     let vcpus = machine.mpidrs().len();
     let words = ram::take_words(Ledger::words_for(pages.len(), vcpus))?;
     let ledger = Ledger::new(pages.len(), vcpus, words);
-    GUEST.call_once(|| Guest { pages, ledger, buffer, machine, vcpus: AtomicUsize::new(1) });
+    GUEST.call_once(|| Guest {
+        pages,
+        ledger,
+        buffer,
+        machine,
+        vcpus: AtomicUsize::new(1),
+    });
     Some(())
 }
 
@@ -67,7 +76,10 @@ impl Guest {
     /// Whether the guest itself lives at `ipa`: its RAM but for the buffer, and its UART.
     pub(super) fn is_own(&self, ipa: u64) -> bool {
         let uart = self.machine.uart / PAGE_SIZE == ipa / PAGE_SIZE;
-        let ram = self.machine.memory().any(|region| region.page_of(ipa).is_some());
+        let ram = self
+            .machine
+            .memory()
+            .any(|region| region.page_of(ipa).is_some());
         uart || ram && self.pages.number(ipa).is_none()
     }
 }

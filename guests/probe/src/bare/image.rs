@@ -17,7 +17,10 @@ macro_rules! sections {
     };
 }
 
-#[expect(unsafe_code, reason = "the linker script's symbols, of which only the address is used")]
+#[expect(
+    unsafe_code,
+    reason = "the linker script's symbols, of which only the address is used"
+)]
 // SAFETY: the symbols are defined by probe.ld, and nobody reads or writes through them.
 unsafe extern "C" {
     safe static __image_start: u8;

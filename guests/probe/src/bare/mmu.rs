@@ -8,19 +8,22 @@
 //! Tables come first from a pool in the image, then from RAM, and are reached at their own address,
 //! which alias 0 makes valid. After boot the lock guards all changes, and changes only add entries;
 //! the exception is [`TestWindow`], whose one level-2 entry is replaced with break-before-make.
-#![expect(unsafe_code, reason = "translation tables at bare addresses, TLB maintenance")]
+#![expect(
+    unsafe_code,
+    reason = "translation tables at bare addresses, TLB maintenance"
+)]
 
 use super::{image, ram};
 use aarch64_cpu::asm::barrier;
-use core::arch::asm;
-use core::cell::UnsafeCell;
-use core::ptr::with_exposed_provenance_mut;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use cordon_probe::PAGE_SIZE;
 use cordon_probe::bump::Bump;
 use cordon_probe::layout::Alias;
 use cordon_probe::pages::Region;
 use cordon_probe::paging::{self, Attributes, ENTRIES, Piece, Slot, Tables};
+use core::arch::asm;
+use core::cell::UnsafeCell;
+use core::ptr::with_exposed_provenance_mut;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use spin::Mutex;
 
 /// Bytes that a level-2 block maps, and a level-3 table.
@@ -33,21 +36,25 @@ const EARLY_TABLES: usize = 32;
 pub(super) struct Table(UnsafeCell<[u64; ENTRIES]>);
 
 impl Table {
-    const EMPTY: Self = Self(UnsafeCell::new([0; ENTRIES]));
+    const fn empty() -> Self {
+        Self(UnsafeCell::new([0; ENTRIES]))
+    }
 }
 
 // SAFETY: tables are read and written at their address, by `Pool` alone, with volatile accesses.
 unsafe impl Sync for Table {}
 
 /// The level-0 table, for `TTBR0_EL1`.
-pub(super) static ROOT: Table = Table::EMPTY;
+pub(super) static ROOT: Table = Table::empty();
 
-static EARLY: [Table; EARLY_TABLES] = [Table::EMPTY; EARLY_TABLES];
+static EARLY: [Table; EARLY_TABLES] = [const { Table::empty() }; EARLY_TABLES];
 
 /// What `map_image` has left of `EARLY`: it cannot take a lock.
 static EARLY_NEXT: AtomicU64 = AtomicU64::new(0);
 
-static POOL: Mutex<Pool> = Mutex::new(Pool { early: Bump::new(0..0) });
+static POOL: Mutex<Pool> = Mutex::new(Pool {
+    early: Bump::new(0..0),
+});
 
 /// Gives out tables, and reads and writes them.
 struct Pool {
@@ -62,7 +69,10 @@ impl Pool {
 
 impl Tables for Pool {
     fn new_table(&mut self) -> Option<u64> {
-        let table = self.early.take(1, PAGE_SIZE).or_else(|| ram::take(1, PAGE_SIZE))?;
+        let table = self
+            .early
+            .take(1, PAGE_SIZE)
+            .or_else(|| ram::take(1, PAGE_SIZE))?;
         for index in 0..ENTRIES {
             self.write(table, index, 0);
         }
@@ -89,7 +99,9 @@ fn root() -> u64 {
 /// (`booting.rst` sees to it that they may be mapped as ordinary memory).
 pub(super) extern "C" fn map_image(tree: u64) {
     let start = EARLY.as_ptr().expose_provenance() as u64;
-    let mut pool = Pool { early: Bump::new(start..start + EARLY_TABLES as u64 * PAGE_SIZE) };
+    let mut pool = Pool {
+        early: Bump::new(start..start + EARLY_TABLES as u64 * PAGE_SIZE),
+    };
     let tree = tree / BLOCK_2M * BLOCK_2M;
     for (range, attributes) in [
         (image::text(), Attributes::EL1_CODE),
@@ -98,7 +110,11 @@ pub(super) extern "C" fn map_image(tree: u64) {
         (image::data(), Attributes::EL1_DATA),
         (tree..tree + BLOCK_2M, Attributes::EL1_DATA),
     ] {
-        let piece = Piece { va: range.start, pa: range.start, size: range.end - range.start };
+        let piece = Piece {
+            va: range.start,
+            pa: range.start,
+            size: range.end - range.start,
+        };
         // EARLY_TABLES suffices for five ranges; there would be nothing to report with anyway.
         let _ = paging::map(&mut pool, root(), piece, attributes);
     }
@@ -114,7 +130,11 @@ pub(super) fn init() {
 /// Maps `region` at its place in `alias`. `None` if there is no memory for tables, or the IPA has
 /// more bits than the guest can map.
 fn map(alias: Alias, region: Region, attributes: Attributes) -> Option<()> {
-    let piece = Piece { va: alias.va(region.ipa)?, pa: region.ipa, size: region.size() };
+    let piece = Piece {
+        va: alias.va(region.ipa)?,
+        pa: region.ipa,
+        size: region.size(),
+    };
     alias.va(region.ipa + region.size() - 1)?;
     paging::map(&mut *POOL.lock(), root(), piece, attributes).ok()?;
     // A walker may see the new entries from here on (Arm ARM D8.2.7).
@@ -127,7 +147,10 @@ fn map(alias: Alias, region: Region, attributes: Attributes) -> Option<()> {
 pub(super) fn map_rest_of_tree(tree: Region) {
     let start = tree.ipa / BLOCK_2M * BLOCK_2M;
     let end = (tree.ipa + tree.size()).next_multiple_of(BLOCK_2M);
-    let region = Region { ipa: start, pages: (end - start) / PAGE_SIZE };
+    let region = Region {
+        ipa: start,
+        pages: (end - start) / PAGE_SIZE,
+    };
     // Fails only without tables, and then the parser's abort is as good a report as any.
     let _ = map(Alias::El1Data, region, Attributes::EL1_DATA);
 }
@@ -139,7 +162,10 @@ pub(super) fn map_ram(region: Region) -> Option<()> {
 
 /// Maps the page with a device's registers.
 pub(super) fn map_device(ipa: u64) -> Option<()> {
-    let region = Region { ipa: ipa / PAGE_SIZE * PAGE_SIZE, pages: 1 };
+    let region = Region {
+        ipa: ipa / PAGE_SIZE * PAGE_SIZE,
+        pages: 1,
+    };
     map(Alias::El1Data, region, Attributes::DEVICE)
 }
 
@@ -172,13 +198,20 @@ impl TestWindow {
     pub(super) fn new(page: u64) -> Option<Self> {
         let mut pool = POOL.lock();
         for index in 0..ENTRIES as u64 {
-            let piece = Piece { va: Self::VA + index * PAGE_SIZE, pa: page, size: PAGE_SIZE };
+            let piece = Piece {
+                va: Self::VA + index * PAGE_SIZE,
+                pa: page,
+                size: PAGE_SIZE,
+            };
             paging::map(&mut *pool, root(), piece, Attributes::EL1_DATA).ok()?;
         }
         barrier::dsb(barrier::ISHST);
         barrier::isb(barrier::SY);
         let slot = paging::slot(&*pool, root(), Self::VA, 2)?;
-        Some(Self { slot, good: pool.read(slot.table, slot.index) })
+        Some(Self {
+            slot,
+            good: pool.read(slot.table, slot.index),
+        })
     }
 
     /// From now on the page at `table` translates the window.

@@ -70,7 +70,11 @@ fn start(machine: Machine, tree: Region) -> Option<()> {
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     // The position has no blanks; the message may, and is left out.
     match info.location() {
-        Some(at) => report::fatal(format_args!("what=rust-panic at={}:{}", at.file(), at.line())),
+        Some(at) => report::fatal(format_args!(
+            "what=rust-panic at={}:{}",
+            at.file(),
+            at.line()
+        )),
         None => report::fatal(format_args!("what=rust-panic")),
     }
 }

@@ -10,11 +10,11 @@ use super::guest::Guest;
 use super::smp::{self, Job};
 use super::target::Target;
 use super::{access, cpu, guest, report};
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use cordon_probe::layout::Alias;
 use cordon_probe::pattern::LINES_PER_PAGE;
 use cordon_probe::share::{Strided, share};
 use cordon_probe::tally::Tally;
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 static ACTIVE: AtomicBool = AtomicBool::new(false);
 /// Counts patrols, so that each begins anew on every vCPU.
@@ -31,7 +31,10 @@ pub(super) struct Patroller {
 
 impl Patroller {
     pub(super) fn new() -> Self {
-        Self { number: 0, walk: Strided::new(0..0, 0) }
+        Self {
+            number: 0,
+            walk: Strided::new(0..0, 0),
+        }
     }
 
     /// Checks one page. False if there is nothing to do, so that the vCPU may wait.
@@ -40,32 +43,40 @@ impl Patroller {
             return false;
         }
         let guest = guest::get();
-        self.begin(guest);
-        let Some(page) = self.walk.next() else {
-            return false;
-        };
-        if !guest.ledger.is_known(cpu::id(), page) {
+        let is_new = self.take_up(guest);
+        let page = self.walk.next();
+        if let Some(page) = page
+            && !guest.ledger.is_known(cpu::id(), page)
+        {
             check(guest, page);
         }
-        true
+        if is_new {
+            BEGUN.fetch_add(1, Ordering::Release);
+            cpu::wake_others();
+        }
+        page.is_some()
     }
 
-    /// Takes up its share of a patrol that is new.
-    fn begin(&mut self, guest: &Guest) {
+    /// Takes up its share of a patrol that is new; true if it is.
+    fn take_up(&mut self, guest: &Guest) -> bool {
         let number = NUMBER.load(Ordering::Acquire);
         if number == self.number {
-            return;
+            return false;
         }
         let vcpu = cpu::id();
         self.number = number;
-        self.walk = Strided::new(share(guest.pages.device_len(), guest.vcpus(), vcpu), vcpu as u64);
-        BEGUN.fetch_add(1, Ordering::Release);
-        cpu::wake_others();
+        self.walk = Strided::new(
+            share(guest.pages.device_len(), guest.vcpus(), vcpu),
+            vcpu as u64,
+        );
+        true
     }
 }
 
 fn check(guest: &Guest, page: u64) {
-    let Some(target) = Target::of_page(page) else { return };
+    let Some(target) = Target::of_page(page) else {
+        return;
+    };
     let check = access::check_page(target.va(Alias::El1Data), target.ipa());
     if let Some(abort) = check.abort {
         report::unasked(guest, page, abort);
@@ -78,7 +89,8 @@ fn check(guest: &Guest, page: u64) {
     }
 }
 
-/// Begins a patrol; returns how many vCPUs take part, once all of them do.
+/// Begins a patrol; returns how many vCPUs take part, once each has been through
+/// its first page.
 pub(super) fn start(own: &mut Patroller) -> usize {
     stop();
     let guest = guest::get();
@@ -88,7 +100,7 @@ pub(super) fn start(own: &mut Patroller) -> usize {
     NUMBER.fetch_add(1, Ordering::Release);
     ACTIVE.store(true, Ordering::Release);
     cpu::wake_others();
-    own.begin(guest);
+    own.step();
     while BEGUN.load(Ordering::Acquire) < guest.vcpus() {
         cpu::wait();
     }

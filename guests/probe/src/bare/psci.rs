@@ -1,7 +1,7 @@
 //! PSCI by whichever conduit the device tree names.
 
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use cordon_probe::machine::Conduit;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use smccc::psci::{self, Error};
 use smccc::{Hvc, Smc};
 
@@ -14,7 +14,11 @@ pub(super) fn init(conduit: Conduit) {
 }
 
 fn conduit() -> Conduit {
-    if BY_SMC.load(Relaxed) { Conduit::Smc } else { Conduit::Hvc }
+    if BY_SMC.load(Relaxed) {
+        Conduit::Smc
+    } else {
+        Conduit::Hvc
+    }
 }
 
 /// Starts the CPU with affinity `mpidr` at `entry` with `context` in x0.

@@ -3,12 +3,12 @@
 #![expect(unsafe_code, reason = "makes words out of free pages")]
 
 use super::image;
-use core::ptr::with_exposed_provenance_mut;
-use core::sync::atomic::AtomicU64;
 use cordon_probe::PAGE_SIZE;
 use cordon_probe::bump::Bump;
 use cordon_probe::machine::Machine;
 use cordon_probe::pages::Region;
+use core::ptr::with_exposed_provenance_mut;
+use core::sync::atomic::AtomicU64;
 use spin::Mutex;
 
 static FREE: Mutex<Bump> = Mutex::new(Bump::new(0..0));
@@ -17,9 +17,15 @@ static FREE: Mutex<Bump> = Mutex::new(Bump::new(0..0));
 /// what it occupies itself, and there is no initrd.
 pub(super) fn init(machine: &Machine, tree: Region) {
     let image = image::whole();
-    let region = machine.memory().find(|region| region.page_of(image.start).is_some());
+    let region = machine
+        .memory()
+        .find(|region| region.page_of(image.start).is_some());
     let end = region.map_or(image.end, |region| region.ipa + region.size());
-    let end = if tree.ipa >= image.end { end.min(tree.ipa) } else { end };
+    let end = if tree.ipa >= image.end {
+        end.min(tree.ipa)
+    } else {
+        end
+    };
     *FREE.lock() = Bump::new(image.end..end);
 }
 

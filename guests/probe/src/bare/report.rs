@@ -3,9 +3,9 @@
 use super::aborts::{self, Abort};
 use super::guest::Guest;
 use super::{console, cpu, psci};
+use cordon_probe::{PAGE_SIZE, layout};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use cordon_probe::{PAGE_SIZE, layout};
 
 /// Prints one `guest: ` line.
 macro_rules! report {
@@ -38,7 +38,9 @@ pub(super) fn unasked(guest: &Guest, page: u64, abort: Abort) {
 /// Says if an abort on page `page` is not what losing that page looks like: another kind of fault,
 /// or the address of another page.
 pub(super) fn check(guest: &Guest, page: u64, abort: Abort) {
-    let Some(ipa) = guest.pages.ipa(page) else { return };
+    let Some(ipa) = guest.pages.ipa(page) else {
+        return;
+    };
     let syndrome = abort.syndrome();
     let blamed = syndrome.fault_address(abort.far).and_then(layout::ipa);
     let what = if !syndrome.is_external_abort() {
@@ -48,7 +50,11 @@ pub(super) fn check(guest: &Guest, page: u64, abort: Abort) {
     } else {
         return;
     };
-    report!("event=error what={what} ipa={ipa:#x} esr={:#x} far={:#x}", abort.esr, abort.far);
+    report!(
+        "event=error what={what} ipa={ipa:#x} esr={:#x} far={:#x}",
+        abort.esr,
+        abort.far
+    );
 }
 
 /// `lines` lines of page `page` held another value. The first few pages are named.

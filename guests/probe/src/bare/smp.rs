@@ -9,9 +9,9 @@ use super::commands::hammer;
 use super::commands::memory;
 use super::patrol::Patroller;
 use super::{boot, cpu, guest, psci, ram, report};
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use cordon_probe::PAGE_SIZE;
 use cordon_probe::tally::Tally;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use spin::Mutex;
 
 /// How long a vCPU may take from `CPU_ON` to its first sign of life, in microseconds.
@@ -23,7 +23,12 @@ pub(super) static STACKS: AtomicU64 = AtomicU64::new(0);
 static JOB: Mutex<Job> = Mutex::new(Job::Rendezvous);
 static TURN: AtomicU64 = AtomicU64::new(0);
 static DONE: AtomicUsize = AtomicUsize::new(0);
-static TALLY: Mutex<Tally> = Mutex::new(Tally { pages: 0, lost: 0, wrong: 0, accesses: 0 });
+static TALLY: Mutex<Tally> = Mutex::new(Tally {
+    pages: 0,
+    lost: 0,
+    wrong: 0,
+    accesses: 0,
+});
 
 /// Something that all vCPUs do together.
 #[derive(Clone, Copy, Debug)]

@@ -50,7 +50,10 @@ impl Target {
             return None;
         }
         if guest.pages.number(ipa).is_none() {
-            mmu::map_views(Region { ipa: ipa / PAGE_SIZE * PAGE_SIZE, pages: 1 })?;
+            mmu::map_views(Region {
+                ipa: ipa / PAGE_SIZE * PAGE_SIZE,
+                pages: 1,
+            })?;
         }
         Some(Self { ipa })
     }

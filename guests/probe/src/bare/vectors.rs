@@ -13,9 +13,9 @@
 
 use super::aborts::{self, Abort};
 use super::{access, cpu, el0, report};
+use cordon_probe::syndrome::{Class, Syndrome};
 use core::arch::global_asm;
 use core::mem::offset_of;
-use cordon_probe::syndrome::{Class, Syndrome};
 
 /// The interrupted state.
 #[repr(C, align(16))]
@@ -129,7 +129,15 @@ fn resume_at_landing_pad(frame: &mut Frame) {
         fatal(frame, SYNCHRONOUS_EL1);
     };
     let Frame { esr, far, spsr, .. } = *frame;
-    aborts::record(cpu::id(), Abort { esr, far, spsr, vector: SYNCHRONOUS_EL1 });
+    aborts::record(
+        cpu::id(),
+        Abort {
+            esr,
+            far,
+            spsr,
+            vector: SYNCHRONOUS_EL1,
+        },
+    );
     frame.elr = pad;
 }
 
@@ -137,7 +145,10 @@ fn serror(frame: &Frame) {
     let vcpu = cpu::id();
     let count = aborts::record_serror(vcpu);
     let level = frame.spsr >> 2 & 3;
-    report::report!("event=serror vcpu={vcpu} esr={:#x} el={level} count={count}", frame.esr);
+    report::report!(
+        "event=serror vcpu={vcpu} esr={:#x} el={level} count={count}",
+        frame.esr
+    );
 }
 
 fn fatal(frame: &Frame, vector: u64) -> ! {

@@ -13,7 +13,10 @@ struct Fake {
 
 impl Fake {
     fn new(limit: usize) -> Self {
-        Self { tables: vec![[0; ENTRIES]], limit }
+        Self {
+            tables: vec![[0; ENTRIES]],
+            limit,
+        }
     }
 
     /// What `va` translates to: PA, leaf size, attribute bits.
@@ -49,7 +52,11 @@ impl Tables for Fake {
 
     fn write(&mut self, table: u64, index: usize, descriptor: u64) {
         let entry = &mut self.tables[(table / PAGE_SIZE - 1) as usize][index];
-        assert_eq!(*entry & VALID, 0, "a live entry was changed without break-before-make");
+        assert_eq!(
+            *entry & VALID,
+            0,
+            "a live entry was changed without break-before-make"
+        );
         *entry = descriptor;
     }
 }
@@ -57,10 +64,17 @@ impl Tables for Fake {
 #[test]
 fn gigabytes_take_one_block_each() {
     let mut fake = Fake::new(3);
-    let piece = Piece { va: 16 * GIB, pa: 64 * GIB, size: 2 * GIB };
+    let piece = Piece {
+        va: 16 * GIB,
+        pa: 64 * GIB,
+        size: 2 * GIB,
+    };
     map(&mut fake, ROOT, piece, Attributes::EL1_DATA).unwrap();
     let (pa, size, bits) = fake.translate(17 * GIB + 5).unwrap();
-    assert_eq!((pa, size, bits), (65 * GIB + 5, GIB, Attributes::EL1_DATA.0));
+    assert_eq!(
+        (pa, size, bits),
+        (65 * GIB + 5, GIB, Attributes::EL1_DATA.0)
+    );
     assert_eq!(fake.translate(18 * GIB), None);
     assert_eq!(fake.tables.len(), 2);
 }
@@ -68,10 +82,18 @@ fn gigabytes_take_one_block_each() {
 #[test]
 fn blocks_need_both_addresses_aligned() {
     let mut fake = Fake::new(9);
-    let piece = Piece { va: GIB, pa: GIB + MIB2, size: GIB };
+    let piece = Piece {
+        va: GIB,
+        pa: GIB + MIB2,
+        size: GIB,
+    };
     map(&mut fake, ROOT, piece, Attributes::EL1_DATA).unwrap();
     assert_eq!(fake.translate(GIB).unwrap().1, MIB2);
-    let piece = Piece { va: 4 * GIB, pa: GIB + PAGE_SIZE, size: MIB2 };
+    let piece = Piece {
+        va: 4 * GIB,
+        pa: GIB + PAGE_SIZE,
+        size: MIB2,
+    };
     map(&mut fake, ROOT, piece, Attributes::EL1_DATA).unwrap();
     assert_eq!(fake.translate(4 * GIB).unwrap().1, PAGE_SIZE);
 }
@@ -79,9 +101,17 @@ fn blocks_need_both_addresses_aligned() {
 #[test]
 fn what_is_mapped_keeps_its_rights() {
     let mut fake = Fake::new(9);
-    let text = Piece { va: GIB + 3 * PAGE_SIZE, pa: GIB + 3 * PAGE_SIZE, size: 2 * PAGE_SIZE };
+    let text = Piece {
+        va: GIB + 3 * PAGE_SIZE,
+        pa: GIB + 3 * PAGE_SIZE,
+        size: 2 * PAGE_SIZE,
+    };
     map(&mut fake, ROOT, text, Attributes::EL1_CODE).unwrap();
-    let ram = Piece { va: GIB, pa: GIB, size: 3 * MIB2 };
+    let ram = Piece {
+        va: GIB,
+        pa: GIB,
+        size: 3 * MIB2,
+    };
     map(&mut fake, ROOT, ram, Attributes::EL1_DATA).unwrap();
     let rights = |va| fake.translate(va).unwrap().2;
     assert_eq!(rights(GIB + 2 * PAGE_SIZE), Attributes::EL1_DATA.0);
@@ -94,19 +124,33 @@ fn what_is_mapped_keeps_its_rights() {
 #[test]
 fn running_out_of_tables_is_an_error() {
     let mut fake = Fake::new(3);
-    let piece = Piece { va: PAGE_SIZE, pa: PAGE_SIZE, size: PAGE_SIZE };
-    assert_eq!(map(&mut fake, ROOT, piece, Attributes::EL1_DATA), Err(OutOfTables));
+    let piece = Piece {
+        va: PAGE_SIZE,
+        pa: PAGE_SIZE,
+        size: PAGE_SIZE,
+    };
+    assert_eq!(
+        map(&mut fake, ROOT, piece, Attributes::EL1_DATA),
+        Err(OutOfTables)
+    );
 }
 
 #[test]
 fn the_slot_of_a_level_is_where_the_walk_passes() {
     let mut fake = Fake::new(9);
-    let piece = Piece { va: 5 * GIB + 7 * MIB2, pa: PAGE_SIZE, size: PAGE_SIZE };
+    let piece = Piece {
+        va: 5 * GIB + 7 * MIB2,
+        pa: PAGE_SIZE,
+        size: PAGE_SIZE,
+    };
     map(&mut fake, ROOT, piece, Attributes::EL1_DATA).unwrap();
     let at = slot(&fake, ROOT, piece.va, 2).unwrap();
     assert_eq!(at.index, 7);
     let table = fake.read(at.table, at.index) & ADDRESS;
-    assert_eq!(fake.read(table, 0), page_descriptor(PAGE_SIZE, Attributes::EL1_DATA));
+    assert_eq!(
+        fake.read(table, 0),
+        page_descriptor(PAGE_SIZE, Attributes::EL1_DATA)
+    );
     assert_eq!(slot(&fake, ROOT, 4 * GIB, 2), None);
 }
 

@@ -9,17 +9,17 @@
 //!
 //! `event=hammer-start` is printed when every vCPU has been through its first round.
 
-use super::{refuse, memory};
+use super::{memory, refuse};
 use crate::bare::aborts::Abort;
 use crate::bare::report::{self, report};
 use crate::bare::smp::{self, Job};
 use crate::bare::target::Target;
 use crate::bare::{access, cpu, guest};
-use core::sync::atomic::{AtomicUsize, Ordering};
 use cordon_probe::PAGE_SIZE;
 use cordon_probe::layout::Alias;
 use cordon_probe::pattern;
 use cordon_probe::tally::Tally;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 const PAGES: u64 = 32;
 
@@ -43,7 +43,13 @@ pub(super) fn hammer(around: u64, rounds: u64) {
         return refuse("bad-address");
     };
     let check_middle = memory::is_filled() && middle < pages.device_len();
-    let plan = Plan { first: range.start, end: range.end, middle, rounds, check_middle };
+    let plan = Plan {
+        first: range.start,
+        end: range.end,
+        middle,
+        rounds,
+        check_middle,
+    };
     THROUGH_FIRST_ROUND.store(0, Ordering::Relaxed);
     let begin = cpu::microseconds();
     let sum = smp::run_everywhere(Job::Hammer(plan));
@@ -58,7 +64,12 @@ pub(super) fn hammer(around: u64, rounds: u64) {
 
 /// This vCPU's part; `lost` counts the aborts.
 pub(in crate::bare) fn run(plan: Plan) -> Tally {
-    let mut hammer = Hammer { plan, vcpu: cpu::id(), left_alone: 0, tally: Tally::default() };
+    let mut hammer = Hammer {
+        plan,
+        vcpu: cpu::id(),
+        left_alone: 0,
+        tally: Tally::default(),
+    };
     for round in 0..plan.rounds {
         hammer.round(round);
         if round == 0 {
@@ -85,7 +96,11 @@ impl Hammer {
             cpu::wait();
         }
         if through == all {
-            report!("event=hammer-start pages={} rounds={}", plan.end - plan.first, plan.rounds);
+            report!(
+                "event=hammer-start pages={} rounds={}",
+                plan.end - plan.first,
+                plan.rounds
+            );
         }
     }
 

@@ -5,12 +5,12 @@ use crate::bare::report::{self, report};
 use crate::bare::smp::{self, Job};
 use crate::bare::target::Target;
 use crate::bare::{access, cpu, guest};
-use core::ops::Range;
-use core::sync::atomic::{AtomicBool, Ordering};
 use cordon_probe::PAGE_SIZE;
 use cordon_probe::layout::Alias;
 use cordon_probe::share::share;
 use cordon_probe::tally::Tally;
+use core::ops::Range;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 /// Whether a `fill` has been done since boot.
 static FILLED: AtomicBool = AtomicBool::new(false);
@@ -40,7 +40,9 @@ pub(in crate::bare) fn fill_share() -> Tally {
     let guest = guest::get();
     let mut tally = Tally::default();
     for page in own_share() {
-        let Some(target) = Target::of_page(page) else { break };
+        let Some(target) = Target::of_page(page) else {
+            break;
+        };
         match access::fill_page(target.va(Alias::El1Data), target.ipa()) {
             Ok(()) => {
                 tally.pages += 1;
@@ -60,7 +62,12 @@ pub(super) fn sweep() {
     let begin = cpu::microseconds();
     let sum = smp::run_everywhere(Job::Sweep);
     let us = cpu::microseconds() - begin;
-    report!("event=sweep pages={} lost={} wrong={} us={us}", sum.pages, sum.lost, sum.wrong);
+    report!(
+        "event=sweep pages={} lost={} wrong={} us={us}",
+        sum.pages,
+        sum.lost,
+        sum.wrong
+    );
 }
 
 /// This vCPU's part of `sweep`. A page is left at its first abort.
@@ -68,7 +75,9 @@ pub(in crate::bare) fn sweep_share() -> Tally {
     let guest = guest::get();
     let mut tally = Tally::default();
     for page in own_share() {
-        let Some(target) = Target::of_page(page) else { break };
+        let Some(target) = Target::of_page(page) else {
+            break;
+        };
         let check = access::check_page(target.va(Alias::El1Data), target.ipa());
         tally.pages += 1;
         tally.wrong += check.wrong;
@@ -107,7 +116,11 @@ pub(super) fn fill_code(ipa: u64) {
             if let Some(page) = target.page() {
                 guest::get().ledger.lose(page);
             }
-            report!("event=fill-code ipa={:#x} result=sea esr={:#x}", target.ipa(), abort.esr);
+            report!(
+                "event=fill-code ipa={:#x} result=sea esr={:#x}",
+                target.ipa(),
+                abort.esr
+            );
         }
     }
 }

@@ -24,7 +24,10 @@ struct Session {
 
 /// Reads and obeys commands for ever; patrols meanwhile.
 pub(super) fn obey() -> ! {
-    let mut session = Session { patroller: Patroller::new(), table: None };
+    let mut session = Session {
+        patroller: Patroller::new(),
+        table: None,
+    };
     console::prompt();
     loop {
         if let Some(line) = console::poll() {

@@ -39,7 +39,9 @@ pub(super) fn make(test: &mut Option<TableTest>, ipa: u64) {
     let Some(table) = Target::at(ipa, PAGE_SIZE) else {
         return refuse("bad-address");
     };
-    let Some(made) = test.map(|test| TableTest { table, ..test }).or_else(|| TableTest::new(table))
+    let Some(made) = test
+        .map(|test| TableTest { table, ..test })
+        .or_else(|| TableTest::new(table))
     else {
         return refuse("out-of-memory");
     };
@@ -65,8 +67,15 @@ impl TableTest {
         let words = ram::take_words(PAGE_SIZE / 8)?;
         let shown = words.as_ptr().addr() as u64;
         let value = pattern::value(shown);
-        words.first()?.store(value, core::sync::atomic::Ordering::Relaxed);
-        Some(Self { window: TestWindow::new(shown)?, shown, value, table })
+        words
+            .first()?
+            .store(value, core::sync::atomic::Ordering::Relaxed);
+        Some(Self {
+            window: TestWindow::new(shown)?,
+            shown,
+            value,
+            table,
+        })
     }
 
     fn write_table(&self) -> Result<(), Abort> {
@@ -99,10 +108,12 @@ impl TableTest {
         }
         let ipa = self.table.ipa();
         let result = touch::result(abort);
-        let walk = if abort.syndrome().is_external_abort_on_walk() { "yes" } else { "no" };
+        let walk = if abort.syndrome().is_external_abort_on_walk() {
+            "yes"
+        } else {
+            "no"
+        };
         let Abort { esr, far, .. } = *abort;
-        report!(
-            "event=table ipa={ipa:#x} result={result} esr={esr:#x} far={far:#x} walk={walk}"
-        );
+        report!("event=table ipa={ipa:#x} result={result} esr={esr:#x} far={far:#x} walk={walk}");
     }
 }

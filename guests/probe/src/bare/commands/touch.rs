@@ -23,7 +23,12 @@ pub(super) fn touch(touch: Touch, ipa: u64) {
             {
                 guest::get().ledger.lose(page);
             }
-            let Abort { esr, far, vector, spsr } = abort;
+            let Abort {
+                esr,
+                far,
+                vector,
+                spsr,
+            } = abort;
             let result = result(&abort);
             report!(
                 "event=touch kind={touch} ipa={ipa:#x} result={result} esr={esr:#x} far={far:#x} \
@@ -35,7 +40,11 @@ pub(super) fn touch(touch: Touch, ipa: u64) {
 
 /// What an exception is called: `sea`, or `fault` if it is anything else.
 pub(super) fn result(abort: &Abort) -> &'static str {
-    if abort.syndrome().is_external_abort() { "sea" } else { "fault" }
+    if abort.syndrome().is_external_abort() {
+        "sea"
+    } else {
+        "fault"
+    }
 }
 
 fn access(touch: Touch, target: Target) -> Result<u64, Abort> {
