@@ -65,6 +65,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     proptest! {
+        #![proptest_config(crate::test_config())]
+
         #[test]
         fn behaves_like_a_set(steps in prop::collection::vec((0..256_u64, any::<bool>()), 0..200)) {
             let words: [AtomicU64; 4] = Default::default();

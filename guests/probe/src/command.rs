@@ -195,6 +195,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::test_config())]
+
         #[test]
         fn numbers_are_read_as_they_are_printed(number: u64) {
             prop_assert_eq!(parse_number(&format!("{number}")), Ok(number));

@@ -24,3 +24,18 @@ pub const PAGE_SIZE: u64 = 4096;
 
 /// The most vCPUs that the guest uses, as many as a bundle can ask for.
 pub const MAX_VCPUS: usize = 64;
+
+/// What all property tests run with: under Miri few cases, and no file of past failures, which its
+/// isolation forbids.
+#[cfg(test)]
+fn test_config() -> proptest::test_runner::Config {
+    if cfg!(miri) {
+        proptest::test_runner::Config {
+            cases: 4,
+            failure_persistence: None,
+            ..Default::default()
+        }
+    } else {
+        proptest::test_runner::Config::default()
+    }
+}

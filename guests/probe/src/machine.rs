@@ -100,7 +100,8 @@ fn is_compatible(node: FdtNode<'_, '_>, with: &str) -> bool {
         .is_some_and(|compatible| compatible.all().any(|name| name == with))
 }
 
-fn uart(tree: &Fdt<'_>) -> Option<u64> {
+/// IPA of the console's PL011.
+pub fn uart(tree: &Fdt<'_>) -> Option<u64> {
     let chosen = tree
         .chosen()
         .stdout()
@@ -110,7 +111,8 @@ fn uart(tree: &Fdt<'_>) -> Option<u64> {
     Some(registers.starting_address as u64)
 }
 
-fn conduit(tree: &Fdt<'_>) -> Option<Conduit> {
+/// How PSCI is called.
+pub fn conduit(tree: &Fdt<'_>) -> Option<Conduit> {
     match tree.find_node("/psci")?.property("method")?.as_str()? {
         "hvc" => Some(Conduit::Hvc),
         "smc" => Some(Conduit::Smc),

@@ -186,6 +186,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::test_config())]
+
         #[test]
         fn numbers_and_addresses_are_inverse(number in 0..771_u64, offset in 0..PAGE_SIZE) {
             let pages = example();

@@ -84,6 +84,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::test_config())]
+
         #[test]
         fn the_next_line_is_one_step_away(ipa in 0..1_u64 << 48) {
             prop_assert_eq!(seed(ipa).wrapping_add(LINE_STEP), seed(ipa + LINE_SIZE));
@@ -95,7 +97,9 @@ mod tests {
         }
 
         #[test]
-        fn a_value_of_the_previous_round_is_noticed(ipa: u64, vcpu in 0..64_usize, round in 1..u64::from(u32::MAX)) {
+        fn a_value_of_the_previous_round_is_noticed(
+            ipa: u64, vcpu in 0..64_usize, round in 1..u64::from(u32::MAX),
+        ) {
             prop_assert_ne!(hammer_value(ipa, vcpu, round), hammer_value(ipa, vcpu, round - 1));
             prop_assert_ne!(hammer_value(ipa, vcpu, round), hammer_value(ipa, vcpu ^ 1, round));
         }

@@ -77,8 +77,12 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        #![proptest_config(crate::test_config())]
+
         #[test]
-        fn shares_cover_everything_once_and_evenly(total in 0..1_u64 << 40, workers in 1..65_usize) {
+        fn shares_cover_everything_once_and_evenly(
+            total in 0..1_u64 << 40, workers in 1..65_usize,
+        ) {
             let mut next = 0;
             for who in 0..workers {
                 let part = share(total, workers, who);
@@ -91,7 +95,9 @@ mod tests {
         }
 
         #[test]
-        fn a_turn_visits_each_page_once(start in 0..1000_u64, len in 1..700_u64, salt in 0..64_u64) {
+        fn a_turn_visits_each_page_once(
+            start in 0..1000_u64, len in 1..700_u64, salt in 0..64_u64,
+        ) {
             let range = start..start + len;
             let mut seen: Vec<u64> =
                 Strided::new(range.clone(), salt).take(usize::try_from(len).unwrap()).collect();

@@ -14,7 +14,7 @@
 )]
 
 use super::aborts::{self, Abort};
-use super::target::Va;
+use super::target::{CodeVa, Va};
 use super::{cpu, image};
 use cordon_probe::{PAGE_SIZE, pattern};
 use core::arch::naked_asm;
@@ -99,11 +99,10 @@ pub(super) fn store(at: Va, value: u64) -> Result<(), Abort> {
         .map(drop)
 }
 
-/// Calls the code at `at` with `argument` in x0 and returns what it leaves there. The code is
-/// trusted to be `ret` or to fault.
-pub(super) fn call(at: Va, argument: u64) -> Result<u64, Abort> {
-    // SAFETY: what is executed is `ret` (`fill_code`), or a pattern of which the first word faults
-    // or does no harm to a probe guest that was told to try it.
+/// Calls the code at `at` with `argument` in x0 and returns what it leaves there.
+pub(super) fn call(at: CodeVa, argument: u64) -> Result<u64, Abort> {
+    // SAFETY: a `CodeVa` leads to a `ret`, which changes no register, or to nothing; a fetch that
+    // aborts is resumed at the landing pad.
     unsafe { raw_call(at.get(), argument) }.into_result()
 }
 

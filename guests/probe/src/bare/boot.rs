@@ -5,7 +5,7 @@
 //! steps; until the MMU is on it is alone, and uses neither locks nor read-modify-write atomics,
 //! which need cacheable memory (Arm ARM B2.9.2).
 //!
-//! 1. Stale cache lines over data and `.bss` are dropped, `.bss` is cleared, relocations are applied.
+//! 1. Stale cache lines over data and `.bss` are dropped, `.bss` is cleared, relocations applied.
 //! 2. At EL2, which is not what this guest is for: say so and power off.
 //! 3. `early` maps the image and the device tree in tables within the image.
 //! 4. The lines that a cache may have prefetched meanwhile are dropped again, the MMU goes on.
@@ -20,7 +20,7 @@
 
 use super::{console, cpu, mmu, psci, smp};
 use cordon_probe::PAGE_SIZE;
-use cordon_probe::machine::Machine;
+use cordon_probe::machine;
 use cordon_probe::pages::Region;
 use cordon_probe::paging::MAIR;
 use core::arch::global_asm;
@@ -29,13 +29,13 @@ use fdt::Fdt;
 /// Bytes of stack for each vCPU.
 pub(super) const STACK_SIZE: u64 = 64 * 1024;
 
-/// `TCR_EL1` without IPS: 48-bit addresses from TTBR0 alone (T0SZ, T1SZ, EPD1), 4 KiB granule, walks
-/// through inner-shareable write-back memory (IRGN0, ORGN0, SH0).
+/// `TCR_EL1` without IPS: 48-bit addresses from TTBR0 alone (T0SZ, T1SZ, EPD1), 4 KiB granule,
+/// walks through inner-shareable write-back memory (IRGN0, ORGN0, SH0).
 const TCR: u64 = 16 | 1 << 8 | 1 << 10 | 0b11 << 12 | 16 << 16 | 1 << 23;
 
 /// `SCTLR_EL1`: MMU (M), caches (C, I), stack alignment (SA, SA0); `wfi` and `wfe` not trapped from
-/// EL0 (nTWI, nTWE); and the bits that are RES1 where their feature is missing (EOS, TSCXT, EIS, SPAN,
-/// nTLSMD, LSMAOE).
+/// EL0 (nTWI, nTWE); and the bits that are RES1 where their feature is missing (EOS, TSCXT, EIS,
+/// SPAN, nTLSMD, LSMAOE).
 const SCTLR: u64 = 0b1_1101
     | 1 << 11
     | 1 << 12
@@ -224,16 +224,14 @@ pub(super) fn device_tree(address: u64) -> (Fdt<'static>, Region) {
 extern "C" fn wrong_level(tree: u64, current_el: u64) -> ! {
     let pointer = core::ptr::with_exposed_provenance::<u8>(tree as usize);
     // SAFETY: as in `device_tree`; with the MMU off everything is mapped.
-    let machine = unsafe { Fdt::from_ptr(pointer) }
-        .ok()
-        .and_then(|t| Machine::new(&t).ok());
-    if let Some(machine) = machine {
+    if let Ok(tree) = unsafe { Fdt::from_ptr(pointer) } {
         let level = current_el >> 2;
-        console::print_unlocked(
-            machine.uart,
-            format_args!("event=panic what=entered-at-el{level}"),
-        );
-        psci::off_by(machine.conduit);
+        if let Some(uart) = machine::uart(&tree) {
+            console::print_unlocked(uart, format_args!("event=panic what=entered-at-el{level}"));
+        }
+        if let Some(conduit) = machine::conduit(&tree) {
+            psci::off_by(conduit);
+        }
     }
     cpu::halt()
 }

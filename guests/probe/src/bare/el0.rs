@@ -12,8 +12,7 @@
 
 use super::aborts::{self, Abort};
 use super::cpu;
-use super::target::Va;
-use cordon_probe::layout::Access;
+use super::target::{CodeVa, Va};
 use cordon_probe::syndrome::Class;
 use core::arch::naked_asm;
 
@@ -33,18 +32,27 @@ struct Exit {
     spsr: u64,
 }
 
-/// Makes one access from EL0. A load returns what it read, a store what it wrote, and a call
-/// what was passed (`argument`), if the code left x0 alone.
-pub(super) fn touch(access: Access, at: Va, argument: u64) -> Result<u64, Abort> {
-    let entry = match access {
-        Access::Read => raw_el0_load as *const () as u64,
-        Access::Write => raw_el0_store as *const () as u64,
-        Access::Exec => at.get(),
-    };
+/// Loads 64 bits at EL0.
+pub(super) fn load(at: Va) -> Result<u64, Abort> {
+    enter(raw_el0_load as *const () as u64, 0, at.get())
+}
+
+/// Stores 64 bits at EL0.
+pub(super) fn store(at: Va, value: u64) -> Result<(), Abort> {
+    enter(raw_el0_store as *const () as u64, value, at.get()).map(drop)
+}
+
+/// Calls the code at `at` at EL0 with `argument` in x0 and returns what it leaves there.
+pub(super) fn call(at: CodeVa, argument: u64) -> Result<u64, Abort> {
+    enter(at.get(), argument, 0)
+}
+
+/// Runs EL0 from `entry` to its `svc`; returns x0.
+fn enter(entry: u64, x0: u64, x1: u64) -> Result<u64, Abort> {
     let mut exit = Exit::default();
-    // SAFETY: `entry` is a routine for EL0 or memory under test, which at EL0 can reach nothing
-    // but memory under test. Every way back leads through vector 0x400, hence `exit`.
-    unsafe { run(entry, argument, at.get(), &mut exit) };
+    // SAFETY: EL0 can reach nothing but its own few instructions and memory under test, so nothing
+    // that Rust knows of changes. Every way back leads through vector 0x400, hence `exit`.
+    unsafe { run(entry, x0, x1, &mut exit) };
     let abort = Abort {
         esr: exit.esr,
         far: exit.far,

@@ -2,6 +2,7 @@
 
 use super::{mmu, ram};
 use cordon_probe::PAGE_SIZE;
+use cordon_probe::bitmap::Bitmap;
 use cordon_probe::ledger::Ledger;
 use cordon_probe::machine::Machine;
 use cordon_probe::pages::{Pages, Region};
@@ -19,34 +20,42 @@ pub(super) struct Guest {
     pub(super) pages: Pages,
     /// What was lost.
     pub(super) ledger: Ledger<'static>,
+    /// The pages that `fill-code` has filled and nobody has written to since.
+    pub(super) code: Bitmap<'static>,
     /// The buffer in RAM.
     pub(super) buffer: Region,
     machine: Machine,
     vcpus: AtomicUsize,
 }
 
-/// Takes the buffer and the ledger from RAM. `None` if that is too small.
-pub(super) fn init(machine: Machine) -> Option<()> {
+/// Takes the buffer and the ledger from RAM and maps what may be lost; an error names what did not
+/// work.
+pub(super) fn init(machine: Machine) -> Result<(), &'static str> {
+    let ipa = ram::take(BUFFER / PAGE_SIZE, BUFFER).ok_or("no-ram-for-buffer")?;
     let buffer = Region {
-        ipa: ram::take(BUFFER / PAGE_SIZE, BUFFER)?,
+        ipa,
         pages: BUFFER / PAGE_SIZE,
     };
     let mut pages = machine.pages.clone();
-    pages.add_ram(buffer)?;
+    pages.add_ram(buffer).ok_or("too-many-regions")?;
     for region in pages.regions() {
-        mmu::map_views(*region)?;
+        mmu::map_views(*region).ok_or("cannot-map-device-memory")?;
     }
     let vcpus = machine.mpidrs().len();
-    let words = ram::take_words(Ledger::words_for(pages.len(), vcpus))?;
-    let ledger = Ledger::new(pages.len(), vcpus, words);
+    let words = ram::take_words(Ledger::words_for(pages.len(), vcpus));
+    let ledger = Ledger::new(pages.len(), vcpus, words.ok_or("no-ram-for-ledger")?);
+    let words = ram::take_words(Bitmap::words_for(pages.len()));
+    let code = Bitmap::new(words.ok_or("no-ram-for-ledger")?);
+    let vcpus = AtomicUsize::new(1);
     GUEST.call_once(|| Guest {
         pages,
         ledger,
+        code,
         buffer,
         machine,
-        vcpus: AtomicUsize::new(1),
+        vcpus,
     });
-    Some(())
+    Ok(())
 }
 
 /// The shared state; before [`init`] there is none, and asking for it is a mistake.

@@ -3,7 +3,7 @@
 //! vCPU 0 reads the console and runs commands; all vCPUs take part in jobs (`smp`) and, while
 //! nothing else is to be done, in the patrol. No interrupts are used: who has nothing to do waits
 //! for an event. `unsafe` is in the leaves: `boot`, `vectors`, `access`, `el0`, `mmu`, `ram`,
-//! `console`, `psci`.
+//! `console`, `image`.
 //!
 //! Locks: the console's and those of `smp`, `mmu` and `ram`. None is taken while another is held,
 //! with one exception: `mmu` asks `ram` for table frames. SErrors are masked while the console is
@@ -28,42 +28,44 @@ mod smp;
 mod target;
 mod vectors;
 
-use cordon_probe::machine::Machine;
+use cordon_probe::machine::{self, Machine};
 use cordon_probe::pages::Region;
 
 /// vCPU 0 arrives here from `boot`, with the MMU on and the image and the device tree mapped.
 extern "C" fn main(tree: u64) -> ! {
     mmu::init();
     let (tree, tree_range) = boot::device_tree(tree);
-    let machine = match Machine::new(&tree) {
-        Ok(machine) => machine,
-        // Without a UART there is no way to say it; without PSCI none to stop.
-        Err(_) => cpu::halt(),
-    };
-    console::init(machine.uart);
-    psci::init(machine.conduit);
-    if start(machine, tree_range).is_none() {
-        report::fatal(format_args!("what=out-of-memory"));
+    // First what it takes to say what is wrong, and to stop.
+    if let Some(conduit) = machine::conduit(&tree) {
+        psci::init(conduit);
+    }
+    if let Some(uart) = machine::uart(&tree) {
+        console::init(uart);
+    }
+    match Machine::new(&tree) {
+        Ok(machine) => start(machine, tree_range)
+            .unwrap_or_else(|what| report::fatal(format_args!("what={what}"))),
+        Err(missing) => report::fatal(format_args!("what=missing-{missing}")),
     }
     cpu::unmask_serror();
-    let space = guest::get();
+    let guest = guest::get();
     report::report!(
         "event=ready vcpus={} regions={} pages={}",
-        space.vcpus(),
-        space.pages.device_regions().len(),
-        space.pages.device_len()
+        guest.vcpus(),
+        guest.pages.device_regions().len(),
+        guest.pages.device_len()
     );
     commands::obey()
 }
 
-/// Maps everything and starts the other vCPUs. `None` where RAM does not suffice.
-fn start(machine: Machine, tree: Region) -> Option<()> {
+/// Maps everything and starts the other vCPUs; an error names what did not work.
+fn start(machine: Machine, tree: Region) -> Result<(), &'static str> {
     for region in machine.memory() {
-        mmu::map_ram(region)?;
+        mmu::map_ram(region).ok_or("cannot-map-ram")?;
     }
     ram::init(&machine, tree);
     guest::init(machine)?;
-    smp::start_others()
+    smp::start_others().ok_or("no-ram-for-stacks")
 }
 
 #[panic_handler]

@@ -2,8 +2,8 @@
 //!
 //! vCPU 0 publishes a job and counts up `TURN`; each other vCPU, which looks at `TURN` between any
 //! two pages of the patrol and whenever it is woken, does its part, adds its counts and reports
-//! itself done; vCPU 0 does its own part and waits for the others. There is one job at a time, since
-//! only vCPU 0 starts any and waits for its end. Waiting is by `wfe`, ended by `sev`.
+//! itself done; vCPU 0 does its own part and waits for the others. There is one job at a time,
+//! since only vCPU 0 starts any and waits for its end. Waiting is by `wfe`, ended by `sev`.
 
 use super::commands::hammer;
 use super::commands::memory;
@@ -89,11 +89,11 @@ fn take_part(seen: &mut u64) -> bool {
 /// Starts all vCPUs but this one, one after the other. `None` if there is no memory for stacks.
 pub(super) fn start_others() -> Option<()> {
     let guest = guest::get();
-    let others = guest.mpidrs().get(1..).unwrap_or(&[]);
-    let pages = boot::STACK_SIZE / PAGE_SIZE * others.len() as u64;
+    let own = cpu::affinity();
+    let others = guest.mpidrs().iter().filter(|mpidr| **mpidr != own);
+    let pages = boot::STACK_SIZE / PAGE_SIZE * guest.mpidrs().len() as u64;
     STACKS.store(ram::take(pages, PAGE_SIZE)?, Ordering::Relaxed);
     for (vcpu, mpidr) in (1..).zip(others) {
-        cpu::wake_others();
         if let Err(error) = psci::cpu_on(*mpidr, boot::secondary_entry(), vcpu) {
             report::fatal(format_args!("what=cpu-on which={vcpu} why={error:?}"));
         }

@@ -28,6 +28,17 @@ impl Va {
     }
 }
 
+/// A [`Va`] that may be executed at EL1: in a page full of `ret`, or where no memory is described
+/// and nothing should answer a fetch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CodeVa(Va);
+
+impl CodeVa {
+    pub(super) const fn get(self) -> u64 {
+        self.0.get()
+    }
+}
+
 /// An IPA that may be touched.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Target {
@@ -71,5 +82,24 @@ impl Target {
     pub(super) fn va(self, alias: Alias) -> Va {
         // Both constructors saw to it that the IPA has few enough bits.
         Va(alias.va(self.ipa).unwrap_or(mmu::TestWindow::VA))
+    }
+
+    /// The address in a view to be executed; `None` where that would run the pattern as code.
+    pub(super) fn code(self, alias: Alias) -> Option<CodeVa> {
+        let is_code = self
+            .page()
+            .is_none_or(|page| guest::get().code.contains(page));
+        is_code.then(|| CodeVa(self.va(alias)))
+    }
+
+    /// From now on the page holds something else than `ret`s, or nothing but.
+    pub(super) fn set_code(self, is_code: bool) {
+        if let Some(page) = self.page() {
+            if is_code {
+                guest::get().code.set(page);
+            } else {
+                guest::get().code.clear(page);
+            }
+        }
     }
 }

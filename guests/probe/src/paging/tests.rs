@@ -155,11 +155,13 @@ fn the_slot_of_a_level_is_where_the_walk_passes() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 256 }))]
+    #![proptest_config(crate::test_config())]
 
     #[test]
     fn every_page_of_a_piece_is_mapped_and_no_other(
-        va in 0..600_000_u64, shift in prop_oneof![Just(0_u64), Just(512), Just(7)], pages in 1..2000_u64,
+        va in 0..600_000_u64,
+        shift in prop_oneof![Just(0_u64), Just(512), Just(7)],
+        pages in 1..2000_u64,
     ) {
         let mut fake = Fake::new(64);
         let (va, pa, size) = (va * PAGE_SIZE, (va + shift) * PAGE_SIZE, pages * PAGE_SIZE);

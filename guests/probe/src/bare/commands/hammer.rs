@@ -4,8 +4,8 @@
 //! every n-th of the words that the pattern leaves free (`pattern::hammer_share`): it reads back
 //! what it wrote in the round before and writes this round's value. A's page is only read, by vCPU
 //! 0, which checks its pattern if memory was filled since boot. So a lost or misdirected write and
-//! a fault on a neighbour of a page that is taken away are both noticed. A page that gives a vCPU an
-//! abort is left alone by that vCPU from then on: `aborts` is the number of (page, vCPU) pairs.
+//! a fault on a neighbour of a page that is taken away are both noticed. A page that gives a vCPU
+//! an abort is left alone by that vCPU from then on: `aborts` is the number of (page, vCPU) pairs.
 //!
 //! `event=hammer-start` is printed when every vCPU has been through its first round.
 
@@ -125,6 +125,7 @@ impl Hammer {
 
     /// Checks the round before and writes this one.
     fn own_words(&mut self, target: Target, round: u64) -> Result<(), Abort> {
+        target.set_code(false);
         let start = target.va(Alias::El1Data);
         for index in pattern::hammer_share(self.vcpu, guest::get().vcpus()) {
             let offset = pattern::hammer_offset(index);

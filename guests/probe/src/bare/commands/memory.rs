@@ -1,6 +1,7 @@
 //! `fill`, `sweep`, `lost`, `fill-code` and `ram`: device memory as a whole.
 
 use super::refuse;
+use super::touch::result;
 use crate::bare::report::{self, report};
 use crate::bare::smp::{self, Job};
 use crate::bare::target::Target;
@@ -46,6 +47,7 @@ pub(in crate::bare) fn fill_share() -> Tally {
         match access::fill_page(target.va(Alias::El1Data), target.ipa()) {
             Ok(()) => {
                 tally.pages += 1;
+                target.set_code(false);
                 guest.ledger.forget(page);
             }
             Err(abort) => {
@@ -110,15 +112,19 @@ pub(super) fn fill_code(ipa: u64) {
     let Some(target) = Target::at(ipa, PAGE_SIZE) else {
         return refuse("bad-address");
     };
+    let ipa = target.ipa();
     match access::fill_code(target.va(Alias::El1Data)) {
-        Ok(()) => report!("event=fill-code ipa={:#x}", target.ipa()),
+        Ok(()) => {
+            target.set_code(true);
+            report!("event=fill-code ipa={ipa:#x}");
+        }
         Err(abort) => {
             if let Some(page) = target.page() {
                 guest::get().ledger.lose(page);
             }
+            let result = result(&abort);
             report!(
-                "event=fill-code ipa={:#x} result=sea esr={:#x}",
-                target.ipa(),
+                "event=fill-code ipa={ipa:#x} result={result} esr={:#x}",
                 abort.esr
             );
         }

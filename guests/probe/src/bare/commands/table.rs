@@ -79,6 +79,7 @@ impl TableTest {
     }
 
     fn write_table(&self) -> Result<(), Abort> {
+        self.table.set_code(false);
         let start = self.table.va(Alias::El1Data);
         let descriptor = page_descriptor(self.shown, Attributes::EL1_DATA);
         (0..ENTRIES as u64).try_for_each(|index| access::store(start.offset(index * 8), descriptor))
