@@ -185,6 +185,7 @@ unsafe impl Sync for Stack {}
 
 static STACK: Stack = Stack(core::cell::UnsafeCell::new([0; STACK_SIZE as usize]));
 
+// SAFETY: the label is defined above, and only its address is used.
 unsafe extern "C" {
     safe static secondary_start: u8;
 }
