@@ -1,0 +1,106 @@
+//! The console's commands: each prints one `guest: event=...` line when it is done.
+
+pub(super) mod hammer;
+pub(super) mod memory;
+mod table;
+mod touch;
+
+use super::patrol::{self, Patroller};
+use super::report::report;
+use super::{aborts, access, console, cpu, guest, psci};
+use cordon_probe::command::{self, Command};
+use cordon_probe::editor::Line;
+use table::TableTest;
+
+/// Pages that vCPU 0 patrols between two looks at the console: a look may cost an exit to the
+/// hypervisor, a page some hundred instructions.
+const PAGES_PER_POLL: usize = 16;
+
+/// What vCPU 0 remembers from command to command.
+struct Session {
+    patroller: Patroller,
+    table: Option<TableTest>,
+}
+
+/// Reads and obeys commands for ever; patrols meanwhile.
+pub(super) fn obey() -> ! {
+    let mut session = Session {
+        patroller: Patroller::new(),
+        table: None,
+    };
+    console::prompt();
+    loop {
+        if let Some(line) = console::poll() {
+            session.execute(&line);
+            console::prompt();
+        } else if !(0..PAGES_PER_POLL).any(|_| !session.patroller.step()) {
+            // Patrolling: look again at once.
+        } else {
+            cpu::wait();
+        }
+    }
+}
+
+/// Answers a command that cannot be carried out.
+fn refuse(what: &str) {
+    report!("event=error what={what}");
+}
+
+impl Session {
+    fn execute(&mut self, line: &Line) {
+        if line.is_truncated() {
+            return refuse("line-too-long");
+        }
+        match command::parse(line.as_str()) {
+            Ok(Some(command)) => self.obey(command),
+            Ok(None) => {}
+            Err(error) => refuse(error.name()),
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Fill => memory::fill(),
+            Command::Sweep => memory::sweep(),
+            Command::Lost => memory::lost(),
+            Command::FillCode(ipa) => memory::fill_code(ipa),
+            Command::Ram => memory::ram(),
+            Command::Patrol => {
+                let vcpus = patrol::start(&mut self.patroller);
+                report!("event=patrol vcpus={vcpus}");
+            }
+            Command::Stop => {
+                let sum = patrol::stop();
+                report!("event=stop lines={} wrong={}", sum.accesses, sum.wrong);
+            }
+            Command::Touch(touch, ipa) => touch::touch(touch, ipa),
+            Command::Table(ipa) => table::make(&mut self.table, ipa),
+            Command::TableUse => table::use_again(&mut self.table),
+            Command::Hammer { around, rounds } => hammer::hammer(around, rounds),
+            Command::Vseas => vseas(),
+            Command::Hvc(registers) => hvc(registers),
+            Command::Off => off(),
+        }
+    }
+}
+
+fn vseas() {
+    let (external, serrors, faults) = aborts::totals();
+    report!("event=vseas count={external} serrors={serrors} faults={faults}");
+}
+
+fn hvc(registers: [u64; 4]) {
+    match access::hvc(registers) {
+        Ok([x0, x1, x2, x3]) => {
+            report!("event=hvc x0={x0:#x} x1={x1:#x} x2={x2:#x} x3={x3:#x}");
+        }
+        Err(abort) => report!("event=hvc result=fault esr={:#x}", abort.esr),
+    }
+}
+
+fn off() {
+    patrol::stop();
+    report!("event=off vcpus={}", guest::get().vcpus());
+    psci::off();
+    refuse("off-failed");
+}

@@ -1,0 +1,211 @@
+//! What a typed line asks for. The commands are listed in `docs/protocols.md`.
+
+use crate::layout::Touch;
+
+/// A command with its arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// `fill`
+    Fill,
+    /// `patrol`
+    Patrol,
+    /// `stop`
+    Stop,
+    /// `sweep`
+    Sweep,
+    /// `lost`
+    Lost,
+    /// `read A` and its five relatives.
+    Touch(Touch, u64),
+    /// `fill-code A`
+    FillCode(u64),
+    /// `table A`
+    Table(u64),
+    /// `table-use`
+    TableUse,
+    /// `hammer A N`
+    Hammer {
+        /// Any address in the page in the middle.
+        around: u64,
+        /// How often each vCPU goes over the pages.
+        rounds: u64,
+    },
+    /// `ram`
+    Ram,
+    /// `vseas`
+    Vseas,
+    /// `hvc F [A B C]`
+    Hvc([u64; 4]),
+    /// `off`
+    Off,
+}
+
+/// Why a line is no command. The names are what `event=error what=...` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParseError {
+    /// The first word is no command's name.
+    UnknownCommand,
+    /// A word that is neither decimal nor `0x...`, or does not fit into 64 bits.
+    BadNumber,
+    /// The command takes more arguments.
+    MissingArgument,
+    /// The command takes fewer arguments.
+    ExtraArgument,
+}
+
+impl ParseError {
+    /// The error's name on the console.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::UnknownCommand => "unknown-command",
+            Self::BadNumber => "bad-number",
+            Self::MissingArgument => "missing-argument",
+            Self::ExtraArgument => "extra-argument",
+        }
+    }
+}
+
+/// Parses one line; `Ok(None)` for a blank one.
+pub fn parse(line: &str) -> Result<Option<Command>, ParseError> {
+    let mut words = line.split_ascii_whitespace();
+    let Some(name) = words.next() else {
+        return Ok(None);
+    };
+    let mut number = || {
+        words
+            .next()
+            .ok_or(ParseError::MissingArgument)
+            .and_then(parse_number)
+    };
+    let command = match name {
+        "fill" => Command::Fill,
+        "patrol" => Command::Patrol,
+        "stop" => Command::Stop,
+        "sweep" => Command::Sweep,
+        "lost" => Command::Lost,
+        "fill-code" => Command::FillCode(number()?),
+        "table" => Command::Table(number()?),
+        "table-use" => Command::TableUse,
+        "hammer" => Command::Hammer {
+            around: number()?,
+            rounds: number()?,
+        },
+        "ram" => Command::Ram,
+        "vseas" => Command::Vseas,
+        "hvc" => Command::Hvc(parse_hvc(&mut words)?),
+        "off" => Command::Off,
+        _ => match Touch::from_word(name) {
+            Some(touch) => Command::Touch(touch, number()?),
+            None => return Err(ParseError::UnknownCommand),
+        },
+    };
+    match words.next() {
+        None => Ok(Some(command)),
+        Some(_) => Err(ParseError::ExtraArgument),
+    }
+}
+
+fn parse_hvc<'a>(words: &mut impl Iterator<Item = &'a str>) -> Result<[u64; 4], ParseError> {
+    let function = words.next().ok_or(ParseError::MissingArgument)?;
+    let mut registers = [parse_number(function)?, 0, 0, 0];
+    for register in &mut registers[1..] {
+        let Some(word) = words.next() else { break };
+        *register = parse_number(word)?;
+    }
+    Ok(registers)
+}
+
+/// A decimal or `0x` hexadecimal number of at most 64 bits, without sign.
+pub fn parse_number(word: &str) -> Result<u64, ParseError> {
+    let (digits, radix) = match word.strip_prefix("0x") {
+        Some(digits) => (digits, 16),
+        None => (word, 10),
+    };
+    // from_str_radix would take a sign.
+    if !digits.starts_with(|c: char| c.is_ascii_hexdigit()) {
+        return Err(ParseError::BadNumber);
+    }
+    u64::from_str_radix(digits, radix).map_err(|_| ParseError::BadNumber)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::{Access, Level};
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_command_of_the_protocol_is_understood() {
+        let touch = |access, level| Command::Touch(Touch { access, level }, 0x1000);
+        for (line, command) in [
+            ("fill", Command::Fill),
+            ("patrol", Command::Patrol),
+            ("stop", Command::Stop),
+            ("sweep", Command::Sweep),
+            ("lost", Command::Lost),
+            ("read 0x1000", touch(Access::Read, Level::El1)),
+            ("write 4096", touch(Access::Write, Level::El1)),
+            ("exec 0x1000", touch(Access::Exec, Level::El1)),
+            ("read-el0 0x1000", touch(Access::Read, Level::El0)),
+            ("write-el0 0x1000", touch(Access::Write, Level::El0)),
+            ("exec-el0 0x1000", touch(Access::Exec, Level::El0)),
+            ("fill-code 0x1000", Command::FillCode(0x1000)),
+            ("table 0x1000", Command::Table(0x1000)),
+            ("table-use", Command::TableUse),
+            (
+                "hammer 0x1000 7",
+                Command::Hammer {
+                    around: 0x1000,
+                    rounds: 7,
+                },
+            ),
+            ("ram", Command::Ram),
+            ("vseas", Command::Vseas),
+            ("hvc 0x84000000", Command::Hvc([0x8400_0000, 0, 0, 0])),
+            ("hvc 1 2 3 4", Command::Hvc([1, 2, 3, 4])),
+            ("  off  ", Command::Off),
+        ] {
+            assert_eq!(parse(line), Ok(Some(command)), "{line}");
+        }
+        assert_eq!(parse("   "), Ok(None));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_line_is_named() {
+        for (line, error) in [
+            ("frobnicate", ParseError::UnknownCommand),
+            ("FILL", ParseError::UnknownCommand),
+            ("read", ParseError::MissingArgument),
+            ("hammer 0x1000", ParseError::MissingArgument),
+            ("hvc", ParseError::MissingArgument),
+            ("read 0x1000 2", ParseError::ExtraArgument),
+            ("hvc 1 2 3 4 5", ParseError::ExtraArgument),
+            ("fill 1", ParseError::ExtraArgument),
+            ("read x", ParseError::BadNumber),
+            ("read 0x", ParseError::BadNumber),
+            ("read +1", ParseError::BadNumber),
+            ("read -1", ParseError::BadNumber),
+            ("read 0x+1", ParseError::BadNumber),
+            ("read 1f", ParseError::BadNumber),
+            ("read 0x10000000000000000", ParseError::BadNumber),
+            ("hvc 1 z", ParseError::BadNumber),
+        ] {
+            assert_eq!(parse(line), Err(error), "{line}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(crate::test_config())]
+
+        #[test]
+        fn numbers_are_read_as_they_are_printed(number: u64) {
+            prop_assert_eq!(parse_number(&format!("{number}")), Ok(number));
+            prop_assert_eq!(parse_number(&format!("{number:#x}")), Ok(number));
+        }
+
+        #[test]
+        fn no_line_makes_the_parser_panic(line in ".{0,60}") {
+            let _ = parse(&line);
+        }
+    }
+}
