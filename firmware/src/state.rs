@@ -1,0 +1,91 @@
+//! What all CPUs share, and the machine as the service uses it.
+
+use cordon::addr::Pa;
+use cordon_firmware::control::LineBuffer;
+use cordon_firmware::gpt::{Gpt, Table, Tlb};
+use cordon_firmware::layout::RTC_BASE;
+use cordon_firmware::psci::Cpus;
+use cordon_firmware::service::{Machine, Service};
+use spin::{Mutex, Once};
+
+use crate::machine::{mmio, ram, sysreg};
+
+/// Level-1 tables: as many GiB can hold poison at once. 12 MiB of the 16 of secure RAM.
+const TABLES: usize = 96;
+
+static LEVEL_0: Table = Table::new();
+static POOL: [Table; TABLES] = [const { Table::new() }; TABLES];
+
+static SERVICE: Once<Mutex<Service<'static, TABLES>>> = Once::new();
+
+/// The control line as far as it has come in.
+pub(crate) static LINE: Mutex<LineBuffer> = Mutex::new(LineBuffer::new());
+
+/// Which CPUs are on.
+pub(crate) static CPUS: Cpus = Cpus::new();
+
+/// Makes the granule protection table, with everything accessible, and the service that owns it.
+pub(crate) fn init() {
+    SERVICE.call_once(|| Mutex::new(Service::new(Gpt::new(&LEVEL_0, &POOL), 1)));
+    sysreg::dsb();
+}
+
+/// The physical address of the granule protection table.
+pub(crate) fn level0() -> u64 {
+    LEVEL_0.address()
+}
+
+/// Runs `action` with the service, which no other CPU uses meanwhile.
+pub(crate) fn with_service<R>(
+    action: impl FnOnce(&mut Service<'static, TABLES>) -> R,
+) -> Option<R> {
+    SERVICE.get().map(|service| action(&mut service.lock()))
+}
+
+/// The machine from EL3.
+pub(crate) struct El3;
+
+impl Tlb for El3 {
+    fn publish(&mut self) {
+        sysreg::dsb();
+    }
+
+    fn invalidate(&mut self) {
+        sysreg::invalidate_gpt();
+    }
+}
+
+impl Machine for El3 {
+    fn read_u64(&mut self, at: Pa) -> u64 {
+        ram::read_u64(at)
+    }
+
+    fn write_u64(&mut self, at: Pa, value: u64) {
+        sysreg::dsb();
+        ram::write_u64(at, value);
+    }
+
+    fn write(&mut self, to: Pa, bytes: &[u8]) {
+        // The source was checked to lie in RAM when it was found.
+        let _ = ram::write(to, bytes);
+        sysreg::dsb();
+    }
+
+    fn wait(&mut self, milliseconds: u64, mut done: impl FnMut(&mut Self) -> bool) -> bool {
+        let ticks = (sysreg::cntfrq() / 1000).saturating_mul(milliseconds);
+        let start = sysreg::counter();
+        loop {
+            if done(self) {
+                return true;
+            }
+            if sysreg::counter().wrapping_sub(start) > ticks {
+                return false;
+            }
+            sysreg::relax();
+        }
+    }
+
+    fn now(&mut self) -> u64 {
+        u64::from(mmio::read_u32(RTC_BASE))
+    }
+}
