@@ -42,11 +42,19 @@ fn ensure(
     span: Range<usize>,
     message: impl FnOnce() -> String,
 ) -> Result {
-    if holds { Ok(()) } else { Err(scenario.error(span, message())) }
+    if holds {
+        Ok(())
+    } else {
+        Err(scenario.error(span, message()))
+    }
 }
 
 fn check_names(s: &Scenario) -> Result {
-    let stem = s.file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    let stem = s
+        .file
+        .file_stem()
+        .and_then(|stem| stem.to_str())
+        .unwrap_or_default();
     ensure(s, s.name() == stem, s.name.span(), || {
         format!("name: `{}` is not the file's name, `{stem}`", s.name())
     })?;
@@ -72,7 +80,9 @@ fn check_machine(s: &Scenario) -> Result {
     for bar in &machine.device_memory {
         let size = bar.as_ref().0;
         ensure(s, size.is_power_of_two() && size >= MIB, bar.span(), || {
-            format!("machine.device-memory: {size:#x} is not a power of two from 1 MiB up, as a BAR is")
+            format!(
+                "machine.device-memory: {size:#x} is not a power of two from 1 MiB up, as a BAR is"
+            )
         })?;
     }
     if let Some(cmdline) = &machine.cmdline {
@@ -93,9 +103,12 @@ fn check_vm(s: &Scenario, vm: &Vm) -> Result {
     ensure(s, base.is_multiple_of(2 * MIB), vm.ram_base.span(), || {
         format!("vm.ram-base: {base:#x} is not a multiple of 2 MiB")
     })?;
-    ensure(s, size > 0 && size.is_multiple_of(2 * MIB), vm.ram.span(), || {
-        format!("vm.ram: {size:#x} is not a multiple of 2 MiB, or nothing")
-    })?;
+    ensure(
+        s,
+        size > 0 && size.is_multiple_of(2 * MIB),
+        vm.ram.span(),
+        || format!("vm.ram: {size:#x} is not a multiple of 2 MiB, or nothing"),
+    )?;
     for memory in &vm.device_memory {
         check_device_memory(s, memory)?;
     }
@@ -103,8 +116,11 @@ fn check_vm(s: &Scenario, vm: &Vm) -> Result {
 }
 
 fn check_device_memory(s: &Scenario, memory: &DeviceMemory) -> Result {
-    let (offset, size, ipa) =
-        (memory.offset.as_ref().0, memory.size.as_ref().0, memory.ipa.as_ref().0);
+    let (offset, size, ipa) = (
+        memory.offset.as_ref().0,
+        memory.size.as_ref().0,
+        memory.ipa.as_ref().0,
+    );
     for (key, value, span) in [
         ("offset", offset, memory.offset.span()),
         ("size", size, memory.size.span()),
@@ -114,43 +130,70 @@ fn check_device_memory(s: &Scenario, memory: &DeviceMemory) -> Result {
             format!("vm.device-memory.{key}: {value:#x} is not a multiple of 4 KiB")
         })?;
     }
-    ensure(s, size > 0, memory.size.span(), || "vm.device-memory.size: is nothing".into())?;
+    ensure(s, size > 0, memory.size.span(), || {
+        "vm.device-memory.size: is nothing".into()
+    })?;
     if memory.source == Origin::Reserved {
         return Ok(());
     }
     let index = *memory.index.as_ref();
     let bars = &s.machine.device_memory;
-    let bar = usize::try_from(index).ok().and_then(|index| bars.get(index)).ok_or_else(|| {
-        let message = format!(
-            "vm.device-memory.index: there is no BAR {index}, machine.device-memory has {}",
-            bars.len()
-        );
-        s.error(memory.index.span(), message)
-    })?;
+    let bar = usize::try_from(index)
+        .ok()
+        .and_then(|index| bars.get(index))
+        .ok_or_else(|| {
+            let message = format!(
+                "vm.device-memory.index: there is no BAR {index}, machine.device-memory has {}",
+                bars.len()
+            );
+            s.error(memory.index.span(), message)
+        })?;
     let bar = bar.as_ref().0;
-    ensure(s, offset.checked_add(size).is_some_and(|end| end <= bar), memory.size.span(), || {
-        format!(
-            "vm.device-memory.size: {offset:#x} + {size:#x} is beyond BAR {index}, which has {bar:#x} bytes"
-        )
-    })?;
+    ensure(
+        s,
+        offset.checked_add(size).is_some_and(|end| end <= bar),
+        memory.size.span(),
+        || {
+            format!(
+                "vm.device-memory.size: {offset:#x} + {size:#x} is beyond BAR {index}, which has {bar:#x} bytes"
+            )
+        },
+    )?;
     // Blocks need the same offset on both sides; Cordon places BARs at multiples of their size.
     let block = GIB.min(bar);
     ensure(s, ipa % block == offset % block, memory.ipa.span(), || {
-        format!("vm.device-memory.ipa: {ipa:#x} and the PA differ within a block of {block:#x} bytes")
+        format!(
+            "vm.device-memory.ipa: {ipa:#x} and the PA differ within a block of {block:#x} bytes"
+        )
     })
 }
 
 fn check_overlaps(s: &Scenario, vm: &Vm) -> Result {
     let mut taken = vec![("the PL011".to_owned(), UART)];
-    let ram = ("vm.ram", vm.ram_base.as_ref().0, vm.ram.as_ref().0, vm.ram.span());
+    let ram = (
+        "vm.ram",
+        vm.ram_base.as_ref().0,
+        vm.ram.as_ref().0,
+        vm.ram.span(),
+    );
     let memory = vm.device_memory.iter().map(|memory| {
-        ("vm.device-memory.ipa", memory.ipa.as_ref().0, memory.size.as_ref().0, memory.ipa.span())
+        (
+            "vm.device-memory.ipa",
+            memory.ipa.as_ref().0,
+            memory.size.as_ref().0,
+            memory.ipa.span(),
+        )
     });
     for (key, base, size, span) in std::iter::once(ram).chain(memory) {
         let end = base.checked_add(size).ok_or_else(|| {
-            s.error(span.clone(), format!("{key}: {base:#x} + {size:#x} overflows"))
+            s.error(
+                span.clone(),
+                format!("{key}: {base:#x} + {size:#x} overflows"),
+            )
         })?;
-        let other = taken.iter().find(|(_, range)| range.start < end && base < range.end);
+        let other = taken
+            .iter()
+            .find(|(_, range)| range.start < end && base < range.end);
         if let Some((name, range)) = other {
             let message = format!(
                 "{key}: {base:#x}..{end:#x} overlaps {name} at {:#x}..{:#x}",
@@ -181,8 +224,18 @@ fn check_totals(s: &Scenario) -> Result {
 }
 
 fn check_mutation(s: &Scenario, mutation: &Mutation) -> Result {
-    let Mutation { truncate, remove, patch, property } = mutation;
-    let given = [truncate.is_some(), remove.is_some(), patch.is_some(), property.is_some()];
+    let Mutation {
+        truncate,
+        remove,
+        patch,
+        property,
+    } = mutation;
+    let given = [
+        truncate.is_some(),
+        remove.is_some(),
+        patch.is_some(),
+        property.is_some(),
+    ];
     let one = given.iter().filter(|given| **given).count() == 1;
     ensure(s, one, 0..0, || {
         "bundle.mutate: give one of truncate, remove, patch, property in each".into()
@@ -206,7 +259,11 @@ fn check_texts(s: &Scenario) -> Result {
         ensure(s, (1..=pages).contains(&count), pick.span.span(), || {
             format!("pick.span: {count} different pages cannot be picked out of {pages}")
         })?;
-        let set = if pick.count.is_some() { &mut known.lists } else { &mut known.picked };
+        let set = if pick.count.is_some() {
+            &mut known.lists
+        } else {
+            &mut known.picked
+        };
         set.insert(pick.name.as_ref().clone());
     }
     for step in &s.step {
@@ -216,9 +273,12 @@ fn check_texts(s: &Scenario) -> Result {
         check_figure(s, figure, &known)?;
     }
     for allow in &s.allow {
-        ensure(s, DEFAULT_NEVER.contains(&allow.as_ref().as_str()), allow.span(), || {
-            format!("allow: `{}` is none of {DEFAULT_NEVER:?}", allow.as_ref())
-        })?;
+        ensure(
+            s,
+            DEFAULT_NEVER.contains(&allow.as_ref().as_str()),
+            allow.span(),
+            || format!("allow: `{}` is none of {DEFAULT_NEVER:?}", allow.as_ref()),
+        )?;
     }
     Ok(())
 }
@@ -250,16 +310,27 @@ fn check_step(s: &Scenario, step: &Step, known: &mut Known) -> Result {
         step.exit.is_some(),
     ];
     let verbs = verbs.iter().filter(|given| **given).count();
-    ensure(s, verbs == 1 || (verbs == 0 && !step.expect.is_empty()), span.clone(), || {
-        "step: one of wait, guest, firmware, qmp, count, pause, exit, or expect alone, is wanted"
+    ensure(
+        s,
+        verbs == 1 || (verbs == 0 && !step.expect.is_empty()),
+        span.clone(),
+        || {
+            "step: one of wait, guest, firmware, qmp, count, pause, exit, or expect alone, is wanted"
             .into()
-    })?;
-    ensure(s, step.count.is_some() == step.into.is_some(), span.clone(), || {
-        "step: `count` and `into` go together".into()
-    })?;
-    ensure(s, step.exit.as_ref().is_none_or(|exit| *exit.as_ref()), span.clone(), || {
-        "step: `exit = false` says nothing, leave it out".into()
-    })?;
+        },
+    )?;
+    ensure(
+        s,
+        step.count.is_some() == step.into.is_some(),
+        span.clone(),
+        || "step: `count` and `into` go together".into(),
+    )?;
+    ensure(
+        s,
+        step.exit.as_ref().is_none_or(|exit| *exit.as_ref()),
+        span.clone(),
+        || "step: `exit = false` says nothing, leave it out".into(),
+    )?;
     let lines = step.wait.is_some() || step.guest.is_some() || step.firmware.is_some();
     ensure(s, lines || step.capture.is_empty(), span, || {
         "step: `capture` takes from a line, and this step waits for none".into()
@@ -270,18 +341,29 @@ fn check_step(s: &Scenario, step: &Step, known: &mut Known) -> Result {
             format!("step.each: no pick with a count is called `{name}`")
         })?;
     }
-    let texts = [&step.wait, &step.guest, &step.firmware, &step.answer, &step.qmp, &step.count];
+    let texts = [
+        &step.wait,
+        &step.guest,
+        &step.firmware,
+        &step.answer,
+        &step.qmp,
+        &step.count,
+    ];
     for text in texts.into_iter().flatten() {
         for hole in holes(text.as_ref()) {
             check_expression(s, hole, text.span(), known, bound)?;
         }
     }
     known.measured.extend(step.capture.keys().cloned());
-    known.measured.extend(step.into.iter().map(|into| into.as_ref().clone()));
+    known
+        .measured
+        .extend(step.into.iter().map(|into| into.as_ref().clone()));
     for expect in &step.expect {
         check_expression(s, expect.as_ref(), expect.span(), known, bound)?;
         let relation = expr::compare(expect.as_ref(), &expr::Variables::new());
-        let relation = relation.err().is_some_and(|error| error.contains("compares nothing"));
+        let relation = relation
+            .err()
+            .is_some_and(|error| error.contains("compares nothing"));
         ensure(s, !relation, expect.span(), || {
             format!("step.expect: `{}` compares nothing", expect.as_ref())
         })?;
@@ -290,10 +372,20 @@ fn check_step(s: &Scenario, step: &Step, known: &mut Known) -> Result {
 }
 
 fn step_span(step: &Step) -> Range<usize> {
-    let texts = [&step.wait, &step.guest, &step.firmware, &step.qmp, &step.count, &step.into];
+    let texts = [
+        &step.wait,
+        &step.guest,
+        &step.firmware,
+        &step.qmp,
+        &step.count,
+        &step.into,
+    ];
     let first = texts.into_iter().flatten().next().map(Spanned::span);
     let exit = step.exit.as_ref().map(Spanned::span);
-    first.or(exit).or_else(|| step.expect.first().map(Spanned::span)).unwrap_or_default()
+    first
+        .or(exit)
+        .or_else(|| step.expect.first().map(Spanned::span))
+        .unwrap_or_default()
 }
 
 fn check_expression(
@@ -314,7 +406,9 @@ fn check_expression(
 
 fn check_figure(s: &Scenario, figure: &Spanned<String>, known: &Known) -> Result {
     let text = figure.as_ref();
-    let key_value = text.split_once('=').is_some_and(|(_, value)| !value.is_empty());
+    let key_value = text
+        .split_once('=')
+        .is_some_and(|(_, value)| !value.is_empty());
     ensure(s, key_value && !text.contains(' '), figure.span(), || {
         format!("figures: `{text}` is not `key=${{value}}` without blanks")
     })?;

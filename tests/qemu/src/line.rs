@@ -73,12 +73,20 @@ impl Line {
                 _ => words.push(token.into()),
             }
         }
-        Self { source, text, words, keys }
+        Self {
+            source,
+            text,
+            words,
+            keys,
+        }
     }
 
     /// The value of `key`, where the line has it.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.keys.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+        self.keys
+            .iter()
+            .find(|(k, _)| k == key)
+            .map(|(_, v)| v.as_str())
     }
 
     /// The value of `key` as a number.
@@ -122,7 +130,11 @@ pub fn parse_number(text: &str) -> Option<u64> {
 
 /// Drops what a terminal would act on and a reader would not see.
 fn clean(raw: &str) -> String {
-    raw.chars().filter(|c| !c.is_control() || *c == '\t').collect::<String>().trim_end().to_owned()
+    raw.chars()
+        .filter(|c| !c.is_control() || *c == '\t')
+        .collect::<String>()
+        .trim_end()
+        .to_owned()
 }
 
 fn console_source(text: &str) -> (Source, &str) {
@@ -139,7 +151,9 @@ fn console_source(text: &str) -> (Source, &str) {
         // another of its vCPUs makes.
         return match body.split_once("guest: event=") {
             Some((before, _)) => {
-                let report = body.get(before.len() + "guest: ".len()..).unwrap_or_default();
+                let report = body
+                    .get(before.len() + "guest: ".len()..)
+                    .unwrap_or_default();
                 (Source::Guest(name.to_owned()), report)
             }
             None => (Source::Vm(name.to_owned()), body),
@@ -162,12 +176,16 @@ fn firmware_source(text: &str) -> (Source, &str) {
 /// The names that docs/protocols.md allows a VM.
 pub(crate) fn is_vm_name(name: &str) -> bool {
     (1..=15).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 fn is_key(key: &str) -> bool {
     !key.is_empty()
-        && key.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        && key
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,12 +212,18 @@ impl Term {
             b'<' => (&left[..left.len() - 1], Relation::AtMost),
             _ => (left, Relation::Equal),
         };
-        is_key(key).then(|| Self { key: key.into(), relation, value: value.into() })
+        is_key(key).then(|| Self {
+            key: key.into(),
+            relation,
+            value: value.into(),
+        })
     }
 
     /// A key that the line lacks fails every relation, `!=` too: silence is not a different value.
     fn matches(&self, line: &Line) -> bool {
-        let Some(value) = line.get(&self.key) else { return false };
+        let Some(value) = line.get(&self.key) else {
+            return false;
+        };
         if self.value == "*" {
             return self.relation == Relation::Equal;
         }
@@ -235,8 +259,12 @@ impl Pattern {
     /// Parses a pattern whose `${...}` have been replaced.
     pub fn parse(text: &str) -> Self {
         let (writer, body) = Self::writer(text);
-        let mut pattern =
-            Self { text: text.to_owned(), writer, words: Vec::new(), terms: Vec::new() };
+        let mut pattern = Self {
+            text: text.to_owned(),
+            writer,
+            words: Vec::new(),
+            terms: Vec::new(),
+        };
         if pattern.writer.is_some() {
             for token in body.split_whitespace() {
                 match Term::parse(token) {
@@ -285,12 +313,18 @@ impl Pattern {
     /// Whether `line` is the same event as this pattern means, whatever its other keys say. Such a
     /// line is what the reader of a failure wants to see.
     pub fn nearly_matches(&self, line: &Line) -> bool {
-        let Some(writer) = &self.writer else { return false };
-        let events = self.terms.iter().filter(|term| term.key == "event");
+        let Some(writer) = &self.writer else {
+            return false;
+        };
+        let mut events = self
+            .terms
+            .iter()
+            .filter(|term| term.key == "event")
+            .peekable();
         Self::is_writer(writer, line)
-            && (!self.words.is_empty() || events.clone().count() > 0)
+            && (!self.words.is_empty() || events.peek().is_some())
             && self.words.iter().all(|word| line.words.contains(word))
-            && events.fold(true, |all, term| all && term.matches(line))
+            && events.all(|term| term.matches(line))
     }
 
     fn is_writer(writer: &Writer, line: &Line) -> bool {
@@ -322,12 +356,21 @@ mod tests {
         let source = |text| Line::console(text).source;
         assert_eq!(source("cordon: event=boot"), Source::Cordon);
         assert_eq!(source("ras: event=fatal"), Source::Ras);
-        assert_eq!(source("probe| guest: event=ready"), Source::Guest("probe".into()));
+        assert_eq!(
+            source("probe| guest: event=ready"),
+            Source::Guest("probe".into())
+        );
         assert_eq!(source("probe| hello"), Source::Vm("probe".into()));
         assert_eq!(source("UPPER| hello"), Source::Other);
         assert_eq!(Line::firmware("! ready cpus=2").source, Source::Firmware);
-        assert_eq!(Line::firmware("ok poisoned pages=1").source, Source::Answer { ok: true });
-        assert_eq!(Line::firmware("error bad-number").source, Source::Answer { ok: false });
+        assert_eq!(
+            Line::firmware("ok poisoned pages=1").source,
+            Source::Answer { ok: true }
+        );
+        assert_eq!(
+            Line::firmware("error bad-number").source,
+            Source::Answer { ok: false }
+        );
     }
 
     #[test]
@@ -340,7 +383,10 @@ mod tests {
 
     #[test]
     fn escape_sequences_and_line_ends_are_no_part_of_a_line() {
-        assert_eq!(Line::console("cordon: event=boot cpus=2\r").get("cpus"), Some("2"));
+        assert_eq!(
+            Line::console("cordon: event=boot cpus=2\r").get("cpus"),
+            Some("2")
+        );
         assert!(Line::console("\u{7}cordon: event=boot").is_cordon("boot"));
     }
 
@@ -354,7 +400,13 @@ mod tests {
 
     #[test]
     fn a_key_that_is_missing_matches_nothing() {
-        for pattern in ["ras: pa=1", "ras: pa!=1", "ras: pa>=0", "ras: pa<=9", "ras: pa=*"] {
+        for pattern in [
+            "ras: pa=1",
+            "ras: pa!=1",
+            "ras: pa>=0",
+            "ras: pa<=9",
+            "ras: pa=*",
+        ] {
             assert!(!found(pattern, "ras: event=contained"), "{pattern}");
         }
         assert!(found("ras: pa=*", "ras: event=contained pa=0x1"));
@@ -362,12 +414,24 @@ mod tests {
 
     #[test]
     fn relations_compare_numbers() {
-        assert!(found("guest: wrong!=0", "probe| guest: event=sweep wrong=3"));
-        assert!(!found("guest: wrong!=0", "probe| guest: event=sweep wrong=0"));
+        assert!(found(
+            "guest: wrong!=0",
+            "probe| guest: event=sweep wrong=3"
+        ));
+        assert!(!found(
+            "guest: wrong!=0",
+            "probe| guest: event=sweep wrong=0"
+        ));
         assert!(found("guest: lines>=3", "probe| guest: event=stop lines=3"));
-        assert!(!found("guest: lines>=4", "probe| guest: event=stop lines=3"));
+        assert!(!found(
+            "guest: lines>=4",
+            "probe| guest: event=stop lines=3"
+        ));
         assert!(found("guest: lines<=3", "probe| guest: event=stop lines=3"));
-        assert!(!found("guest: lines>=4", "probe| guest: event=stop lines=many"));
+        assert!(!found(
+            "guest: lines>=4",
+            "probe| guest: event=stop lines=many"
+        ));
     }
 
     #[test]
@@ -381,9 +445,18 @@ mod tests {
 
     #[test]
     fn a_pattern_names_its_guest_or_means_any() {
-        assert!(found("probe| guest: event=ready", "probe| guest: event=ready vcpus=2"));
-        assert!(!found("other| guest: event=ready", "probe| guest: event=ready vcpus=2"));
-        assert!(found("guest: event=ready", "probe| guest: event=ready vcpus=2"));
+        assert!(found(
+            "probe| guest: event=ready",
+            "probe| guest: event=ready vcpus=2"
+        ));
+        assert!(!found(
+            "other| guest: event=ready",
+            "probe| guest: event=ready vcpus=2"
+        ));
+        assert!(found(
+            "guest: event=ready",
+            "probe| guest: event=ready vcpus=2"
+        ));
     }
 
     #[test]
@@ -395,8 +468,14 @@ mod tests {
     #[test]
     fn a_near_match_is_the_same_event_with_other_values() {
         let near = |p: &str, l: &str| Pattern::parse(p).nearly_matches(&Line::console(l));
-        assert!(near("ras: event=contained tables=2", "ras: event=contained tables=3"));
-        assert!(!near("ras: event=contained tables=2", "ras: event=vsea tables=3"));
+        assert!(near(
+            "ras: event=contained tables=2",
+            "ras: event=contained tables=3"
+        ));
+        assert!(!near(
+            "ras: event=contained tables=2",
+            "ras: event=vsea tables=3"
+        ));
         assert!(!near("panicked", "panicked"));
     }
 

@@ -364,16 +364,26 @@ impl Scenario {
     /// # Errors
     /// The first fault, with its place.
     pub fn parse(file: &Path, text: &str) -> Result<Vec<Self>, ScenarioError> {
-        let line_starts: Vec<usize> =
-            std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        let line_starts: Vec<usize> = std::iter::once(0)
+            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+            .collect();
         let mut scenario: Self = toml::from_str(text).map_err(|error| {
             let (line, column) = place(&line_starts, error.span().unwrap_or_default());
-            ScenarioError { file: file.to_owned(), line, column, message: error.message().into() }
+            ScenarioError {
+                file: file.to_owned(),
+                line,
+                column,
+                message: error.message().into(),
+            }
         })?;
         scenario.file = file.to_owned();
         scenario.line_starts = line_starts;
         crate::check::check(&scenario)?;
-        let variants: Vec<_> = scenario.variant.iter().map(|v| scenario.variant(v)).collect();
+        let variants: Vec<_> = scenario
+            .variant
+            .iter()
+            .map(|v| scenario.variant(v))
+            .collect();
         Ok(std::iter::once(scenario).chain(variants).collect())
     }
 
@@ -388,7 +398,12 @@ impl Scenario {
     /// An error at `span` of this file.
     pub(crate) fn error(&self, span: Range<usize>, message: impl Into<String>) -> ScenarioError {
         let (line, column) = place(&self.line_starts, span);
-        ScenarioError { file: self.file.clone(), line, column, message: message.into() }
+        ScenarioError {
+            file: self.file.clone(),
+            line,
+            column,
+            message: message.into(),
+        }
     }
 
     /// The name, as in `cargo xtask run NAME`.
@@ -399,7 +414,10 @@ impl Scenario {
 
 fn place(line_starts: &[usize], span: Range<usize>) -> (usize, usize) {
     let line = line_starts.partition_point(|start| *start <= span.start);
-    let start = line.checked_sub(1).and_then(|index| line_starts.get(index)).unwrap_or(&0);
+    let start = line
+        .checked_sub(1)
+        .and_then(|index| line_starts.get(index))
+        .unwrap_or(&0);
     (line, span.start - start + 1)
 }
 
@@ -417,7 +435,10 @@ pub fn load_all(directory: &Path) -> Result<Vec<Scenario>, ScenarioError> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
-        if path.extension().is_some_and(|extension| extension == "toml") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+        {
             files.push(path);
         }
     }
@@ -426,8 +447,11 @@ pub fn load_all(directory: &Path) -> Result<Vec<Scenario>, ScenarioError> {
     for file in files {
         for scenario in Scenario::load(&file)? {
             if let Some(first) = scenarios.iter().find(|s| s.name() == scenario.name()) {
-                let message =
-                    format!("name: `{}` is also in {}", scenario.name(), first.file.display());
+                let message = format!(
+                    "name: `{}` is also in {}",
+                    scenario.name(),
+                    first.file.display()
+                );
                 return Err(scenario.error(scenario.name.span(), message));
             }
             scenarios.push(scenario);
