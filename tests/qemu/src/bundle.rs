@@ -411,7 +411,11 @@ mod tests {
             "bundle.mutate = [{{ property = {{ {node}, name = \"ipa\", cells = [4660, 22136] }} }}]"
         ));
         assert!(has(&replaced, &0x1234_0000_5678_u64.to_be_bytes()));
-        assert_eq!(replaced.len(), blob("").len(), "in the place of the old one");
+        assert_eq!(
+            replaced.len(),
+            blob("").len(),
+            "in the place of the old one"
+        );
         let added = blob(&format!(
             "bundle.mutate = [{{ property = {{ {node}, name = \"speling\", text = \"x\" }} }}]"
         ));

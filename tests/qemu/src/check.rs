@@ -252,7 +252,10 @@ fn check_mutation(s: &Scenario, mutation: &Mutation) -> Result {
 /// Follows the steps in order and sees that every `${...}` has a value by then, and that every
 /// figure was measured.
 fn check_texts(s: &Scenario) -> Result {
-    let mut known = Known::default();
+    let mut known = Known {
+        picked: s.set.keys().cloned().collect(),
+        ..Known::default()
+    };
     for pick in &s.pick {
         let pages = pick.span.as_ref().0 / (4 * KIB);
         let count = pick.count.as_ref().map_or(1, |count| *count.as_ref());
@@ -410,7 +413,7 @@ fn check_figure(s: &Scenario, figure: &Spanned<String>, known: &Known) -> Result
         .split_once('=')
         .is_some_and(|(_, value)| !value.is_empty());
     ensure(s, key_value && !text.contains(' '), figure.span(), || {
-        format!("figures: `{text}` is not `key=${{value}}` without blanks")
+        format!("figures: `{text}` is not `key=${{value}}`")
     })?;
     let used: Vec<&str> = holes(text).flat_map(names).collect();
     let measured = !used.is_empty() && used.iter().all(|name| known.is_measured(name));

@@ -7,10 +7,12 @@
 //! line     probe| guest: event=sweep pages=524288 lost=1 wrong=0
 //! pattern  guest: event=sweep lost=1
 //! pattern  guest: wrong!=0
+//! pattern  ras: event=vsea far~=0x1000
 //! pattern  panicked at
 //! ```
 //!
-//! A pattern's terms may stand in any order and the line may hold more. A pattern without a known
+//! A pattern's terms may stand in any order and the line may hold more. Besides `=` there are
+//! `!=`, `>=`, `<=`, and `~=` for an address in the same 4 KiB page; `=*` takes any value. A pattern without a known
 //! prefix is plain text, to be found anywhere. `${...}` is replaced before a pattern is parsed
 //! (see [`crate::expr`]), so nothing here knows of variables.
 
@@ -194,6 +196,8 @@ enum Relation {
     NotEqual,
     AtLeast,
     AtMost,
+    /// In the same 4 KiB page: the machine knows the byte that was touched, a page is what is lost.
+    SamePage,
 }
 
 #[derive(Clone, Debug)]
@@ -210,6 +214,7 @@ impl Term {
             b'!' => (&left[..left.len() - 1], Relation::NotEqual),
             b'>' => (&left[..left.len() - 1], Relation::AtLeast),
             b'<' => (&left[..left.len() - 1], Relation::AtMost),
+            b'~' => (&left[..left.len() - 1], Relation::SamePage),
             _ => (left, Relation::Equal),
         };
         is_key(key).then(|| Self {
@@ -235,7 +240,8 @@ impl Term {
             (Relation::NotEqual, None) => value != self.value,
             (Relation::AtLeast, Some((is, want))) => is >= want,
             (Relation::AtMost, Some((is, want))) => is <= want,
-            (Relation::AtLeast | Relation::AtMost, None) => false,
+            (Relation::SamePage, Some((is, want))) => is >> 12 == want >> 12,
+            (Relation::AtLeast | Relation::AtMost | Relation::SamePage, None) => false,
         }
     }
 }
@@ -432,6 +438,13 @@ mod tests {
             "guest: lines>=4",
             "probe| guest: event=stop lines=many"
         ));
+    }
+
+    #[test]
+    fn an_address_may_be_known_by_its_page() {
+        assert!(found("ras: pa~=0x1000", "ras: event=contained pa=0x1fff"));
+        assert!(!found("ras: pa~=0x1000", "ras: event=contained pa=0x2000"));
+        assert!(!found("ras: pa~=0x1000", "ras: event=contained pa=none"));
     }
 
     #[test]

@@ -267,6 +267,9 @@ pub struct Variant {
     pub summary: String,
     /// Its command line.
     pub cmdline: String,
+    /// Constants that take the place of the scenario's.
+    #[serde(default)]
+    pub set: BTreeMap<String, u64>,
 }
 
 /// A scenario as its file has it.
@@ -297,6 +300,9 @@ pub struct Scenario {
     /// What is wrong with the bundle, where that is the point.
     #[serde(default)]
     pub bundle: BundleSpec,
+    /// Constants by name.
+    #[serde(default)]
+    pub set: BTreeMap<String, u64>,
     /// Choices of pages.
     #[serde(default)]
     pub pick: Vec<Pick>,
@@ -335,13 +341,17 @@ fn default_seed() -> u64 {
 }
 
 /// What no run may show unless its scenario says that it is about just that.
-pub const DEFAULT_NEVER: [&str; 6] = [
+pub const DEFAULT_NEVER: [&str; 10] = [
     "panicked at",
     "ras: event=fatal",
     "cordon: event=halt reason=hypervisor-error",
     "cordon: event=error",
+    "ras: event=no-record",
+    "ras: event=unclaimed",
+    "ras: event=overflow",
     "guest: wrong!=0",
     "guest: event=error",
+    "guest: event=fatal",
 ];
 
 impl Scenario {
@@ -392,6 +402,7 @@ impl Scenario {
         scenario.name = Spanned::new(self.name.span(), variant.name.clone());
         scenario.summary.clone_from(&variant.summary);
         scenario.machine.cmdline = Some(Spanned::new(0..0, variant.cmdline.clone()));
+        scenario.set.extend(variant.set.clone());
         scenario
     }
 

@@ -208,7 +208,13 @@ impl<'a> Run<'a> {
         let defaults = DEFAULT_NEVER.into_iter().filter(|text| !allowed(text));
         let own = scenario.never.iter().map(|text| text.as_ref().as_str());
         let never = defaults.chain(own).map(Pattern::parse).collect();
-        let (variables, lists) = pages::pick_all(&scenario.pick, seed);
+        let (mut variables, lists) = pages::pick_all(&scenario.pick, seed);
+        variables.extend(
+            scenario
+                .set
+                .iter()
+                .map(|(name, value)| (name.clone(), value.to_string())),
+        );
         Self {
             scenario,
             machine,
@@ -281,14 +287,16 @@ impl<'a> Run<'a> {
 
     fn guest(&mut self, step: &Step, command: &Spanned<String>, deadline: Instant) -> Played {
         let command = self.text(command)?;
-        self.send(Port::Uart0, &command)?;
-        let answer = match &step.answer {
-            Some(answer) if answer.as_ref() == "none" => return Ok(()),
-            Some(answer) => self.pattern(answer)?,
-            None => Pattern::parse(&format!("guest: event={}", answer_event(&command))),
-        };
-        let found = self.wait(&answer, deadline)?;
-        self.capture(step, found)
+        if step
+            .answer
+            .as_ref()
+            .is_some_and(|answer| answer.as_ref() == "none")
+        {
+            return self.send(Port::Uart0, &command);
+        }
+        let events = answer_events(&command);
+        let is_answer = |line: &Line| events.iter().any(|event| line.is_guest(event));
+        self.ask(step, (Port::Uart0, &command), is_answer, deadline)
     }
 
     fn firmware(&mut self, step: &Step, command: &Spanned<String>, deadline: Instant) -> Played {
@@ -296,22 +304,32 @@ impl<'a> Run<'a> {
         if self.strike.is_none() && command.starts_with("poison") {
             self.strike = Some(self.begun.elapsed());
         }
-        self.send(Port::Secure, &command)?;
-        let wanted = match &step.answer {
-            Some(answer) => self.pattern(answer)?,
-            None => Pattern::parse("ok "),
+        let is_answer = |line: &Line| matches!(line.source, Source::Answer { .. });
+        self.ask(step, (Port::Secure, &command), is_answer, deadline)
+    }
+
+    /// Types a command and waits for its answer. The first answer is the answer, so that a refusal
+    /// fails at once and not by a timeout.
+    fn ask(
+        &mut self,
+        step: &Step,
+        (port, command): (Port, &str),
+        is_answer: impl Fn(&Line) -> bool,
+        deadline: Instant,
+    ) -> Played {
+        let wanted = match (&step.answer, port) {
+            (Some(answer), _) => self.pattern(answer)?,
+            (None, Port::Secure) => Pattern::parse("ok "),
+            (None, _) => Pattern::parse("guest: "),
         };
-        // The first answer is the answer, so that a refusal fails at once and not by a timeout.
-        let found = loop {
-            if let Some(found) = self.find(|line| matches!(line.source, Source::Answer { .. })) {
-                break found;
-            }
-            self.more(deadline, &format!("the firmware's answer to `{command}`"))?;
-        };
-        let line = self.take(found);
+        self.send(port, command)?;
+        let line = self.wait_for(is_answer, &format!("the answer to `{command}`"), deadline)?;
         if !wanted.matches(&line) {
-            let what = format!("the firmware answered `{command}` with `{}`", line.text);
-            return Err(self.failure(Reason::Answer, format!("{what}, not with `{wanted}`")));
+            let what = format!(
+                "`{command}` was answered by `{}`, not by `{wanted}`",
+                line.text
+            );
+            return Err(self.failure(Reason::Answer, what));
         }
         self.capture(step, line)
     }
@@ -324,13 +342,8 @@ impl<'a> Run<'a> {
             self.send(Port::Qmp, command)?;
             let is_answer =
                 |line: &Line| line.text.starts_with("{\"return\"") || is_qmp_error(line);
-            let found = loop {
-                if let Some(found) = self.find(is_answer) {
-                    break found;
-                }
-                self.more(deadline, &format!("QMP's answer to `{command}`"))?;
-            };
-            let line = self.take(found);
+            let line =
+                self.wait_for(is_answer, &format!("QMP's answer to `{command}`"), deadline)?;
             if is_qmp_error(&line) && command != GREETING {
                 let what = format!("QMP answered `{command}` with `{}`", line.text);
                 return Err(self.failure(Reason::Answer, what));
@@ -370,7 +383,7 @@ impl<'a> Run<'a> {
                 break status;
             }
             if Instant::now() >= deadline {
-                return Err(self.timeout("QEMU to end by itself", None));
+                return Err(self.timeout("QEMU to end by itself"));
             }
             self.receive(deadline)?;
         };
@@ -410,28 +423,36 @@ impl<'a> Run<'a> {
 
     /// Waits until a line matches, and uses it up.
     fn wait(&mut self, pattern: &Pattern, deadline: Instant) -> Played<Line> {
+        let wanted = format!("`{pattern}`");
+        self.wait_for(|line| pattern.matches(line), &wanted, deadline)
+            .map_err(|mut failure| {
+                if failure.reason == Reason::Timeout {
+                    failure.what += &self.near(pattern);
+                }
+                failure
+            })
+    }
+
+    fn wait_for(
+        &mut self,
+        matches: impl Fn(&Line) -> bool,
+        wanted: &str,
+        deadline: Instant,
+    ) -> Played<Line> {
         loop {
-            if let Some(found) = self.find(|line| pattern.matches(line)) {
-                return Ok(self.take(found));
+            if let Some(found) = self.find(&matches) {
+                let seen = &mut self.seen[found];
+                seen.used = true;
+                return Ok(seen.line.clone());
             }
             if self.machine.is_silent() {
-                return Err(self.qemu_ended(&format!("`{pattern}`")));
+                return Err(self.qemu_ended(wanted));
             }
             if Instant::now() >= deadline {
-                return Err(self.timeout(&format!("`{pattern}`"), Some(pattern)));
+                return Err(self.timeout(wanted));
             }
             self.receive(deadline)?;
         }
-    }
-
-    fn more(&mut self, deadline: Instant, wanted: &str) -> Played {
-        if self.machine.is_silent() {
-            return Err(self.qemu_ended(wanted));
-        }
-        if Instant::now() >= deadline {
-            return Err(self.timeout(wanted, None));
-        }
-        self.receive(deadline)
     }
 
     fn find(&self, wanted: impl Fn(&Line) -> bool) -> Option<usize> {
@@ -440,11 +461,6 @@ impl<'a> Run<'a> {
             .filter(|(_, seen)| !seen.used)
             .find(|(_, seen)| wanted(&seen.line))
             .map(|(at, _)| at)
-    }
-
-    fn take(&mut self, at: usize) -> Line {
-        self.seen[at].used = true;
-        self.seen[at].line.clone()
     }
 
     fn capture(&mut self, step: &Step, line: Line) -> Played {
@@ -532,16 +548,22 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn timeout(&self, wanted: &str, pattern: Option<&Pattern>) -> Failure {
+    fn timeout(&self, wanted: &str) -> Failure {
         let mut what = format!("waited in vain for {wanted}");
-        let near = |seen: &&Seen| pattern.is_some_and(|pattern| pattern.nearly_matches(&seen.line));
-        for seen in self.seen.iter().skip(self.mark).filter(near).take(3) {
-            what += &format!("\n  but there was `{}`", seen.line.text);
-        }
         if Instant::now() >= self.deadline {
             what += &format!("\n  the whole run may take {} s", self.scenario.timeout);
         }
         self.failure(Reason::Timeout, what)
+    }
+
+    /// Lines of the same event with other values: most likely what is wrong.
+    fn near(&self, pattern: &Pattern) -> String {
+        let since = self.seen.iter().skip(self.mark);
+        since
+            .filter(|seen| pattern.nearly_matches(&seen.line))
+            .take(3)
+            .map(|seen| format!("\n  but there was `{}`", seen.line.text))
+            .collect()
     }
 
     fn qemu_ended(&mut self, wanted: &str) -> Failure {
@@ -563,14 +585,16 @@ fn is_qmp_error(line: &Line) -> bool {
     line.text.starts_with("{\"error\"")
 }
 
-/// The `event=` of the answer to a command of the probe guest (docs/protocols.md).
-fn answer_event(command: &str) -> &str {
-    match command.split_whitespace().next().unwrap_or_default() {
+/// What `event=` the answer to a command of the probe guest has (docs/protocols.md). A command that
+/// it does not know is answered by an error, which is an answer too.
+fn answer_events(command: &str) -> [&str; 2] {
+    let word = match command.split_whitespace().next().unwrap_or_default() {
         "read" | "write" | "exec" | "read-el0" | "write-el0" | "exec-el0" => "touch",
         "lost" => "lost-end",
         "table-use" => "table",
         word => word,
-    }
+    };
+    [word, "error"]
 }
 
 /// A step in one line, as its author wrote it.
