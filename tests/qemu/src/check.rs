@@ -409,10 +409,10 @@ fn check_expression(
 
 fn check_figure(s: &Scenario, figure: &Spanned<String>, known: &Known) -> Result {
     let text = figure.as_ref();
-    let key_value = text
-        .split_once('=')
-        .is_some_and(|(_, value)| !value.is_empty());
-    ensure(s, key_value && !text.contains(' '), figure.span(), || {
+    let shape = text.split_once('=').is_some_and(|(key, value)| {
+        !key.contains(' ') && value.starts_with("${") && value.find('}') == Some(value.len() - 1)
+    });
+    ensure(s, shape, figure.span(), || {
         format!("figures: `{text}` is not `key=${{value}}`")
     })?;
     let used: Vec<&str> = holes(text).flat_map(names).collect();
