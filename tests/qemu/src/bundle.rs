@@ -290,6 +290,15 @@ mod tests {
     use std::io::Write;
     use std::process::{Command, Stdio};
 
+    static IMAGES: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
+
+    fn images() -> PathBuf {
+        let images = std::env::temp_dir().join(format!("cordon-bundle-{}", std::process::id()));
+        std::fs::create_dir_all(&images).expect("a directory for the images");
+        std::fs::write(images.join("probe.img"), b"kernel!").expect("an image");
+        images
+    }
+
     /// A scenario with one VM and whatever else `tail` says, and a directory with its kernel.
     fn scenario(tail: &str) -> (Scenario, PathBuf) {
         let text = format!(
@@ -299,9 +308,7 @@ mod tests {
              [[vm.device-memory]]\nsource = \"bar\"\nsize = \"2G\"\nipa = \"64G\"\n"
         );
         let mut all = Scenario::parse(Path::new("t.toml"), &text).expect("a good scenario");
-        let images = std::env::temp_dir().join(format!("cordon-bundle-{}", std::process::id()));
-        std::fs::create_dir_all(&images).expect("a directory for the images");
-        std::fs::write(images.join("probe.img"), b"kernel!").expect("an image");
+        let images = IMAGES.get_or_init(images).clone();
         (all.remove(0), images)
     }
 

@@ -426,7 +426,7 @@ impl<'a> Run<'a> {
         let wanted = format!("`{pattern}`");
         self.wait_for(|line| pattern.matches(line), &wanted, deadline)
             .map_err(|mut failure| {
-                if failure.reason == Reason::Timeout {
+                if matches!(failure.reason, Reason::Timeout | Reason::QemuExit) {
                     failure.what += &self.near(pattern);
                 }
                 failure

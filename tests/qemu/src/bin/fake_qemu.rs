@@ -6,10 +6,11 @@
 //! <uart0 TEXT     wait for a line that begins so  <secure TEXT
 //! sleep MS        let time pass                   hang           do nothing for ever
 //! stderr TEXT     say something as QEMU           exit N         end with that status
+//! pid             say one's process id            die            end before connecting
 //! ```
 //!
-//! `{1}`, `{2}` ... are the words of the last line that was waited for, and `{1+0x1000}` is one
-//! with something added. QMP is answered by an empty return whatever is asked.
+//! `{1}`, `{2}` ... are the words of the last line that was waited for and had so many, and
+//! `{1 + 0x1000}` is one with something added. QMP is answered by an empty return whatever is asked.
 
 use cordon_qemu::expr::{Variables, substitute};
 use std::error::Error;
@@ -48,10 +49,11 @@ fn play() -> Result<ExitCode, Box<dyn Error>> {
         match verb {
             "uart0" => writeln!(uart0, "{text}")?,
             "secure" => writeln!(secure.as_mut().ok_or("no secure UART")?, "{text}")?,
-            "<uart0" => words = read(&mut uart0, &text)?,
-            "<secure" => words = read(secure.as_mut().ok_or("no secure UART")?, &text)?,
+            "<uart0" => words.extend(read(&mut uart0, &text)?),
+            "<secure" => words.extend(read(secure.as_mut().ok_or("no secure UART")?, &text)?),
             "sleep" => std::thread::sleep(Duration::from_millis(text.parse()?)),
             "stderr" => eprintln!("{text}"),
+            "pid" => eprintln!("pid {}", std::process::id()),
             "hang" => std::thread::sleep(Duration::from_secs(600)),
             "exit" => return Ok(ExitCode::from(text.parse::<u8>()?)),
             _ => return Err(format!("no such verb: {verb}").into()),
