@@ -1,5 +1,7 @@
 //! Builds, fetches, runs and tests everything: `cargo xtask help`.
 
+mod checks;
+mod fuzz;
 mod images;
 mod qemu;
 mod run;

@@ -1,12 +1,12 @@
 //! `cargo xtask test`: everything that CI does, one row each.
 
-use crate::{run, shell, toolchain, workspace};
+use crate::checks::{self, Check};
+use crate::{run, shell, workspace};
 use anyhow::{Context, Result, bail};
 use cordon_qemu::scenario::{self, Scenario};
 use cordon_qemu::{interrupt, report};
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 #[derive(clap::Args)]
@@ -18,14 +18,8 @@ pub(crate) struct Args {
     quick: bool,
 }
 
-/// How long one check on the host may take.
-const CHECK_LIMIT: Duration = Duration::from_secs(25 * 60);
-
-/// Seconds of fuzzing, over all targets together.
-const FUZZ_SECONDS: u64 = 60;
-
 /// How a row of the table ended.
-enum End {
+pub(crate) enum End {
     Passed(String),
     Failed(String),
     Skipped(String),
@@ -37,18 +31,6 @@ struct Row {
     took: Duration,
 }
 
-/// A check on the host.
-type Check = (&'static str, fn(&Path) -> Result<End>);
-
-const CHECKS: [Check; 6] = [
-    ("fmt", fmt),
-    ("clippy-host", clippy_host),
-    ("clippy-bare-metal", clippy_bare_metal),
-    ("host-tests", host_tests),
-    ("miri", miri),
-    ("fuzz", fuzz),
-];
-
 /// Runs the checks, then the scenarios, one after the other: each has the machine to itself, so
 /// that a time limit means the same everywhere. `false` means that something failed.
 pub(crate) fn test(args: &Args) -> Result<bool> {
@@ -59,7 +41,10 @@ pub(crate) fn test(args: &Args) -> Result<bool> {
     };
     let all = scenario::load_all(&workspace::scenarios())?;
     let scenarios: Vec<&Scenario> = all.iter().filter(|s| wanted(s.name())).collect();
-    let checks: Vec<&Check> = CHECKS.iter().filter(|(name, _)| wanted(name)).collect();
+    let checks: Vec<&Check> = checks::ALL
+        .iter()
+        .filter(|(name, _)| wanted(name))
+        .collect();
     if scenarios.is_empty() && checks.is_empty() {
         bail!(
             "no check and no scenario is called like `{}`",
@@ -167,166 +152,9 @@ fn line(row: &Row) -> String {
     line.trim_end().to_owned()
 }
 
-// The checks.
-
-fn cargo(arguments: &[&str]) -> Command {
-    let mut command = Command::new("cargo");
-    command.current_dir(workspace::root()).args(arguments);
-    command
-}
-
-/// Runs a command to its end and turns a bad one into a row with the last of its output.
-fn judge(command: &mut Command, log: &Path) -> Result<End> {
-    let status = shell::logged(command, log, CHECK_LIMIT)?;
-    if status.success() {
-        return Ok(End::Passed(String::new()));
-    }
-    let said = fs::read_to_string(log).unwrap_or_default();
-    Ok(End::Failed(format!(
-        "see {}\n{}",
-        log.display(),
-        shell::tail(&said, 40)
-    )))
-}
-
-fn fmt(log: &Path) -> Result<End> {
-    judge(&mut cargo(&["fmt", "--all", "--check"]), log)
-}
-
-fn clippy_host(log: &Path) -> Result<End> {
-    let mut command = cargo(&["clippy", "--workspace", "--all-targets", "--color=never"]);
-    judge(command.args(["--", "-D", "warnings"]), log)
-}
-
-fn clippy_bare_metal(log: &Path) -> Result<End> {
-    toolchain::ensure()?;
-    let mut command = cargo(&["clippy", "--color=never", "--target", toolchain::TARGET]);
-    for package in ["cordon", "cordon-firmware", "cordon-probe"] {
-        command.args(["--package", package]);
-    }
-    judge(command.args(["--", "-D", "warnings"]), log)
-}
-
-fn host_tests(log: &Path) -> Result<End> {
-    let end = judge(&mut cargo(&["test", "--workspace", "--color=never"]), log)?;
-    Ok(with_test_count(end, log))
-}
-
-fn miri(log: &Path) -> Result<End> {
-    if let Err(error) = toolchain::ensure_miri() {
-        return Ok(End::Skipped(format!("no Miri to be had: {error:#}")));
-    }
-    let mut command = Command::new("rustup");
-    command.current_dir(workspace::root());
-    command.args([
-        "run",
-        "nightly",
-        "cargo",
-        "miri",
-        "test",
-        "--package",
-        "cordon",
-        "--lib",
-    ]);
-    command.args(["--color=never", "--", "stage2::", "devmem::", "ras::"]);
-    // proptest asks for the working directory, to keep what failed.
-    if std::env::var_os("MIRIFLAGS").is_none() {
-        command.env("MIRIFLAGS", "-Zmiri-disable-isolation");
-    }
-    let end = judge(&mut command, log)?;
-    Ok(with_test_count(end, log))
-}
-
-/// A run of no test at all proves nothing, so it does not pass.
-fn with_test_count(end: End, log: &Path) -> End {
-    let End::Passed(_) = end else { return end };
-    let said = fs::read_to_string(log).unwrap_or_default();
-    match count_tests(&said) {
-        0 => End::Failed("not one test was run".into()),
-        count => End::Passed(format!("{count} tests")),
-    }
-}
-
-/// Adds up `test result: ok. 12 passed; ...`.
-fn count_tests(said: &str) -> u64 {
-    said.lines()
-        .filter_map(|line| line.strip_prefix("test result: ok. "))
-        .filter_map(|rest| rest.split_whitespace().next()?.parse::<u64>().ok())
-        .sum()
-}
-
-fn fuzz(log: &Path) -> Result<End> {
-    let directory = workspace::root().join("fuzz");
-    let targets = fuzz_targets(&directory.join("fuzz_targets"))?;
-    if targets.is_empty() {
-        return Ok(End::Skipped(
-            "there is no fuzz target in fuzz/fuzz_targets".into(),
-        ));
-    }
-    let seconds = (FUZZ_SECONDS / targets.len() as u64).max(5);
-    for target in &targets {
-        let mut command = fuzz_command(&directory, target, seconds);
-        if let failed @ End::Failed(_) = judge(&mut command, log)? {
-            return Ok(failed);
-        }
-    }
-    Ok(End::Passed(format!(
-        "{} targets, {seconds} s each",
-        targets.len()
-    )))
-}
-
-fn fuzz_targets(directory: &Path) -> Result<Vec<String>> {
-    let Ok(entries) = fs::read_dir(directory) else {
-        return Ok(Vec::new());
-    };
-    let mut targets = Vec::new();
-    for entry in entries {
-        let path: PathBuf = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "rs")
-            && let Some(stem) = path.file_stem()
-        {
-            targets.push(stem.to_string_lossy().into_owned());
-        }
-    }
-    targets.sort();
-    Ok(targets)
-}
-
-/// libFuzzer's instrumentation is a set of LLVM options that the stable compiler takes too. They
-/// must not reach build scripts, hence the explicit target.
-fn fuzz_command(directory: &Path, target: &str, seconds: u64) -> Command {
-    const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
-        -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
-        -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares \
-        -Ccodegen-units=1 --cfg=fuzzing -Cdebug-assertions";
-    let corpus = directory.join("corpus").join(target);
-    let mut command = Command::new("cargo");
-    command.current_dir(directory).env("RUSTFLAGS", COVERAGE);
-    command.args([
-        "run",
-        "--release",
-        "--color=never",
-        "--target",
-        env!("XTASK_HOST"),
-    ]);
-    command.args(["--bin", target, "--"]).arg(corpus);
-    command.arg(format!("-max_total_time={seconds}"));
-    command.arg("-rss_limit_mb=2048");
-    command
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tests_are_added_up_over_all_packages() {
-        let said = "running 2 tests\ntest result: ok. 2 passed; 0 failed\n\
-                    test result: ok. 40 passed; 0 failed\ntest result: FAILED. 9 passed\n";
-        assert_eq!(count_tests(said), 42);
-        assert_eq!(count_tests(""), 0);
-    }
 
     #[test]
     fn one_failed_row_fails_the_whole() {
