@@ -341,7 +341,7 @@ fn default_seed() -> u64 {
 }
 
 /// What no run may show unless its scenario says that it is about just that.
-pub const DEFAULT_NEVER: [&str; 10] = [
+pub const DEFAULT_NEVER: [&str; 12] = [
     "panicked at",
     "ras: event=fatal",
     "cordon: event=halt reason=hypervisor-error",
@@ -352,6 +352,8 @@ pub const DEFAULT_NEVER: [&str; 10] = [
     "guest: wrong!=0",
     "guest: event=error",
     "guest: event=fatal",
+    "! stopped",
+    "! undefined",
 ];
 
 impl Scenario {
