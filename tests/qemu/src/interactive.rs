@@ -1,0 +1,234 @@
+//! A run that is left to a person: the terminal is UART 0, nothing is asserted.
+//!
+//! Ctrl-A is the one key that is not passed on. After it, `x` leaves, `p` asks for a line for the
+//! firmware on the secure UART, `a` sends a Ctrl-A, `h` says all this. What the firmware writes is
+//! shown as it comes, with `[secure]` before it. The terminal is in raw mode meanwhile and gets
+//! its old mode back on every way out, a panic included.
+
+use crate::interrupt;
+use crate::machine::{Arrival, Delivery, Machine, Port, Tools};
+use crate::scenario::{Boot, Scenario};
+use anyhow::{Context, Result};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use std::io::{IsTerminal, Read, Write, stdin, stdout};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+const HELP: &str = "Ctrl-A x: leave   Ctrl-A p: a command for the firmware, such as `poison PA`   \
+                    Ctrl-A a: Ctrl-A   Ctrl-A h: this";
+
+/// Ctrl-A, as in QEMU's and screen's own consoles.
+const ESCAPE: u8 = 0x01;
+
+/// Boots the scenario's machine and connects the terminal to its UART 0 until somebody leaves or
+/// QEMU ends.
+///
+/// # Errors
+/// When the machine does not start or the terminal does not obey.
+pub fn run(tools: &Tools, scenario: &Scenario) -> Result<()> {
+    let bundle = match scenario.bundle.absent {
+        true => None,
+        false => Some(crate::bundle::build(scenario, &tools.images)?),
+    };
+    let mut machine = Machine::start(tools, scenario, bundle.as_deref(), Delivery::Bytes)?;
+    let has_firmware = scenario.machine.boot == Boot::El3;
+    eprintln!("{HELP}\n");
+    let _raw = RawTerminal::new()?;
+    let keys = keyboard()?;
+    let mut input = Input {
+        escaped: false,
+        command: None,
+        has_firmware,
+    };
+    while !machine.is_silent() && !interrupt::requested() {
+        show(machine.next(Instant::now() + Duration::from_millis(10)))?;
+        while let Ok(key) = keys.try_recv() {
+            match input.key(key) {
+                Action::None => {}
+                Action::Leave => return Ok(()),
+                Action::Send(port, bytes) => machine.send(port, &bytes)?,
+                Action::Show(text) => show_text(&text)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads the keyboard in a thread of its own, which ends with the process.
+fn keyboard() -> Result<Receiver<u8>> {
+    let (sender, keys) = channel();
+    std::thread::Builder::new()
+        .name("keyboard".into())
+        .spawn(move || {
+            for key in stdin().lock().bytes().map_while(Result::ok) {
+                if sender.send(key).is_err() {
+                    return;
+                }
+            }
+        })
+        .context("cannot start a thread")?;
+    Ok(keys)
+}
+
+fn show(arrival: Option<Arrival>) -> Result<()> {
+    match arrival {
+        Some(Arrival::Bytes(Port::Uart0, bytes)) => {
+            // A raw terminal needs the CR that a program's LF leaves out.
+            let mut text = Vec::with_capacity(bytes.len());
+            for byte in bytes {
+                if byte == b'\n' {
+                    text.push(b'\r');
+                }
+                text.push(byte);
+            }
+            stdout().write_all(&text)?;
+            stdout().flush().context("the terminal")
+        }
+        Some(Arrival::Bytes(Port::Secure, bytes)) => show_text(&format!(
+            "[secure] {}",
+            String::from_utf8_lossy(&bytes).trim_end()
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn show_text(text: &str) -> Result<()> {
+    write!(stdout(), "\r\n{}\r\n", text.replace('\n', "\r\n"))?;
+    stdout().flush().context("the terminal")
+}
+
+/// What a key leads to.
+#[derive(Debug, PartialEq, Eq)]
+enum Action {
+    None,
+    Leave,
+    Send(Port, Vec<u8>),
+    Show(String),
+}
+
+/// The state of the escape key and of a firmware command that is being typed.
+struct Input {
+    escaped: bool,
+    command: Option<String>,
+    has_firmware: bool,
+}
+
+impl Input {
+    fn key(&mut self, key: u8) -> Action {
+        if std::mem::take(&mut self.escaped) {
+            return self.escape(key);
+        }
+        if key == ESCAPE {
+            self.escaped = true;
+            return Action::None;
+        }
+        match self.command.take() {
+            Some(command) => self.edit(command, key),
+            None => Action::Send(Port::Uart0, vec![key]),
+        }
+    }
+
+    fn escape(&mut self, key: u8) -> Action {
+        match key.to_ascii_lowercase() {
+            b'x' => Action::Leave,
+            b'a' | ESCAPE => Action::Send(Port::Uart0, vec![ESCAPE]),
+            b'p' if self.has_firmware => {
+                self.command = Some(String::new());
+                Action::Show("firmware, one line (`help` lists commands):".into())
+            }
+            b'p' => Action::Show("This machine has no firmware at EL3.".into()),
+            _ => Action::Show(HELP.into()),
+        }
+    }
+
+    fn edit(&mut self, mut command: String, key: u8) -> Action {
+        match key {
+            b'\r' | b'\n' => {
+                return Action::Send(Port::Secure, format!("{command}\r").into_bytes());
+            }
+            0x08 | 0x7f => {
+                command.pop();
+            }
+            b' '..=b'~' => command.push(char::from(key)),
+            _ => {}
+        }
+        let shown = format!("> {command}");
+        self.command = Some(command);
+        Action::Show(shown)
+    }
+}
+
+/// Raw mode for as long as it lives. Does nothing where standard input is no terminal.
+struct RawTerminal {
+    before: Option<Termios>,
+}
+
+impl RawTerminal {
+    fn new() -> Result<Self> {
+        if !stdin().is_terminal() {
+            return Ok(Self { before: None });
+        }
+        let before = tcgetattr(stdin()).context("cannot read the terminal's mode")?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(stdin(), OptionalActions::Now, &raw).context("cannot set the terminal's mode")?;
+        Ok(Self {
+            before: Some(before),
+        })
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            // There is nobody left to tell if a terminal that obeyed before does not now.
+            let _ = tcsetattr(stdin(), OptionalActions::Now, before);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn typed(keys: &[u8], has_firmware: bool) -> Vec<Action> {
+        let mut input = Input {
+            escaped: false,
+            command: None,
+            has_firmware,
+        };
+        keys.iter()
+            .map(|key| input.key(*key))
+            .filter(|action| *action != Action::None)
+            .collect()
+    }
+
+    #[test]
+    fn keys_go_to_the_guest() {
+        assert_eq!(
+            typed(b"h", true),
+            [Action::Send(Port::Uart0, b"h".to_vec())]
+        );
+        assert_eq!(
+            typed(b"\x03", true),
+            [Action::Send(Port::Uart0, b"\x03".to_vec())]
+        );
+    }
+
+    #[test]
+    fn control_a_x_leaves_and_control_a_twice_is_one() {
+        assert_eq!(typed(b"\x01x", true), [Action::Leave]);
+        assert_eq!(
+            typed(b"\x01\x01", true),
+            [Action::Send(Port::Uart0, vec![ESCAPE])]
+        );
+        assert_eq!(typed(b"\x01h", true), [Action::Show(HELP.into())]);
+    }
+
+    #[test]
+    fn control_a_p_types_a_line_for_the_firmware() {
+        let last = typed(b"\x01phex\x7flp\r", true).pop();
+        assert_eq!(last, Some(Action::Send(Port::Secure, b"help\r".to_vec())));
+        assert!(matches!(&typed(b"\x01p", false)[..], [Action::Show(text)] if text.contains("no")));
+    }
+}

@@ -1,0 +1,493 @@
+//! One QEMU process and its consoles.
+//!
+//! QEMU connects to sockets that this side listens on before it is started, so that not one byte
+//! of the first console output can be lost. A thread a console copies bytes to a log file and
+//! hands lines, with the time of their arrival, to one channel. Whoever owns the [`Machine`] owns
+//! the process: dropping it kills QEMU by its process id and removes the sockets, on a panic too.
+
+use crate::line::Line;
+use crate::scenario::{Boot, Scenario};
+use anyhow::{Context, Result, bail};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+/// How QEMU is called, and where the images are.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    /// The program and the arguments that come before any other.
+    pub qemu: Vec<OsString>,
+    /// Environment for it.
+    pub env: Vec<(OsString, OsString)>,
+    /// Directory of `cordon.img`, `firmware.bin` and the guests' images.
+    pub images: PathBuf,
+    /// Directory under which each run keeps its logs.
+    pub runs: PathBuf,
+}
+
+/// Which of QEMU's streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// UART 0, the console of Cordon and of its guests.
+    Uart0,
+    /// The secure UART, where the firmware takes commands.
+    Secure,
+    /// The QEMU machine protocol.
+    Qmp,
+}
+
+impl Port {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Uart0 => "uart0",
+            Self::Secure => "secure",
+            Self::Qmp => "qmp",
+        }
+    }
+}
+
+/// What arrives from QEMU.
+#[derive(Debug)]
+pub enum Arrival {
+    /// A line, at a time.
+    Line(Port, Instant, Line),
+    /// Bytes, where the owner asked for them instead of lines.
+    Bytes(Port, Vec<u8>),
+    /// The stream ended.
+    Closed(Port),
+}
+
+/// What the owner of a [`Machine`] wants to be handed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// Lines.
+    Lines,
+    /// Bytes as they come, for a person's terminal.
+    Bytes,
+}
+
+/// A console line that never ends is cut here, so that a mad guest cannot exhaust memory.
+const MAX_LINE: usize = 16 * 1024;
+
+/// How long QEMU may take to connect to its sockets.
+const CONNECT: Duration = Duration::from_secs(20);
+
+/// A running QEMU. See the module's text.
+#[derive(Debug)]
+pub struct Machine {
+    child: Child,
+    ports: Vec<(Port, UnixStream)>,
+    arrivals: Receiver<Arrival>,
+    open: usize,
+    sockets: SocketDirectory,
+    /// Where its logs are.
+    pub logs: PathBuf,
+}
+
+impl Machine {
+    /// Starts QEMU for `scenario`, with `bundle` where it has one.
+    ///
+    /// # Errors
+    /// When a directory, a socket or the process cannot be made, or QEMU ends before it has
+    /// connected; the message then holds what it said.
+    pub fn start(
+        tools: &Tools,
+        scenario: &Scenario,
+        bundle: Option<&[u8]>,
+        delivery: Delivery,
+    ) -> Result<Self> {
+        let logs = fresh_logs(&tools.runs, scenario.name())?;
+        let bundle = bundle.map(|bytes| store_bundle(&logs, bytes)).transpose()?;
+        let sockets = SocketDirectory::new()?;
+        let ports = ports(scenario);
+        let listeners: Vec<_> = ports
+            .iter()
+            .map(|port| sockets.listen(*port))
+            .collect::<Result<_>>()?;
+        let arguments = arguments(tools, scenario, bundle.as_deref());
+        write_script(&logs, tools, &arguments, &ports)?;
+
+        let child = spawn(tools, &arguments, &chardevs(&ports, &sockets.path), &logs)?;
+        let (sender, arrivals) = channel();
+        let open = ports.len();
+        let mut machine = Self {
+            child,
+            ports: Vec::new(),
+            arrivals,
+            open,
+            sockets,
+            logs,
+        };
+        for (port, listener) in ports.into_iter().zip(listeners) {
+            let stream = machine.accept(port, &listener)?;
+            machine.pump(port, &stream, sender.clone(), delivery)?;
+            machine.ports.push((port, stream));
+        }
+        Ok(machine)
+    }
+
+    fn accept(&mut self, port: Port, listener: &UnixListener) -> Result<UnixStream> {
+        let deadline = Instant::now() + CONNECT;
+        listener.set_nonblocking(true)?;
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    stream.set_nonblocking(false)?;
+                    return Ok(stream);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error).context("QEMU's socket"),
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("QEMU did not start ({status}): {}", self.stderr());
+            }
+            if Instant::now() > deadline {
+                bail!(
+                    "QEMU did not connect its {} within {CONNECT:?}",
+                    port.name()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn pump(
+        &self,
+        port: Port,
+        stream: &UnixStream,
+        sender: Sender<Arrival>,
+        delivery: Delivery,
+    ) -> Result<()> {
+        let path = self.logs.join(format!("{}.log", port.name()));
+        let log =
+            File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        let stream = stream.try_clone().context("QEMU's socket")?;
+        let pump = Pump {
+            port,
+            stream,
+            log,
+            sender,
+        };
+        std::thread::Builder::new()
+            .name(format!("{} of QEMU", port.name()))
+            .spawn(move || pump.run(delivery))
+            .context("cannot start a thread")?;
+        Ok(())
+    }
+
+    /// The next thing that arrives before `deadline`; `None` where nothing does.
+    pub fn next(&mut self, deadline: Instant) -> Option<Arrival> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match self.arrivals.recv_timeout(left) {
+            Ok(arrival) => {
+                if matches!(arrival, Arrival::Closed(_)) {
+                    self.open = self.open.saturating_sub(1);
+                }
+                Some(arrival)
+            }
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => {
+                std::thread::sleep(left.min(Duration::from_millis(20)));
+                None
+            }
+        }
+    }
+
+    /// Whether every stream has ended and everything that came was handed over.
+    pub fn is_silent(&self) -> bool {
+        self.open == 0
+    }
+
+    /// Sends bytes to a stream.
+    ///
+    /// # Errors
+    /// When QEMU is gone or has no such stream.
+    pub fn send(&mut self, port: Port, bytes: &[u8]) -> Result<()> {
+        let stream = self.ports.iter_mut().find(|(known, _)| *known == port);
+        let (_, stream) = stream.with_context(|| format!("this machine has no {}", port.name()))?;
+        stream
+            .write_all(bytes)
+            .with_context(|| format!("QEMU's {} is closed", port.name()))
+    }
+
+    /// QEMU's exit status, once it has ended.
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// QEMU's process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The last of what QEMU itself said.
+    pub fn stderr(&self) -> String {
+        let text = std::fs::read_to_string(self.logs.join("qemu.stderr")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(5)..].join("\n")
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // Both fail only where the process is gone already, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.sockets.path);
+    }
+}
+
+/// Copies one stream to its log and to the channel, until it ends.
+struct Pump {
+    port: Port,
+    stream: UnixStream,
+    log: File,
+    sender: Sender<Arrival>,
+}
+
+impl Pump {
+    fn run(mut self, delivery: Delivery) {
+        let mut buffer = [0; 4096];
+        let mut line = Vec::new();
+        while let Ok(length @ 1..) = self.stream.read(&mut buffer) {
+            let now = Instant::now();
+            let bytes = buffer.get(..length).unwrap_or_default();
+            // A full disk must not stop a run that needs no log to be judged.
+            let _ = self.log.write_all(bytes);
+            let delivered = match delivery {
+                Delivery::Bytes => self.deliver(Arrival::Bytes(self.port, bytes.to_vec())),
+                Delivery::Lines => self.lines(bytes, &mut line, now),
+            };
+            if !delivered {
+                return;
+            }
+        }
+        if !line.is_empty() {
+            self.line(&line, Instant::now());
+        }
+        self.deliver(Arrival::Closed(self.port));
+    }
+
+    fn lines(&self, bytes: &[u8], line: &mut Vec<u8>, now: Instant) -> bool {
+        for byte in bytes {
+            if *byte == b'\n' || line.len() >= MAX_LINE {
+                if !self.line(line, now) {
+                    return false;
+                }
+                line.clear();
+            }
+            if *byte != b'\n' {
+                line.push(*byte);
+            }
+        }
+        true
+    }
+
+    fn line(&self, bytes: &[u8], now: Instant) -> bool {
+        let text = String::from_utf8_lossy(bytes);
+        let line = match self.port {
+            Port::Uart0 => Line::console(&text),
+            Port::Secure | Port::Qmp => Line::firmware(&text),
+        };
+        self.deliver(Arrival::Line(self.port, now, line))
+    }
+
+    /// Returns whether there is still somebody who listens.
+    fn deliver(&self, arrival: Arrival) -> bool {
+        self.sender.send(arrival).is_ok()
+    }
+}
+
+/// A short-named directory for sockets, whose paths may have 107 bytes at most.
+#[derive(Debug)]
+struct SocketDirectory {
+    path: PathBuf,
+}
+
+impl SocketDirectory {
+    fn new() -> Result<Self> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("cordon-{}-{count}", std::process::id()));
+        // Left over from a process of the same id that was killed outright.
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Self { path })
+    }
+
+    fn listen(&self, port: Port) -> Result<UnixListener> {
+        let path = self.path.join(port.name());
+        UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))
+    }
+}
+
+fn fresh_logs(runs: &Path, name: &str) -> Result<PathBuf> {
+    let logs = runs.join(name);
+    if logs.exists() {
+        std::fs::remove_dir_all(&logs)
+            .with_context(|| format!("cannot clear {}", logs.display()))?;
+    }
+    std::fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
+    Ok(logs)
+}
+
+fn store_bundle(logs: &Path, bundle: &[u8]) -> Result<PathBuf> {
+    let path = logs.join("bundle.cpio");
+    std::fs::write(&path, bundle).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
+
+/// Only a machine with EL3 has the secure UART. Elsewhere QEMU would take a second `-serial` for
+/// a second UART of the normal world and put it into the device tree.
+fn ports(scenario: &Scenario) -> Vec<Port> {
+    match scenario.machine.boot {
+        Boot::El3 => vec![Port::Uart0, Port::Secure, Port::Qmp],
+        Boot::Kernel | Boot::Bios => vec![Port::Uart0, Port::Qmp],
+    }
+}
+
+fn chardevs(ports: &[Port], sockets: &Path) -> Vec<OsString> {
+    let mut arguments = Vec::new();
+    for port in ports {
+        let path = sockets.join(port.name());
+        arguments.push("-chardev".into());
+        arguments.push(format!("socket,id={},path={}", port.name(), path.display()).into());
+        let (option, value) = match port {
+            Port::Qmp => ("-mon", "chardev=qmp,mode=control".into()),
+            port => ("-serial", format!("chardev:{}", port.name())),
+        };
+        arguments.push(option.into());
+        arguments.push(value.into());
+    }
+    arguments
+}
+
+/// The machine's arguments, without those of its consoles.
+fn arguments(tools: &Tools, scenario: &Scenario, bundle: Option<&Path>) -> Vec<OsString> {
+    let machine = &scenario.machine;
+    // An address-only pointer authentication costs TCG half its time; nothing here depends on it.
+    let (board, cpu) = match machine.boot {
+        Boot::El3 => (
+            "virt,secure=on,virtualization=on,gic-version=3,ras=on",
+            "max,x-rme=on,pauth-impdef=on",
+        ),
+        Boot::Kernel => (
+            "virt,virtualization=on,gic-version=3",
+            "max,pauth-impdef=on",
+        ),
+        Boot::Bios => (
+            "virt,virtualization=on,gic-version=3,ras=on",
+            "max,pauth-impdef=on",
+        ),
+    };
+    let cpu = machine.cpu.as_deref().unwrap_or(cpu);
+    let mut arguments: Vec<OsString> = Vec::new();
+    let mut add = |option: &str, value: &OsStr| {
+        arguments.push(option.into());
+        arguments.push(value.into());
+    };
+    add("-M", board.as_ref());
+    add("-cpu", cpu.as_ref());
+    add("-accel", "tcg,thread=multi".as_ref());
+    add("-smp", machine.cpus.as_ref().to_string().as_ref());
+    add(
+        "-m",
+        format!("{}M", machine.memory.as_ref().0 >> 20).as_ref(),
+    );
+    for (index, size) in machine.device_memory.iter().enumerate() {
+        let object = format!("memory-backend-ram,id=dm{index},size={}", size.as_ref().0);
+        add("-object", object.as_ref());
+        add(
+            "-device",
+            format!("ivshmem-plain,memdev=dm{index}").as_ref(),
+        );
+    }
+    let cordon = tools.images.join("cordon.img");
+    match machine.boot {
+        Boot::El3 => {
+            add("-bios", tools.images.join("firmware.bin").as_ref());
+            add("-kernel", cordon.as_ref());
+        }
+        Boot::Kernel => add("-kernel", cordon.as_ref()),
+        Boot::Bios => add("-bios", cordon.as_ref()),
+    }
+    if let Some(bundle) = bundle {
+        match machine.boot {
+            Boot::El3 | Boot::Kernel => add("-initrd", bundle.as_ref()),
+            Boot::Bios => {
+                let mut file = OsString::from("name=opt/cordon/bundle,file=");
+                file.push(bundle);
+                add("-fw_cfg", &file);
+            }
+        }
+    }
+    if let Some(cmdline) = &machine.cmdline {
+        add("-append", cmdline.as_ref().as_ref());
+    }
+    for (option, value) in [("-nic", "none"), ("-display", "none"), ("-monitor", "none")] {
+        add(option, value.as_ref());
+    }
+    arguments.push("-no-reboot".into());
+    arguments
+}
+
+fn spawn(
+    tools: &Tools,
+    arguments: &[OsString],
+    consoles: &[OsString],
+    logs: &Path,
+) -> Result<Child> {
+    let (program, first) = tools.qemu.split_first().context("no QEMU was named")?;
+    let path = logs.join("qemu.stderr");
+    let stderr =
+        File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    Command::new(program)
+        .args(first)
+        .args(arguments)
+        .args(consoles)
+        .envs(tools.env.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(stderr.try_clone()?)
+        .stderr(stderr)
+        .spawn()
+        .with_context(|| format!("cannot start {}", program.display()))
+}
+
+/// Leaves a script that starts the same machine by hand, with UART 0 on the terminal.
+fn write_script(logs: &Path, tools: &Tools, arguments: &[OsString], ports: &[Port]) -> Result<()> {
+    let mut script = String::from(
+        "#!/bin/sh\n# The machine of this run, by hand: UART 0 on this terminal (leave with Ctrl-A X).\n",
+    );
+    for (name, value) in &tools.env {
+        script += &format!("export {}={}\n", name.display(), quote(value));
+    }
+    script += "exec";
+    for word in tools.qemu.iter().chain(arguments) {
+        script += " ";
+        script += &quote(word);
+    }
+    script += " -serial mon:stdio";
+    if ports.contains(&Port::Secure) {
+        // socat - UNIX:secure.sock is then the firmware's console.
+        script += " -serial unix:secure.sock,server=on,wait=off";
+    }
+    script += "\n";
+    let path = logs.join("qemu.sh");
+    std::fs::write(&path, script).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn quote(word: &OsStr) -> String {
+    let text = word.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=,./:+@".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.into_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}

@@ -1,0 +1,486 @@
+//! What a run prints: the PASS or FAIL line, the story of a failure, the table of a containment.
+//!
+//! Every number here is taken from a line that the run has seen. Where a line is missing its row
+//! is missing too; nothing is filled in.
+
+use crate::line::Line;
+use crate::machine::Port;
+use crate::steps::{Outcome, Seen};
+use std::fmt::Write;
+use std::time::Duration;
+
+/// How many lines of the console a failure shows.
+const TAIL: usize = 20;
+
+/// The last line of a run: `PASS name key=value ...` or `FAIL name reason=... step=...`.
+pub fn verdict(outcome: &Outcome) -> String {
+    let seconds = outcome.elapsed.as_secs_f64();
+    match &outcome.result {
+        Ok(figures) => {
+            let figures: Vec<String> = figures
+                .iter()
+                .map(|(key, value)| format!("{key}={value} "))
+                .collect();
+            format!(
+                "PASS {} {}seconds={seconds:.1}",
+                outcome.name,
+                figures.concat()
+            )
+        }
+        Err(failure) => {
+            let step = failure
+                .step
+                .map(|step| format!(" step={step}"))
+                .unwrap_or_default();
+            let reason = failure.reason.word();
+            format!(
+                "FAIL {} reason={reason}{step} seconds={seconds:.1}",
+                outcome.name
+            )
+        }
+    }
+}
+
+/// What a person wants to know of a failure: what was expected, where, the console's end, the
+/// logs, and how to see it again. Empty for a run that passed. `step` is the failed step's text.
+pub fn failure(outcome: &Outcome, step: Option<&str>) -> String {
+    let Err(failure) = &outcome.result else {
+        return String::new();
+    };
+    let mut text = String::new();
+    let place = match (failure.step, step) {
+        (Some(number), Some(step)) => format!("step {number}: {step}"),
+        _ => "outside of the steps".to_owned(),
+    };
+    let _ = writeln!(text, "{} failed at {place}", outcome.name);
+    let _ = writeln!(text, "  {}", failure.what.trim_end().replace('\n', "\n  "));
+    let console: Vec<&Seen> = outcome
+        .seen
+        .iter()
+        .filter(|seen| seen.port != Port::Qmp)
+        .collect();
+    let tail = console
+        .get(console.len().saturating_sub(TAIL)..)
+        .unwrap_or_default();
+    if tail.is_empty() {
+        let _ = writeln!(text, "  the consoles are empty");
+    } else {
+        let _ = writeln!(text, "  the last {} lines of the consoles:", tail.len());
+    }
+    for seen in tail {
+        let port = if seen.port == Port::Secure {
+            "secure"
+        } else {
+            "uart0"
+        };
+        let _ = writeln!(
+            text,
+            "    {:>9.3} {port:<6} {}",
+            seen.at.as_secs_f64(),
+            seen.line.text
+        );
+    }
+    let _ = writeln!(text, "  logs:      {}", outcome.logs.display());
+    let script = outcome.logs.join("qemu.sh");
+    let _ = writeln!(
+        text,
+        "  again:     cargo xtask run {} --seed {}",
+        outcome.name, outcome.seed
+    );
+    let _ = writeln!(text, "  by hand:   {}", script.display());
+    text
+}
+
+/// The table of the first containment of a run; `None` where nothing was contained.
+pub fn containment(outcome: &Outcome) -> Option<String> {
+    let story = Story {
+        seen: &outcome.seen,
+    };
+    let contained = story.ras("contained")?;
+    let mut table = Table::default();
+    story.blocks(&mut table);
+    story.losses(&mut table);
+    story.strike(&contained.line, &mut table);
+    story.record(&mut table);
+    story.timeline(outcome.strike, &mut table);
+    Some(table.to_text(&outcome.name))
+}
+
+/// Finds the lines of one containment.
+struct Story<'a> {
+    seen: &'a [Seen],
+}
+
+impl<'a> Story<'a> {
+    fn first(&self, wanted: impl Fn(&Line) -> bool) -> Option<&'a Seen> {
+        self.seen.iter().find(|seen| wanted(&seen.line))
+    }
+
+    fn ras(&self, event: &str) -> Option<&'a Seen> {
+        self.first(|line| line.is_ras(event))
+    }
+
+    fn last(&self, wanted: impl Fn(&Line) -> bool) -> Option<&'a Seen> {
+        self.seen.iter().rev().find(|seen| wanted(&seen.line))
+    }
+
+    fn stage2(&self, when: &str) -> Option<&'a Line> {
+        let found = self.last(|line| line.is_cordon("stage2") && line.get("when") == Some(when));
+        found.map(|seen| &seen.line)
+    }
+
+    fn blocks(&self, table: &mut Table) {
+        let (Some(before), Some(after)) = (self.stage2("start"), self.stage2("contained")) else {
+            return;
+        };
+        table.row("stage 2 before", leaves(before));
+        table.row("stage 2 after", leaves(after));
+        table.row("change", changes(before, after));
+        if let (Some(from), Some(to)) = (before.number("tables"), after.number("tables")) {
+            let reserve = after
+                .get("reserve")
+                .map(|left| format!(", {left} left in reserve"));
+            let reserve = reserve.unwrap_or_default();
+            let used = i128::from(to) - i128::from(from);
+            table.row("tables used", format!("{used} ({from} -> {to}{reserve})"));
+        }
+        table.rule();
+    }
+
+    fn losses(&self, table: &mut Table) {
+        if let Some(sweep) = self.last(|line| line.is_guest("sweep"))
+            && let (Some(lost), Some(pages)) =
+                (sweep.line.number("lost"), sweep.line.number("pages"))
+        {
+            table.row(
+                "guest pages lost",
+                format!("{} of {}", grouped(lost), grouped(pages)),
+            );
+            if let Some(wrong) = sweep.line.number("wrong") {
+                table.row("wrong lines", grouped(wrong));
+            }
+        }
+        let vseas = self
+            .seen
+            .iter()
+            .filter(|seen| seen.line.is_ras("vsea"))
+            .count();
+        table.row("vSEAs", vseas.to_string());
+        table.rule();
+    }
+
+    fn strike(&self, contained: &Line, table: &mut Table) {
+        for (label, key) in [("PA", "pa"), ("IPA", "ipa"), ("block before", "block")] {
+            if let Some(value) = contained.get(key) {
+                table.row(label, value);
+            }
+        }
+        if let Some(vsea) = self.ras("vsea") {
+            let keys = ["vm", "vcpu", "el", "access", "far", "esr"];
+            table.row("vSEA", pairs(&vsea.line, |key| keys.contains(&key)));
+        }
+    }
+
+    fn record(&self, table: &mut Table) {
+        if let Some(detected) = self.ras("detected") {
+            let noise = ["event", "seq", "vm", "vcpu", "el", "access", "cpu", "via"];
+            table.row(
+                "CPER record",
+                pairs(&detected.line, |key| !noise.contains(&key)),
+            );
+        }
+        table.rule();
+    }
+
+    fn timeline(&self, strike: Option<Duration>, table: &mut Table) {
+        let Some(strike) = strike else { return };
+        let mut entry = |seen: Option<&Seen>, name: &str, keys: &[&str]| {
+            let Some(seen) = seen else { return };
+            let at = (seen.at.as_secs_f64() - strike.as_secs_f64()) * 1e3;
+            let what = pairs(&seen.line, |key| keys.contains(&key));
+            table.row(&format!("{at:+.1} ms"), format!("{name:<10} {what}"));
+        };
+        let consumed = |line: &Line| line.text.starts_with("! consumed");
+        entry(
+            self.first(|line| line.text.starts_with("ok poisoned")),
+            "poisoned",
+            &["pages"],
+        );
+        entry(
+            self.first(consumed),
+            "consumed",
+            &["pa", "cpu", "el", "access", "signal"],
+        );
+        entry(self.ras("detected"), "detected", &["via", "severity"]);
+        entry(self.ras("contained"), "contained", &["block", "tables"]);
+        entry(self.ras("vsea"), "vSEA", &["vm", "vcpu", "ipa"]);
+        entry(
+            self.first(|line| line.is_guest("sea")),
+            "guest",
+            &["vcpu", "far", "esr"],
+        );
+    }
+}
+
+/// Sizes of leaves, by their key in `cordon: event=stage2`.
+const LEAVES: [(&str, &str); 4] = [("1g", "1G"), ("2m", "2M"), ("4k", "4K"), ("hole", "hole")];
+
+fn leaves(line: &Line) -> String {
+    let parts: Vec<String> = LEAVES
+        .iter()
+        .filter_map(|(key, name)| line.number(key).map(|count| (name, count)))
+        .filter(|(_, count)| *count > 0)
+        .map(|(name, count)| format!("{name} x{count}"))
+        .collect();
+    parts.join(", ")
+}
+
+fn changes(before: &Line, after: &Line) -> String {
+    let parts: Vec<String> = LEAVES
+        .iter()
+        .filter_map(|(key, name)| Some((name, before.number(key)?, after.number(key)?)))
+        .filter(|(_, from, to)| from != to)
+        .map(|(name, from, to)| format!("{name} {:+}", i128::from(to) - i128::from(from)))
+        .collect();
+    parts.join(", ")
+}
+
+fn pairs(line: &Line, wanted: impl Fn(&str) -> bool) -> String {
+    let pairs: Vec<String> = line
+        .keys()
+        .iter()
+        .filter(|(key, _)| wanted(key))
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    pairs.join(" ")
+}
+
+/// A number with its thousands set apart.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// The widest a table may be, frame included.
+const WIDTH: usize = 100;
+
+/// Two columns in groups. `None` stands for a rule between groups.
+#[derive(Default)]
+struct Table {
+    rows: Vec<Option<(String, String)>>,
+}
+
+impl Table {
+    fn row(&mut self, label: &str, value: impl Into<String>) {
+        self.rows.push(Some((label.to_owned(), value.into())));
+    }
+
+    fn rule(&mut self) {
+        if self.rows.last().is_some_and(Option::is_some) {
+            self.rows.push(None);
+        }
+    }
+
+    fn to_text(&self, title: &str) -> String {
+        let cells = || self.rows.iter().flatten();
+        let left = cells()
+            .map(|(label, _)| label.chars().count())
+            .max()
+            .unwrap_or(0);
+        // Frame and blanks take seven columns.
+        let most = WIDTH - 7 - left;
+        let right = cells()
+            .map(|(_, value)| value.chars().count())
+            .max()
+            .unwrap_or(0);
+        let right = right.max(title.chars().count()).min(most);
+        let bar = |a, b, c| {
+            format!(
+                "{a}{}{b}{}{c}\n",
+                "─".repeat(left + 2),
+                "─".repeat(right + 2)
+            )
+        };
+        let mut text = bar('┌', '┬', '┐');
+        let _ = writeln!(text, "│ {:<left$} │ {title:<right$} │", "");
+        text += &bar('├', '┼', '┤');
+        let rows = match self.rows.split_last() {
+            Some((None, rows)) => rows,
+            _ => &self.rows,
+        };
+        for row in rows {
+            let Some((label, value)) = row else {
+                text += &bar('├', '┼', '┤');
+                continue;
+            };
+            let mut label = label.as_str();
+            for part in wrap(value, right) {
+                let _ = writeln!(text, "│ {label:<left$} │ {part:<right$} │");
+                label = "";
+            }
+        }
+        text + &bar('└', '┴', '┘')
+    }
+}
+
+/// Breaks a text at blanks into parts of at most `width` characters, and a word that is longer
+/// within itself.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let length = |text: &str| text.trim_end().chars().count();
+    let mut parts = Vec::new();
+    let mut part = String::new();
+    for word in text.split_inclusive(' ') {
+        if !part.is_empty() && part.chars().count() + length(word) > width {
+            parts.push(std::mem::take(&mut part).trim_end().to_owned());
+        }
+        part.push_str(word);
+        while width > 0 && length(&part) > width {
+            parts.push(part.chars().take(width).collect());
+            part = part.chars().skip(width).collect();
+        }
+    }
+    parts.push(part.trim_end().to_owned());
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::steps::{Failure, Reason};
+
+    fn outcome(lines: &[&str], result: Result<Vec<(String, String)>, Failure>) -> Outcome {
+        let seen = lines.iter().zip(1_u64..).map(|(text, at)| {
+            let secure = text.starts_with("! ") || text.starts_with("ok");
+            let port = if secure { Port::Secure } else { Port::Uart0 };
+            let line = if secure {
+                Line::firmware(text)
+            } else {
+                Line::console(text)
+            };
+            Seen::new(Duration::from_millis(at), port, line)
+        });
+        Outcome {
+            name: "one-page".into(),
+            result,
+            seen: seen.collect(),
+            strike: Some(Duration::from_millis(2)),
+            elapsed: Duration::from_millis(4200),
+            seed: 1,
+            logs: "target/runs/one-page".into(),
+        }
+    }
+
+    const RUN: [&str; 8] = [
+        "cordon: event=stage2 vm=probe when=start 1g=2 2m=0 4k=0 hole=0 tables=1 reserve=64",
+        "ok poisoned pages=1",
+        "! consumed pa=0x8012345000 cpu=1 el=1 access=read record=written signal=sea far=0x1",
+        "ras: event=detected seq=1 via=sea cpu=1 pa=0x8012345000 severity=recoverable section=mem",
+        "ras: event=contained seq=1 pa=0x8012345000 vm=probe ipa=0x1012345000 block=1g tables=2",
+        "cordon: event=stage2 vm=probe when=contained 1g=1 2m=511 4k=511 hole=1 tables=3 reserve=62",
+        "ras: event=vsea seq=1 vm=probe vcpu=1 ipa=0x1012345000 far=0x1012345040 esr=0x96000010",
+        "probe| guest: event=sweep pages=524288 lost=1 wrong=0",
+    ];
+
+    #[test]
+    fn the_table_of_a_containment_reads_as_the_issue_has_it() {
+        let text = containment(&outcome(&RUN, Ok(Vec::new()))).expect("a containment");
+        for row in [
+            "│ stage 2 before   │ 1G x2 ",
+            "│ stage 2 after    │ 1G x1, 2M x511, 4K x511, hole x1 ",
+            "│ change           │ 1G -1, 2M +511, 4K +511, hole +1 ",
+            "│ tables used      │ 2 (1 -> 3, 62 left in reserve) ",
+            "│ guest pages lost │ 1 of 524,288 ",
+            "│ vSEAs            │ 1 ",
+            "│ PA               │ 0x8012345000 ",
+            "│ IPA              │ 0x1012345000 ",
+            "│ CPER record      │ pa=0x8012345000 severity=recoverable section=mem ",
+            "│ +3.0 ms          │ contained  block=1g tables=2 ",
+        ] {
+            assert!(text.contains(row), "{row}\n{text}");
+        }
+    }
+
+    #[test]
+    fn no_line_of_the_table_is_wider_than_a_hundred() {
+        let long = format!(
+            "ras: event=detected seq=1 pa=0x1 section={}",
+            "m".repeat(300)
+        );
+        let mut run = RUN;
+        run[3] = &long;
+        let text = containment(&outcome(&run, Ok(Vec::new()))).expect("a containment");
+        let widths: Vec<usize> = text.lines().map(|line| line.chars().count()).collect();
+        assert!(
+            widths
+                .iter()
+                .all(|width| *width == widths[0] && *width <= WIDTH),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_figure_that_was_not_seen_has_no_row() {
+        let lines: Vec<&str> = RUN
+            .into_iter()
+            .filter(|line| !line.contains("sweep"))
+            .collect();
+        let text = containment(&outcome(&lines, Ok(Vec::new()))).expect("a containment");
+        assert!(!text.contains("pages lost"), "{text}");
+        assert!(containment(&outcome(&RUN[..3], Ok(Vec::new()))).is_none());
+    }
+
+    #[test]
+    fn the_last_line_says_pass_with_figures_or_fail_with_a_reason() {
+        let figures = vec![("lost_pages".to_owned(), "1".to_owned())];
+        let pass = verdict(&outcome(&[], Ok(figures)));
+        assert_eq!(pass, "PASS one-page lost_pages=1 seconds=4.2");
+        let failed = Failure {
+            reason: Reason::Timeout,
+            step: Some(7),
+            what: "x".into(),
+        };
+        let fail = verdict(&outcome(&[], Err(failed)));
+        assert_eq!(fail, "FAIL one-page reason=timeout step=7 seconds=4.2");
+    }
+
+    #[test]
+    fn a_failure_shows_step_expectation_console_logs_and_how_to_repeat_it() {
+        let failed = Failure {
+            reason: Reason::Timeout,
+            step: Some(7),
+            what: "no line".into(),
+        };
+        let text = failure(&outcome(&RUN, Err(failed)), Some("wait something"));
+        for part in [
+            "step 7: wait something",
+            "no line",
+            "secure ! consumed pa=0x8012345000",
+            "uart0  probe| guest: event=sweep",
+            "target/runs/one-page",
+            "cargo xtask run one-page --seed 1",
+            "qemu.sh",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+    }
+
+    #[test]
+    fn thousands_are_set_apart() {
+        let cases = [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1,000"),
+            (524_288, "524,288"),
+        ];
+        for (number, text) in cases {
+            assert_eq!(grouped(number), text);
+        }
+    }
+}

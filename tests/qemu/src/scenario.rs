@@ -1,0 +1,475 @@
+//! Scenarios: TOML files that describe a machine, its VMs, and what is to happen.
+//!
+//! The language is written down in tests/qemu/README.md. This module turns a file into a
+//! [`Scenario`] and nothing else; [`crate::check`] then looks for what parses but cannot be meant.
+//! Unknown keys are errors everywhere: a typing mistake must not silently become a default.
+//! Values that a later check may refuse are [`Spanned`], so that every message names its line.
+
+use crate::expr;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use toml::Spanned;
+
+/// What is wrong with a scenario, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScenarioError {
+    /// The file that is at fault.
+    pub file: PathBuf,
+    /// Line and column of the fault, from 1; 0 where there is none.
+    pub line: usize,
+    /// Column, from 1.
+    pub column: usize,
+    /// What is wrong and how to mend it. Begins with the key.
+    pub message: String,
+}
+
+impl fmt::Display for ScenarioError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if self.line > 0 {
+            write!(f, ":{}:{}", self.line, self.column)?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+impl std::error::Error for ScenarioError {}
+
+/// A size or an address, written as a number of bytes or as text such as `"2G"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "SizeText")]
+pub struct Size(pub u64);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum SizeText {
+    Number(u64),
+    Text(String),
+}
+
+impl TryFrom<SizeText> for Size {
+    type Error = String;
+
+    fn try_from(value: SizeText) -> Result<Self, String> {
+        match value {
+            SizeText::Number(bytes) => Ok(Self(bytes)),
+            SizeText::Text(text) => expr::size(&text).map(Self),
+        }
+    }
+}
+
+/// How the machine comes up. Each is one way that docs/protocols.md knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Boot {
+    /// Cordon's firmware at EL3, which can poison memory.
+    El3,
+    /// QEMU's own loader, by the Image header.
+    Kernel,
+    /// Cordon itself at the reset vector.
+    Bios,
+}
+
+/// The `[machine]` table.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Machine {
+    /// How it comes up.
+    pub boot: Boot,
+    /// Physical CPUs.
+    pub cpus: Spanned<u32>,
+    /// Ordinary RAM.
+    pub memory: Spanned<Size>,
+    /// QEMU's CPU model with its properties, where the default for `boot` will not do.
+    pub cpu: Option<String>,
+    /// One PCIe device with a BAR of each of these sizes.
+    #[serde(default)]
+    pub device_memory: Vec<Spanned<Size>>,
+    /// Cordon's command line.
+    pub cmdline: Option<Spanned<String>>,
+}
+
+/// One `[[vm]]` table, the source of a node of `vms.dtb`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Vm {
+    /// Its label.
+    pub name: Spanned<String>,
+    /// How many vCPUs, each on a CPU of its own.
+    pub vcpus: Spanned<u32>,
+    /// IPA of its RAM.
+    #[serde(default = "default_ram_base")]
+    pub ram_base: Spanned<Size>,
+    /// Size of its RAM.
+    pub ram: Spanned<Size>,
+    /// Its kernel: a file among the images, or beside the scenario.
+    pub kernel: Spanned<String>,
+    /// Its initrd.
+    pub initrd: Option<Spanned<String>>,
+    /// Its command line.
+    pub bootargs: Option<String>,
+    /// The device memory it owns.
+    #[serde(default)]
+    pub device_memory: Vec<DeviceMemory>,
+}
+
+fn default_ram_base() -> Spanned<Size> {
+    Spanned::new(0..0, Size(0x4000_0000))
+}
+
+/// Where a piece of device memory comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// A PCIe BAR.
+    Bar,
+    /// A range of RAM that is kept out of the memory map.
+    Reserved,
+}
+
+/// One `[[vm.device-memory]]` table.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DeviceMemory {
+    /// Where it comes from.
+    pub source: Origin,
+    /// Which one of those.
+    #[serde(default = "zero")]
+    pub index: Spanned<u32>,
+    /// Offset into it.
+    #[serde(default = "no_offset")]
+    pub offset: Spanned<Size>,
+    /// How much of it.
+    pub size: Spanned<Size>,
+    /// Where the guest sees it.
+    pub ipa: Spanned<Size>,
+}
+
+fn zero() -> Spanned<u32> {
+    Spanned::new(0..0, 0)
+}
+
+fn no_offset() -> Spanned<Size> {
+    Spanned::new(0..0, Size(0))
+}
+
+/// One `[[bundle.mutate]]` table: damage done to a good bundle. Exactly one key is given.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Mutation {
+    /// Keep only so many bytes of the archive.
+    pub truncate: Option<usize>,
+    /// Leave this file out.
+    pub remove: Option<String>,
+    /// Overwrite bytes.
+    pub patch: Option<Patch>,
+    /// Replace or add a property of `vms.dtb`.
+    pub property: Option<Property>,
+}
+
+/// Bytes to overwrite in a file of the bundle, or in the archive where `file` is absent.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Patch {
+    /// The file, or none for the archive.
+    pub file: Option<String>,
+    /// Offset in bytes.
+    pub at: usize,
+    /// New bytes: pairs of hexadecimal digits.
+    pub bytes: Spanned<String>,
+}
+
+/// A property of `vms.dtb` that takes the place of a good one, or joins them.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Property {
+    /// `/`, `vm@0`, or `vm@0/device-memory@0`.
+    pub node: String,
+    /// Its name.
+    pub name: String,
+    /// Its value as cells,
+    pub cells: Option<Vec<u32>>,
+    /// or as a string. With neither, the property is left out.
+    pub text: Option<String>,
+}
+
+/// The `[bundle]` table.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct BundleSpec {
+    /// Damage, done in this order.
+    #[serde(default)]
+    pub mutate: Vec<Mutation>,
+    /// Boot without any bundle.
+    #[serde(default)]
+    pub absent: bool,
+}
+
+/// One `[[pick]]` table: a choice of pages, made from the seed.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Pick {
+    /// The variable that holds the byte offset of the page.
+    pub name: Spanned<String>,
+    /// Offsets are below this.
+    pub span: Spanned<Size>,
+    /// How many different pages. With it, `name` is a list for `each`.
+    pub count: Option<Spanned<u64>>,
+}
+
+/// One `[[step]]` table. Exactly one of `wait`, `guest`, `firmware`, `qmp`, `count`, `pause` and
+/// `exit` is given, or `expect` alone.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Step {
+    /// What the step is for, for the reader of a log.
+    pub note: Option<String>,
+    /// Wait for a line that this pattern matches.
+    pub wait: Option<Spanned<String>>,
+    /// Type this on UART 0 and wait for the guest's answer.
+    pub guest: Option<Spanned<String>>,
+    /// Type this on the secure UART and wait for the firmware's answer.
+    pub firmware: Option<Spanned<String>>,
+    /// The pattern of the answer, where the usual one will not do; `"none"` waits for nothing.
+    pub answer: Option<Spanned<String>>,
+    /// Send this JSON to QMP and wait for its return.
+    pub qmp: Option<Spanned<String>>,
+    /// Count the lines of the whole run that this pattern matches,
+    pub count: Option<Spanned<String>>,
+    /// and put the number here.
+    pub into: Option<Spanned<String>>,
+    /// Let so many milliseconds pass.
+    pub pause: Option<u64>,
+    /// Wait until QEMU has ended by itself with status 0.
+    pub exit: Option<Spanned<bool>>,
+    /// Variables to take from keys of the line that was waited for.
+    #[serde(default)]
+    pub capture: BTreeMap<String, String>,
+    /// Comparisons that must hold now.
+    #[serde(default)]
+    pub expect: Vec<Spanned<String>>,
+    /// Do the step once for each page of this list.
+    pub each: Option<Spanned<String>>,
+    /// Seconds this step may take.
+    pub timeout: Option<u64>,
+}
+
+/// One `[[variant]]` table: the same scenario again on another command line.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Variant {
+    /// Its own name.
+    pub name: String,
+    /// Its own summary.
+    pub summary: String,
+    /// Its command line.
+    pub cmdline: String,
+    /// Constants that take the place of the scenario's.
+    #[serde(default)]
+    pub set: BTreeMap<String, u64>,
+}
+
+/// A scenario as its file has it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Scenario {
+    /// The file's name without `.toml`.
+    pub name: Spanned<String>,
+    /// One line for `--list`.
+    pub summary: String,
+    /// Seconds the whole run may take.
+    #[serde(default = "default_timeout")]
+    pub timeout: u64,
+    /// Seconds a step may take that does not say.
+    #[serde(default = "default_step_timeout")]
+    pub step_timeout: u64,
+    /// What page picks are made from.
+    #[serde(default = "default_seed")]
+    pub seed: u64,
+    /// Whether a run prints the report of its first containment.
+    #[serde(default)]
+    pub report: bool,
+    /// The machine.
+    pub machine: Machine,
+    /// Its VMs.
+    #[serde(default)]
+    pub vm: Vec<Vm>,
+    /// What is wrong with the bundle, where that is the point.
+    #[serde(default)]
+    pub bundle: BundleSpec,
+    /// Constants by name.
+    #[serde(default)]
+    pub set: BTreeMap<String, u64>,
+    /// Choices of pages.
+    #[serde(default)]
+    pub pick: Vec<Pick>,
+    /// What happens.
+    pub step: Vec<Step>,
+    /// Further patterns that no line of the run may match.
+    #[serde(default)]
+    pub never: Vec<Spanned<String>>,
+    /// Which of [`DEFAULT_NEVER`] this scenario is about.
+    #[serde(default)]
+    pub allow: Vec<Spanned<String>>,
+    /// `key=${value}`, what the PASS line says.
+    pub figures: Vec<Spanned<String>>,
+    /// The same on other command lines.
+    #[serde(default)]
+    pub variant: Vec<Variant>,
+
+    /// Where it came from.
+    #[serde(skip)]
+    pub file: PathBuf,
+    /// Byte offset of each line of the file, for messages.
+    #[serde(skip)]
+    line_starts: Vec<usize>,
+}
+
+fn default_timeout() -> u64 {
+    120
+}
+
+fn default_step_timeout() -> u64 {
+    30
+}
+
+fn default_seed() -> u64 {
+    1
+}
+
+/// What no run may show unless its scenario says that it is about just that.
+pub const DEFAULT_NEVER: [&str; 12] = [
+    "panicked at",
+    "ras: event=fatal",
+    "cordon: event=halt reason=hypervisor-error",
+    "cordon: event=error",
+    "ras: event=no-record",
+    "ras: event=unclaimed",
+    "ras: event=overflow",
+    "guest: wrong!=0",
+    "guest: event=error",
+    "guest: event=fatal",
+    "! stopped",
+    "! undefined",
+];
+
+impl Scenario {
+    /// Reads and checks a file. Returns the scenario and its variants.
+    ///
+    /// # Errors
+    /// The first fault, with its place.
+    pub fn load(file: &Path) -> Result<Vec<Self>, ScenarioError> {
+        let text = std::fs::read_to_string(file).map_err(|e| ScenarioError {
+            file: file.to_owned(),
+            line: 0,
+            column: 0,
+            message: format!("cannot be read: {e}"),
+        })?;
+        Self::parse(file, &text)
+    }
+
+    /// As [`Scenario::load`], from a text.
+    ///
+    /// # Errors
+    /// The first fault, with its place.
+    pub fn parse(file: &Path, text: &str) -> Result<Vec<Self>, ScenarioError> {
+        let line_starts: Vec<usize> = std::iter::once(0)
+            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+            .collect();
+        let mut scenario: Self = toml::from_str(text).map_err(|error| {
+            let (line, column) = place(&line_starts, error.span().unwrap_or_default());
+            ScenarioError {
+                file: file.to_owned(),
+                line,
+                column,
+                message: error.message().into(),
+            }
+        })?;
+        scenario.file = file.to_owned();
+        scenario.line_starts = line_starts;
+        crate::check::check(&scenario)?;
+        let variants: Vec<_> = scenario
+            .variant
+            .iter()
+            .map(|v| scenario.variant(v))
+            .collect();
+        Ok(std::iter::once(scenario).chain(variants).collect())
+    }
+
+    fn variant(&self, variant: &Variant) -> Self {
+        let mut scenario = self.clone();
+        scenario.name = Spanned::new(self.name.span(), variant.name.clone());
+        scenario.summary.clone_from(&variant.summary);
+        scenario.machine.cmdline = Some(Spanned::new(0..0, variant.cmdline.clone()));
+        scenario.set.extend(variant.set.clone());
+        scenario
+    }
+
+    /// An error at `span` of this file.
+    pub(crate) fn error(&self, span: Range<usize>, message: impl Into<String>) -> ScenarioError {
+        let (line, column) = place(&self.line_starts, span);
+        ScenarioError {
+            file: self.file.clone(),
+            line,
+            column,
+            message: message.into(),
+        }
+    }
+
+    /// The name, as in `cargo xtask run NAME`.
+    pub fn name(&self) -> &str {
+        self.name.as_ref()
+    }
+}
+
+fn place(line_starts: &[usize], span: Range<usize>) -> (usize, usize) {
+    let line = line_starts.partition_point(|start| *start <= span.start);
+    let start = line
+        .checked_sub(1)
+        .and_then(|index| line_starts.get(index))
+        .unwrap_or(&0);
+    (line, span.start - start + 1)
+}
+
+/// Loads every scenario of a directory, sorted by name.
+///
+/// # Errors
+/// The first fault of any file; two scenarios of one name.
+pub fn load_all(directory: &Path) -> Result<Vec<Scenario>, ScenarioError> {
+    let unreadable = |e: std::io::Error| ScenarioError {
+        file: directory.to_owned(),
+        line: 0,
+        column: 0,
+        message: format!("cannot be read: {e}"),
+    };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+        {
+            files.push(path);
+        }
+    }
+    files.sort();
+    let mut scenarios: Vec<Scenario> = Vec::new();
+    for file in files {
+        for scenario in Scenario::load(&file)? {
+            if let Some(first) = scenarios.iter().find(|s| s.name() == scenario.name()) {
+                let message = format!(
+                    "name: `{}` is also in {}",
+                    scenario.name(),
+                    first.file.display()
+                );
+                return Err(scenario.error(scenario.name.span(), message));
+            }
+            scenarios.push(scenario);
+        }
+    }
+    scenarios.sort_by(|a, b| a.name().cmp(b.name()));
+    Ok(scenarios)
+}

@@ -1,0 +1,622 @@
+//! The engine: plays a scenario's steps against a machine and judges what comes out.
+//!
+//! # Which lines a wait may see
+//!
+//! Lines of several CPUs and of two UARTs have no order that a scenario could rely on. So a step
+//! that waits looks at every line since the last command was *sent*, in any order, and each line
+//! is used up by the step that it satisfied. A step that sends (`guest`, `firmware`, `qmp`) forgets
+//! what came before it. Whatever must hold for the whole run is a `never` or a `count`.
+//!
+//! # How a run ends
+//!
+//! With an [`Outcome`]: figures, every one of them measured, or a [`Failure`] that says which step,
+//! what was expected, and what was seen in its place. There is no third end: each wait has a
+//! deadline, the run has one, a signal is looked for in between, and QEMU dies with the machine.
+
+use crate::expr::{Variables, compare, substitute};
+use crate::interrupt;
+use crate::line::{Line, Pattern, Source};
+use crate::machine::{Arrival, Delivery, Machine, Port, Tools};
+use crate::pages;
+use crate::scenario::{DEFAULT_NEVER, Scenario, Step};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use toml::Spanned;
+
+/// Why a run failed: the value of `reason=` on its last line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The machine could not be started, or the scenario's text does not evaluate.
+    Setup,
+    /// A line did not come in time.
+    Timeout,
+    /// A line came that must not.
+    Never,
+    /// A comparison does not hold.
+    Expect,
+    /// The guest or the firmware answered something else.
+    Answer,
+    /// QEMU ended while more was wanted of it, or with another status than 0.
+    QemuExit,
+    /// A figure for the PASS line was not measured.
+    Figure,
+    /// Somebody pressed Ctrl-C.
+    Interrupted,
+}
+
+impl Reason {
+    /// The word on the FAIL line.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Setup => "setup",
+            Self::Timeout => "timeout",
+            Self::Never => "never",
+            Self::Expect => "expect",
+            Self::Answer => "answer",
+            Self::QemuExit => "qemu-exit",
+            Self::Figure => "figure",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// Why and where a run failed.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The kind.
+    pub reason: Reason,
+    /// Which step, from 1; `None` outside of steps.
+    pub step: Option<usize>,
+    /// What was expected and what was there instead, for a person.
+    pub what: String,
+}
+
+/// A line that was seen, and when, since QEMU's start.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Time since QEMU's start.
+    pub at: Duration,
+    /// Where it came from.
+    pub port: Port,
+    /// The line.
+    pub line: Line,
+    used: bool,
+}
+
+impl Seen {
+    /// A line that no step has used up yet.
+    pub fn new(at: Duration, port: Port, line: Line) -> Self {
+        Self {
+            at,
+            port,
+            line,
+            used: false,
+        }
+    }
+}
+
+/// What became of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The scenario's name.
+    pub name: String,
+    /// The figures, or why there are none.
+    pub result: Result<Vec<(String, String)>, Failure>,
+    /// Everything that was seen.
+    pub seen: Vec<Seen>,
+    /// When the first `poison` command was sent, since QEMU's start.
+    pub strike: Option<Duration>,
+    /// How long it took in all.
+    pub elapsed: Duration,
+    /// What pages were picked with.
+    pub seed: u64,
+    /// Where the logs are.
+    pub logs: PathBuf,
+}
+
+/// What a run tells while it goes on.
+#[derive(Debug)]
+pub enum Progress<'a> {
+    /// A step begins: its number from 1, how many there are, and its text.
+    Step(usize, usize, &'a str),
+    /// A line came.
+    Line(Port, &'a Line),
+}
+
+/// Plays `scenario` from QEMU's start to its end. `seed` takes the place of the scenario's own.
+pub fn play(
+    tools: &Tools,
+    scenario: &Scenario,
+    seed: Option<u64>,
+    observer: &mut dyn FnMut(Progress<'_>),
+) -> Outcome {
+    let begun = Instant::now();
+    let seed = seed.unwrap_or(scenario.seed);
+    let mut outcome = Outcome {
+        name: scenario.name().to_owned(),
+        result: Err(Failure {
+            reason: Reason::Setup,
+            step: None,
+            what: String::new(),
+        }),
+        seen: Vec::new(),
+        strike: None,
+        elapsed: Duration::ZERO,
+        seed,
+        logs: tools.runs.join(scenario.name()),
+    };
+    match start(tools, scenario) {
+        Err(what) => {
+            outcome.result = Err(Failure {
+                reason: Reason::Setup,
+                step: None,
+                what,
+            });
+        }
+        Ok(machine) => {
+            let mut run = Run::new(scenario, machine, seed, begun, observer);
+            outcome.result = run.all();
+            outcome.strike = run.strike;
+            outcome.seen = std::mem::take(&mut run.seen);
+        }
+    }
+    outcome.elapsed = begun.elapsed();
+    outcome
+}
+
+fn start(tools: &Tools, scenario: &Scenario) -> Result<Machine, String> {
+    let bundle = if scenario.bundle.absent {
+        None
+    } else {
+        Some(crate::bundle::build(scenario, &tools.images).map_err(|error| error.to_string())?)
+    };
+    Machine::start(tools, scenario, bundle.as_deref(), Delivery::Lines)
+        .map_err(|error| format!("{error:#}"))
+}
+
+/// A run under way.
+struct Run<'a> {
+    scenario: &'a Scenario,
+    machine: Machine,
+    observer: &'a mut dyn FnMut(Progress<'_>),
+    begun: Instant,
+    deadline: Instant,
+    seen: Vec<Seen>,
+    /// How many of `seen` were held against `never`.
+    judged: usize,
+    /// Lines before this were there when the last command was sent.
+    mark: usize,
+    variables: Variables,
+    regions: pages::Regions,
+    lists: Vec<(String, Vec<u64>)>,
+    never: Vec<Pattern>,
+    strike: Option<Duration>,
+    step: Option<usize>,
+}
+
+type Played<T = ()> = Result<T, Failure>;
+
+impl<'a> Run<'a> {
+    fn new(
+        scenario: &'a Scenario,
+        machine: Machine,
+        seed: u64,
+        begun: Instant,
+        observer: &'a mut dyn FnMut(Progress<'_>),
+    ) -> Self {
+        let allowed = |text: &str| scenario.allow.iter().any(|allow| allow.as_ref() == text);
+        let defaults = DEFAULT_NEVER.into_iter().filter(|text| !allowed(text));
+        let own = scenario.never.iter().map(|text| text.as_ref().as_str());
+        let never = defaults.chain(own).map(Pattern::parse).collect();
+        let (mut variables, lists) = pages::pick_all(&scenario.pick, seed);
+        variables.extend(
+            scenario
+                .set
+                .iter()
+                .map(|(name, value)| (name.clone(), value.to_string())),
+        );
+        Self {
+            scenario,
+            machine,
+            observer,
+            begun,
+            deadline: begun + Duration::from_secs(scenario.timeout),
+            seen: Vec::new(),
+            judged: 0,
+            mark: 0,
+            variables,
+            regions: pages::Regions::default(),
+            lists,
+            never,
+            strike: None,
+            step: None,
+        }
+    }
+
+    /// All steps, and then the figures.
+    fn all(&mut self) -> Played<Vec<(String, String)>> {
+        let total = self.scenario.step.len();
+        for (index, step) in self.scenario.step.iter().enumerate() {
+            self.step = Some(index + 1);
+            (self.observer)(Progress::Step(index + 1, total, &describe(step)));
+            self.step(step)?;
+        }
+        self.step = None;
+        self.figures()
+    }
+
+    fn step(&mut self, step: &Step) -> Played {
+        let Some(name) = &step.each else {
+            return self.once(step);
+        };
+        let name = name.as_ref();
+        let list = self.lists.iter().find(|(known, _)| known == name);
+        let pages = list.map(|(_, pages)| pages.clone()).unwrap_or_default();
+        for page in pages {
+            self.variables.insert(name.clone(), format!("{page:#x}"));
+            self.once(step)?;
+        }
+        self.variables.remove(name);
+        Ok(())
+    }
+
+    fn once(&mut self, step: &Step) -> Played {
+        let seconds = step.timeout.unwrap_or(self.scenario.step_timeout);
+        let deadline = (Instant::now() + Duration::from_secs(seconds)).min(self.deadline);
+        if let Some(text) = &step.wait {
+            let pattern = self.pattern(text)?;
+            let found = self.wait(&pattern, deadline)?;
+            self.capture(step, found)?;
+        } else if let Some(command) = &step.guest {
+            self.guest(step, command, deadline)?;
+        } else if let Some(command) = &step.firmware {
+            self.firmware(step, command, deadline)?;
+        } else if let Some(command) = &step.qmp {
+            self.qmp(command, deadline)?;
+        } else if let (Some(text), Some(into)) = (&step.count, &step.into) {
+            self.count(text, into.as_ref())?;
+        } else if let Some(milliseconds) = step.pause {
+            self.pause(Duration::from_millis(milliseconds))?;
+        } else if step.exit.is_some() {
+            self.exit(deadline)?;
+        }
+        step.expect
+            .iter()
+            .try_for_each(|expect| self.expect(expect))
+    }
+
+    fn guest(&mut self, step: &Step, command: &Spanned<String>, deadline: Instant) -> Played {
+        let command = self.text(command)?;
+        if step
+            .answer
+            .as_ref()
+            .is_some_and(|answer| answer.as_ref() == "none")
+        {
+            return self.send(Port::Uart0, &command);
+        }
+        let events = answer_events(&command);
+        let is_answer = |line: &Line| events.iter().any(|event| line.is_guest(event));
+        self.ask(step, (Port::Uart0, &command), is_answer, deadline)
+    }
+
+    fn firmware(&mut self, step: &Step, command: &Spanned<String>, deadline: Instant) -> Played {
+        let command = self.text(command)?;
+        if self.strike.is_none() && command.starts_with("poison") {
+            self.strike = Some(self.begun.elapsed());
+        }
+        let is_answer = |line: &Line| matches!(line.source, Source::Answer { .. });
+        self.ask(step, (Port::Secure, &command), is_answer, deadline)
+    }
+
+    /// Types a command and waits for its answer. The first answer is the answer, so that a refusal
+    /// fails at once and not by a timeout.
+    fn ask(
+        &mut self,
+        step: &Step,
+        (port, command): (Port, &str),
+        is_answer: impl Fn(&Line) -> bool,
+        deadline: Instant,
+    ) -> Played {
+        let wanted = match (&step.answer, port) {
+            (Some(answer), _) => self.pattern(answer)?,
+            (None, Port::Secure) => Pattern::parse("ok "),
+            (None, _) => Pattern::parse("guest: "),
+        };
+        self.send(port, command)?;
+        let line = self.wait_for(is_answer, &format!("the answer to `{command}`"), deadline)?;
+        if !wanted.matches(&line) {
+            let what = format!(
+                "`{command}` was answered by `{}`, not by `{wanted}`",
+                line.text
+            );
+            return Err(self.failure(Reason::Answer, what));
+        }
+        self.capture(step, line)
+    }
+
+    /// Greets QMP before each command; a second greeting does nothing.
+    fn qmp(&mut self, command: &Spanned<String>, deadline: Instant) -> Played {
+        let command = self.text(command)?;
+        const GREETING: &str = r#"{"execute": "qmp_capabilities"}"#;
+        for command in [GREETING, command.as_str()] {
+            self.send(Port::Qmp, command)?;
+            let is_answer =
+                |line: &Line| line.text.starts_with("{\"return\"") || is_qmp_error(line);
+            let line =
+                self.wait_for(is_answer, &format!("QMP's answer to `{command}`"), deadline)?;
+            if is_qmp_error(&line) && command != GREETING {
+                let what = format!("QMP answered `{command}` with `{}`", line.text);
+                return Err(self.failure(Reason::Answer, what));
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, text: &Spanned<String>, into: &str) -> Played {
+        let pattern = self.pattern(text)?;
+        self.drain()?;
+        let count = self
+            .seen
+            .iter()
+            .filter(|seen| pattern.matches(&seen.line))
+            .count();
+        self.variables.insert(into.to_owned(), count.to_string());
+        Ok(())
+    }
+
+    fn pause(&mut self, time: Duration) -> Played {
+        let end = (Instant::now() + time).min(self.deadline);
+        while Instant::now() < end {
+            if self.machine.is_silent() {
+                return Err(self.qemu_ended("that it runs on for a while"));
+            }
+            self.receive(end)?;
+        }
+        Ok(())
+    }
+
+    fn exit(&mut self, deadline: Instant) -> Played {
+        let status = loop {
+            if self.machine.is_silent()
+                && let Some(status) = self.machine.exit_status()
+            {
+                break status;
+            }
+            if Instant::now() >= deadline {
+                return Err(self.timeout("QEMU to end by itself"));
+            }
+            self.receive(deadline)?;
+        };
+        if status.success() {
+            return Ok(());
+        }
+        let what = format!("QEMU ended with {status}: {}", self.machine.stderr());
+        Err(self.failure(Reason::QemuExit, what))
+    }
+
+    fn expect(&mut self, text: &Spanned<String>) -> Played {
+        let compared = compare(text.as_ref(), &self.variables);
+        let (holds, left, right) = compared.map_err(|what| self.failure(Reason::Expect, what))?;
+        if holds {
+            return Ok(());
+        }
+        let what = format!(
+            "`{}` does not hold: {left} ({left:#x}) against {right} ({right:#x})",
+            text.as_ref()
+        );
+        Err(self.failure(Reason::Expect, what))
+    }
+
+    fn figures(&mut self) -> Played<Vec<(String, String)>> {
+        self.drain()?;
+        let mut figures = Vec::new();
+        for figure in &self.scenario.figures {
+            let text = substitute(figure.as_ref(), &self.variables)
+                .map_err(|what| self.failure(Reason::Figure, what))?;
+            let (key, value) = text.split_once('=').unwrap_or((&text, ""));
+            figures.push((key.to_owned(), value.to_owned()));
+        }
+        Ok(figures)
+    }
+
+    // Lines.
+
+    /// Waits until a line matches, and uses it up.
+    fn wait(&mut self, pattern: &Pattern, deadline: Instant) -> Played<Line> {
+        let wanted = format!("`{pattern}`");
+        self.wait_for(|line| pattern.matches(line), &wanted, deadline)
+            .map_err(|mut failure| {
+                if matches!(failure.reason, Reason::Timeout | Reason::QemuExit) {
+                    failure.what += &self.near(pattern);
+                }
+                failure
+            })
+    }
+
+    fn wait_for(
+        &mut self,
+        matches: impl Fn(&Line) -> bool,
+        wanted: &str,
+        deadline: Instant,
+    ) -> Played<Line> {
+        loop {
+            if let Some(found) = self.find(&matches) {
+                let seen = &mut self.seen[found];
+                seen.used = true;
+                return Ok(seen.line.clone());
+            }
+            if self.machine.is_silent() {
+                return Err(self.qemu_ended(wanted));
+            }
+            if Instant::now() >= deadline {
+                return Err(self.timeout(wanted));
+            }
+            self.receive(deadline)?;
+        }
+    }
+
+    fn find(&self, wanted: impl Fn(&Line) -> bool) -> Option<usize> {
+        let since = self.seen.iter().enumerate().skip(self.mark);
+        since
+            .filter(|(_, seen)| !seen.used)
+            .find(|(_, seen)| wanted(&seen.line))
+            .map(|(at, _)| at)
+    }
+
+    fn capture(&mut self, step: &Step, line: Line) -> Played {
+        for (variable, key) in &step.capture {
+            let value = line.get(key).map(str::to_owned).ok_or_else(|| {
+                self.failure(
+                    Reason::Answer,
+                    format!("`{}` has no key `{key}`", line.text),
+                )
+            })?;
+            self.variables.insert(variable.clone(), value);
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, port: Port, text: &str) -> Played {
+        self.drain()?;
+        self.mark = self.seen.len();
+        // A UART's user ends a line with CR, as a terminal does.
+        let end = if port == Port::Qmp { "\n" } else { "\r" };
+        self.machine
+            .send(port, format!("{text}{end}").as_bytes())
+            .map_err(|error| self.failure(Reason::QemuExit, format!("`{text}`: {error:#}")))
+    }
+
+    /// Takes in what has arrived already.
+    fn drain(&mut self) -> Played {
+        let now = Instant::now();
+        while let Some(arrival) = self.machine.next(now) {
+            self.accept(arrival)?;
+        }
+        Ok(())
+    }
+
+    /// Takes in one arrival, or lets a little time pass.
+    fn receive(&mut self, deadline: Instant) -> Played {
+        if interrupt::requested() {
+            return Err(self.failure(Reason::Interrupted, "by a signal".into()));
+        }
+        let slice = Instant::now() + Duration::from_millis(50);
+        match self.machine.next(deadline.min(slice)) {
+            Some(arrival) => self.accept(arrival),
+            None => Ok(()),
+        }
+    }
+
+    fn accept(&mut self, arrival: Arrival) -> Played {
+        let Arrival::Line(port, at, line) = arrival else {
+            return Ok(());
+        };
+        (self.observer)(Progress::Line(port, &line));
+        self.regions.learn(&line, &mut self.variables);
+        let at = at.saturating_duration_since(self.begun);
+        self.seen.push(Seen::new(at, port, line));
+        self.judge()
+    }
+
+    /// Holds new lines against what must never be seen.
+    fn judge(&mut self) -> Played {
+        while let Some(seen) = self.seen.get(self.judged) {
+            self.judged += 1;
+            if let Some(never) = self.never.iter().find(|never| never.matches(&seen.line)) {
+                let what = format!("`{}` came, and `{never}` must never", seen.line.text);
+                return Err(self.failure(Reason::Never, what));
+            }
+        }
+        Ok(())
+    }
+
+    // Texts and failures.
+
+    fn text(&self, text: &Spanned<String>) -> Played<String> {
+        substitute(text.as_ref(), &self.variables).map_err(|what| self.failure(Reason::Setup, what))
+    }
+
+    fn pattern(&self, text: &Spanned<String>) -> Played<Pattern> {
+        self.text(text).map(|text| Pattern::parse(&text))
+    }
+
+    fn failure(&self, reason: Reason, what: String) -> Failure {
+        Failure {
+            reason,
+            step: self.step,
+            what,
+        }
+    }
+
+    fn timeout(&self, wanted: &str) -> Failure {
+        let mut what = format!("waited in vain for {wanted}");
+        if Instant::now() >= self.deadline {
+            what += &format!("\n  the whole run may take {} s", self.scenario.timeout);
+        }
+        self.failure(Reason::Timeout, what)
+    }
+
+    /// Lines of the same event with other values: most likely what is wrong.
+    fn near(&self, pattern: &Pattern) -> String {
+        let since = self.seen.iter().skip(self.mark);
+        since
+            .filter(|seen| pattern.nearly_matches(&seen.line))
+            .take(3)
+            .map(|seen| format!("\n  but there was `{}`", seen.line.text))
+            .collect()
+    }
+
+    fn qemu_ended(&mut self, wanted: &str) -> Failure {
+        let end = Instant::now() + Duration::from_secs(2);
+        while self.machine.exit_status().is_none() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let status = self.machine.exit_status().map(|status| status.to_string());
+        let status = status.unwrap_or_else(|| "but still runs".into());
+        let what = format!("QEMU closed its consoles ({status}); wanted was {wanted}");
+        self.failure(
+            Reason::QemuExit,
+            format!("{what}\n{}", self.machine.stderr()),
+        )
+    }
+}
+
+fn is_qmp_error(line: &Line) -> bool {
+    line.text.starts_with("{\"error\"")
+}
+
+/// What `event=` the answer to a command of the probe guest has (docs/protocols.md). A command that
+/// it does not know is answered by an error, which is an answer too.
+fn answer_events(command: &str) -> [&str; 2] {
+    let word = match command.split_whitespace().next().unwrap_or_default() {
+        "read" | "write" | "exec" | "read-el0" | "write-el0" | "exec-el0" => "touch",
+        "lost" => "lost-end",
+        "table-use" => "table",
+        word => word,
+    };
+    [word, "error"]
+}
+
+/// A step in one line, as its author wrote it.
+pub fn describe(step: &Step) -> String {
+    let text = |verb: &str, text: &Option<Spanned<String>>| {
+        text.as_ref()
+            .map(|text| format!("{verb} {}", text.as_ref()))
+    };
+    let verb = text("wait", &step.wait)
+        .or_else(|| text("guest", &step.guest))
+        .or_else(|| text("firmware", &step.firmware))
+        .or_else(|| text("qmp", &step.qmp))
+        .or_else(|| text("count", &step.count))
+        .or_else(|| step.pause.map(|time| format!("pause {time} ms")))
+        .or_else(|| step.exit.as_ref().map(|_| "exit".into()));
+    let expects = step
+        .expect
+        .iter()
+        .map(|expect| format!("expect {}", expect.as_ref()));
+    let text: Vec<String> = verb.into_iter().chain(expects).collect();
+    match &step.note {
+        Some(note) => format!("{note} ({})", text.join("; ")),
+        None => text.join("; "),
+    }
+}

@@ -1,0 +1,102 @@
+//! The images: built for bare metal, then copied flat, as a machine loads them.
+
+use crate::{shell, toolchain, workspace};
+use anyhow::{Context, Result, bail};
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// Packages and what their images are called.
+const IMAGES: [(&str, &str); 3] = [
+    ("cordon", "cordon.img"),
+    ("cordon-firmware", "firmware.bin"),
+    ("cordon-probe", "probe.img"),
+];
+
+/// How long a build may take, from nothing and on a slow machine.
+const BUILD_LIMIT: Duration = Duration::from_secs(20 * 60);
+
+/// An image that was built.
+pub(crate) struct Image {
+    package: &'static str,
+    path: PathBuf,
+    bytes: u64,
+}
+
+impl fmt::Display for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kib = self.bytes.div_ceil(1024);
+        write!(
+            f,
+            "{:<16} {kib:>6} KiB  {}",
+            self.package,
+            self.path.display()
+        )
+    }
+}
+
+/// Builds all images, release, for the bare-metal target.
+pub(crate) fn build() -> Result<Vec<Image>> {
+    toolchain::ensure()?;
+    let directory = workspace::images();
+    fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot create {}", directory.display()))?;
+    compile(&directory)?;
+    let objcopy = toolchain::objcopy()?;
+    IMAGES
+        .iter()
+        .map(|(package, name)| flatten(&objcopy, package, &directory.join(name)))
+        .collect()
+}
+
+fn compile(directory: &Path) -> Result<()> {
+    let log = directory.join("build.log");
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(workspace::root());
+    cargo.args([
+        "build",
+        "--release",
+        "--color=never",
+        "--target",
+        toolchain::TARGET,
+    ]);
+    for (package, _) in IMAGES {
+        cargo.args(["--package", package]);
+    }
+    let spinner = shell::spinner("building the images");
+    let status = shell::logged(&mut cargo, &log, BUILD_LIMIT);
+    spinner.finish_and_clear();
+    if !status?.success() {
+        let said = fs::read_to_string(&log).unwrap_or_default();
+        bail!("the images do not build:\n{}", shell::tail(&said, 60));
+    }
+    Ok(())
+}
+
+fn flatten(objcopy: &Path, package: &'static str, path: &Path) -> Result<Image> {
+    let elf = workspace::target()
+        .join(toolchain::TARGET)
+        .join("release")
+        .join(package);
+    let modified = |path: &Path| fs::metadata(path).and_then(|data| data.modified());
+    let is_fresh = match (modified(&elf), modified(path)) {
+        (Ok(elf), Ok(image)) => elf <= image,
+        _ => false,
+    };
+    if !is_fresh {
+        shell::output(
+            Command::new(objcopy)
+                .args(["-O", "binary"])
+                .arg(&elf)
+                .arg(path),
+        )?;
+    }
+    let data = fs::metadata(path).with_context(|| format!("no {}", path.display()))?;
+    Ok(Image {
+        package,
+        path: path.to_owned(),
+        bytes: data.len(),
+    })
+}

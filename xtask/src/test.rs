@@ -1,0 +1,175 @@
+//! `cargo xtask test`: everything that CI does, one row each.
+
+use crate::checks::{self, Check};
+use crate::{run, shell, workspace};
+use anyhow::{Context, Result, bail};
+use cordon_qemu::scenario::{self, Scenario};
+use cordon_qemu::{interrupt, report};
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only checks and scenarios whose name contains this.
+    filter: Option<String>,
+    /// Leave out Miri and fuzzing.
+    #[arg(long)]
+    quick: bool,
+}
+
+/// How a row of the table ended.
+pub(crate) enum End {
+    Passed(String),
+    Failed(String),
+    Skipped(String),
+}
+
+struct Row {
+    name: String,
+    end: End,
+    took: Duration,
+}
+
+/// Runs the checks, then the scenarios, one after the other: each has the machine to itself, so
+/// that a time limit means the same everywhere. `false` means that something failed.
+pub(crate) fn test(args: &Args) -> Result<bool> {
+    let wanted = |name: &str| {
+        args.filter
+            .as_deref()
+            .is_none_or(|filter| name.contains(filter))
+    };
+    let all = scenario::load_all(&workspace::scenarios())?;
+    let scenarios: Vec<&Scenario> = all.iter().filter(|s| wanted(s.name())).collect();
+    let checks: Vec<&Check> = checks::ALL
+        .iter()
+        .filter(|(name, _)| wanted(name))
+        .collect();
+    if scenarios.is_empty() && checks.is_empty() {
+        bail!(
+            "no check and no scenario is called like `{}`",
+            args.filter.as_deref().unwrap_or("")
+        );
+    }
+    let mut rows = Vec::new();
+    for (name, check) in checks {
+        let skip = args.quick && matches!(*name, "miri" | "fuzz");
+        rows.push(check_row(name, *check, skip)?);
+    }
+    rows.extend(scenario_rows(&scenarios)?);
+    Ok(conclude(&rows))
+}
+
+fn check_row(name: &str, check: fn(&Path) -> Result<End>, skip: bool) -> Result<Row> {
+    let logs = workspace::target().join("test");
+    fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
+    let begun = Instant::now();
+    let spinner = shell::spinner(name.to_owned());
+    let end = if skip {
+        End::Skipped("left out by --quick".into())
+    } else {
+        check(&logs.join(format!("{name}.log")))
+            .unwrap_or_else(|error| End::Failed(format!("{error:#}")))
+    };
+    spinner.finish_and_clear();
+    if interrupt::requested() {
+        bail!("interrupted");
+    }
+    let row = Row {
+        name: name.to_owned(),
+        end,
+        took: begun.elapsed(),
+    };
+    println!("{}", line(&row));
+    Ok(row)
+}
+
+fn scenario_rows(scenarios: &[&Scenario]) -> Result<Vec<Row>> {
+    if scenarios.is_empty() {
+        return Ok(Vec::new());
+    }
+    let tools = match run::tools() {
+        Ok(tools) => tools,
+        Err(error) => {
+            // Without images or QEMU no scenario can be tried, which is not the same as skipped.
+            eprintln!("error: {error:#}");
+            let failed = |s: &&Scenario| Row {
+                name: s.name().to_owned(),
+                end: End::Failed("not run: no images or no QEMU".into()),
+                took: Duration::ZERO,
+            };
+            return Ok(scenarios.iter().map(failed).collect());
+        }
+    };
+    let mut rows = Vec::new();
+    for scenario in scenarios {
+        let outcome = run::play(&tools, scenario, None, false);
+        run::show(scenario, &outcome);
+        let verdict = report::verdict(&outcome);
+        println!("{verdict}");
+        let end = match outcome.result {
+            Ok(_) => End::Passed(String::new()),
+            Err(failure) => End::Failed(format!("reason={}", failure.reason.word())),
+        };
+        rows.push(Row {
+            name: scenario.name().to_owned(),
+            end,
+            took: outcome.elapsed,
+        });
+        if interrupt::requested() {
+            bail!("interrupted");
+        }
+    }
+    Ok(rows)
+}
+
+fn conclude(rows: &[Row]) -> bool {
+    println!("\n{:<24} {:>8}  ", "", "seconds");
+    for row in rows {
+        println!("{}", line(row));
+    }
+    let count = |wanted: fn(&End) -> bool| rows.iter().filter(|row| wanted(&row.end)).count();
+    let failed = count(|end| matches!(end, End::Failed(_)));
+    println!(
+        "\n{} passed, {failed} failed, {} skipped",
+        count(|end| matches!(end, End::Passed(_))),
+        count(|end| matches!(end, End::Skipped(_)))
+    );
+    failed == 0
+}
+
+fn line(row: &Row) -> String {
+    let (word, why) = match &row.end {
+        End::Passed(what) => ("pass", what),
+        End::Failed(why) => ("FAIL", why),
+        End::Skipped(why) => ("SKIPPED", why),
+    };
+    let line = format!(
+        "{:<24} {:>8.1}  {word:<8} {why}",
+        row.name,
+        row.took.as_secs_f64()
+    );
+    line.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_failed_row_fails_the_whole() {
+        let row = |end| Row {
+            name: "x".into(),
+            end,
+            took: Duration::ZERO,
+        };
+        let passed = || row(End::Passed(String::new()));
+        let skipped = || row(End::Skipped("why".into()));
+        assert!(conclude(&[passed(), skipped()]));
+        assert!(!conclude(&[
+            passed(),
+            row(End::Failed("why".into())),
+            skipped()
+        ]));
+    }
+}
