@@ -158,9 +158,12 @@ impl State {
 
     fn check(&self, now: &[HwLeaf]) {
         for (kind, cached) in [("stage 2", &self.stage2), ("combined", &self.combined)] {
+            let mut at = 0; // Both lists are in order of IPA.
             for old in cached {
-                let new = now.partition_point(|new| new.end() <= old.ipa);
-                for new in now[new..].iter().take_while(|new| new.ipa < old.end()) {
+                while now.get(at).is_some_and(|new| new.end() <= old.ipa) {
+                    at += 1;
+                }
+                for new in now[at..].iter().take_while(|new| new.ipa < old.end()) {
                     assert!(
                         self.may_coexist(old, new),
                         "{kind}: {old:x?} against {new:x?}"
