@@ -23,7 +23,7 @@ use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// Why a range was not mapped. No translation has changed.
+/// Why a range was not mapped. Unless the tables are damaged, no translation has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapError {
     /// The range is empty.
@@ -75,7 +75,7 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
     ///
     /// # Errors
     /// See [`MapError`]. After an error every IPA translates as it did before; tables that had been
-    /// added stay, empty, and a later `map` uses them.
+    /// added stay, empty, and a later `map` uses them. ([`MapError::Damaged`] promises nothing.)
     pub fn map(
         &mut self,
         ipa: Ipa,

@@ -33,7 +33,7 @@
 //!
 //! [`config`] works out the shape and the registers, `granule` the geometry, `descriptor` the bits,
 //! `walk` is the one walker, `map`, `hole` and `census` are what is done with it, [`bbm`] makes the
-//! changes that CPUs can see, and [`env`] is what the machine has to provide.
+//! changes that CPUs can see, and [`mod@env`] is what the machine has to provide.
 
 mod attrs;
 pub mod bbm;

@@ -3,7 +3,8 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// How many entries are written between two looks at the counter. The number of entries of a table
-/// is a multiple of it for every granule.
+/// is a multiple of it for every granule. Twice as many are too many for the compiler to unroll, and
+/// cost three times as much.
 const UNROLL: usize = 32;
 
 /// Fills a table with `first`, `first + stride`, ... This is nearly all of the work of making a

@@ -13,7 +13,6 @@ use super::machine::{HwLeaf, Memory, hardware_leaves, translate};
 use crate::addr::{Ipa, Vmid};
 use crate::stage2::{Level, Tlb};
 use core::cell::RefCell;
-use std::collections::BTreeSet;
 use std::vec::Vec;
 
 /// What [`Cpus`] was asked for.
@@ -38,8 +37,9 @@ struct State {
     published: Vec<HwLeaf>,
     /// What was visible the last time, and is cached and checked.
     seen: Vec<HwLeaf>,
-    stage2: BTreeSet<HwLeaf>,
-    combined: BTreeSet<HwLeaf>,
+    /// Cached entries of each kind, in order and without duplicates.
+    stage2: Vec<HwLeaf>,
+    combined: Vec<HwLeaf>,
     watched: Vec<Ipa>,
     steps: Vec<Step>,
 }
@@ -141,26 +141,29 @@ impl State {
         }
         self.seen = now.to_vec();
         self.check(now);
-        self.stage2.extend(now);
-        self.combined.extend(now);
+        add(&mut self.stage2, now);
+        add(&mut self.combined, now);
     }
 
     /// CPUs fill their TLBs again, from what a walk may see (published or not), and from what other
     /// entries say.
     fn refill(&mut self, now: &[HwLeaf]) {
-        self.stage2.extend(now);
+        add(&mut self.stage2, now);
         if self.published != now {
-            self.stage2.extend(&self.published);
+            add(&mut self.stage2, &self.published);
             self.seen.clear(); // The next look has to check again.
         }
-        self.combined.extend(&self.stage2);
+        add(&mut self.combined, &self.stage2);
     }
 
     fn check(&self, now: &[HwLeaf]) {
         for (kind, cached) in [("stage 2", &self.stage2), ("combined", &self.combined)] {
+            let mut at = 0; // Both lists are in order of IPA.
             for old in cached {
-                let new = now.partition_point(|new| new.end() <= old.ipa);
-                for new in now[new..].iter().take_while(|new| new.ipa < old.end()) {
+                while now.get(at).is_some_and(|new| new.end() <= old.ipa) {
+                    at += 1;
+                }
+                for new in now[at..].iter().take_while(|new| new.ipa < old.end()) {
                     assert!(
                         self.may_coexist(old, new),
                         "{kind}: {old:x?} against {new:x?}"
@@ -172,6 +175,16 @@ impl State {
 
     fn may_coexist(&self, old: &HwLeaf, new: &HwLeaf) -> bool {
         old == new || !old.overlaps(new) || self.direct && old.agrees_with(new)
+    }
+}
+
+/// Adds to a set that is kept as a sorted list. Sets of a thousand entries that differ in a few are
+/// the rule here, and Miri should get through them, too.
+fn add(set: &mut Vec<HwLeaf>, more: &[HwLeaf]) {
+    if set != more {
+        set.extend(more);
+        set.sort();
+        set.dedup();
     }
 }
 

@@ -72,6 +72,7 @@ fn a_hole_in_2m_takes_one_table_and_in_a_page_none() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes, and nothing that the others do not do")]
 fn the_first_and_the_last_page_of_a_block_are_no_different() {
     for strategy in STRATEGIES {
         for bad in [5 * G1, 6 * G1 - K4] {
@@ -86,6 +87,7 @@ fn the_first_and_the_last_page_of_a_block_are_no_different() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes, and nothing that the others do not do")]
 fn a_second_hole_shares_the_tables_of_the_first() {
     for strategy in STRATEGIES {
         with_map(config(strategy), 3, |map, frames, cpus| {
@@ -136,6 +138,7 @@ fn there_is_no_hole_where_nothing_is_mapped() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes, and nothing that the others do not do")]
 fn a_spent_reserve_costs_good_memory_and_the_outcome_says_how_much() {
     for strategy in STRATEGIES {
         for (reserve, size, left) in [(1, M2, [0, 511, 0, 1]), (0, G1, [0, 0, 0, 1])] {

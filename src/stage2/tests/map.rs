@@ -26,6 +26,7 @@ fn congruent_addresses_get_the_largest_blocks_and_small_ones_at_the_ends_only() 
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes, and nothing that the others do not do")]
 fn blocks_are_no_larger_than_the_offset_between_the_addresses_allows() {
     with_map(config(Strategy::BreakFirst), 0, |map, frames, _| {
         map_ram(map, frames, 0, M2, 8 * M2);
@@ -105,6 +106,7 @@ fn a_hole_is_never_mapped_over() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes, and nothing that the others do not do")]
 fn running_out_of_frames_maps_nothing_and_a_second_attempt_succeeds() {
     // From K4 to 2G - K4: two tables of level 2, two of level 3, all below one of level 1.
     let request = |map: &mut Map<'_>, frames: &mut Frames| {

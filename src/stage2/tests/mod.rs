@@ -17,6 +17,9 @@ const K4: u64 = 4096;
 const M2: u64 = 2 << 20;
 const G1: u64 = 1 << 30;
 
+/// Frames of a machine: few enough to run out of, and to look at again and again.
+const FRAMES: usize = 28;
+
 /// Both ways to exchange a block.
 const STRATEGIES: [Strategy; 2] = [Strategy::BreakFirst, Strategy::SwapThenBreak];
 
@@ -37,8 +40,8 @@ fn with_map<R>(
     reserve: usize,
     test: impl FnOnce(&mut Map<'_>, &mut Frames, &Cpus<'_>) -> R,
 ) -> R {
-    let memory = Memory::new(64);
-    let mut frames = Frames::new(64);
+    let memory = Memory::new(FRAMES);
+    let mut frames = Frames::new(FRAMES);
     let cpus = Cpus::new(&memory, vmid());
     let mut map = Stage2::new(config, vmid(), &memory, &cpus, &mut frames, reserve).unwrap();
     let direct = config.strategy() == Strategy::SwapThenBreak;

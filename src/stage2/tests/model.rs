@@ -225,14 +225,14 @@ fn check(model: &Model, map: &Map<'_>, cpus: &Cpus<'_>, around: u64) {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 2 } else { 96 },
+        cases: if cfg!(miri) { 1 } else { 96 },
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
 
     #[test]
     fn a_guest_sees_what_the_model_says_and_nothing_stale(
-        requests in prop::collection::vec(request(), 1..if cfg!(miri) { 6 } else { 24 }),
+        requests in prop::collection::vec(request(), 1..if cfg!(miri) { 4 } else { 24 }),
         reserve in 0usize..12,
         direct in any::<bool>(),
     ) {
