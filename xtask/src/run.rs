@@ -3,8 +3,9 @@
 use crate::{images, qemu, shell, workspace};
 use anyhow::{Context, Result, bail};
 use cordon_qemu::machine::{Port, Tools};
+use cordon_qemu::outcome::Outcome;
 use cordon_qemu::scenario::{self, Scenario};
-use cordon_qemu::steps::{self, Outcome, Progress};
+use cordon_qemu::steps::{self, Progress};
 use cordon_qemu::{interactive, report};
 use indicatif::ProgressBar;
 

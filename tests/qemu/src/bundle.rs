@@ -292,10 +292,13 @@ mod tests {
 
     static IMAGES: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
 
+    /// A directory with a kernel. Renamed into place, so that two test processes do not meet.
     fn images() -> PathBuf {
-        let images = std::env::temp_dir().join(format!("cordon-bundle-{}", std::process::id()));
+        let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/bundle-test");
         std::fs::create_dir_all(&images).expect("a directory for the images");
-        std::fs::write(images.join("probe.img"), b"kernel!").expect("an image");
+        let new = images.join(format!("new-{}", std::process::id()));
+        std::fs::write(&new, b"kernel!").expect("an image");
+        std::fs::rename(&new, images.join("probe.img")).expect("renamed");
         images
     }
 

@@ -40,14 +40,19 @@ pub fn run(tools: &Tools, scenario: &Scenario) -> Result<()> {
         command: None,
         has_firmware,
     };
+    let mut secure = Vec::new();
     while !machine.is_silent() && !interrupt::requested() {
-        show(machine.next(Instant::now() + Duration::from_millis(10)))?;
+        show(
+            machine.next(Instant::now() + Duration::from_millis(10)),
+            &mut secure,
+        )?;
         while let Ok(key) = keys.try_recv() {
             match input.key(key) {
                 Action::None => {}
                 Action::Leave => return Ok(()),
                 Action::Send(port, bytes) => machine.send(port, &bytes)?,
                 Action::Show(text) => show_text(&text)?,
+                Action::Redraw(text) => redraw(&text)?,
             }
         }
     }
@@ -70,7 +75,8 @@ fn keyboard() -> Result<Receiver<u8>> {
     Ok(keys)
 }
 
-fn show(arrival: Option<Arrival>) -> Result<()> {
+/// Writes what comes from the machine. `secure` keeps a line of the firmware until it is whole.
+fn show(arrival: Option<Arrival>, secure: &mut Vec<u8>) -> Result<()> {
     match arrival {
         Some(Arrival::Bytes(Port::Uart0, bytes)) => {
             // A raw terminal needs the CR that a program's LF leaves out.
@@ -84,16 +90,29 @@ fn show(arrival: Option<Arrival>) -> Result<()> {
             stdout().write_all(&text)?;
             stdout().flush().context("the terminal")
         }
-        Some(Arrival::Bytes(Port::Secure, bytes)) => show_text(&format!(
-            "[secure] {}",
-            String::from_utf8_lossy(&bytes).trim_end()
-        )),
+        Some(Arrival::Bytes(Port::Secure, bytes)) => {
+            for byte in bytes {
+                if byte == b'\n' {
+                    let line = String::from_utf8_lossy(&std::mem::take(secure)).into_owned();
+                    show_text(&format!("[secure] {}", line.trim_end()))?;
+                } else {
+                    secure.push(byte);
+                }
+            }
+            Ok(())
+        }
         _ => Ok(()),
     }
 }
 
 fn show_text(text: &str) -> Result<()> {
     write!(stdout(), "\r\n{}\r\n", text.replace('\n', "\r\n"))?;
+    stdout().flush().context("the terminal")
+}
+
+/// Puts `text` in the place of the terminal's last line.
+fn redraw(text: &str) -> Result<()> {
+    write!(stdout(), "\r\x1b[K{text}")?;
     stdout().flush().context("the terminal")
 }
 
@@ -104,6 +123,7 @@ enum Action {
     Leave,
     Send(Port, Vec<u8>),
     Show(String),
+    Redraw(String),
 }
 
 /// The state of the escape key and of a firmware command that is being typed.
@@ -154,7 +174,7 @@ impl Input {
         }
         let shown = format!("> {command}");
         self.command = Some(command);
-        Action::Show(shown)
+        Action::Redraw(shown)
     }
 }
 

@@ -21,6 +21,7 @@ pub mod interactive;
 pub mod interrupt;
 pub mod line;
 pub mod machine;
+pub mod outcome;
 mod pages;
 pub mod report;
 pub mod scenario;

@@ -85,7 +85,8 @@ pub struct Machine {
     ports: Vec<(Port, UnixStream)>,
     arrivals: Receiver<Arrival>,
     open: usize,
-    sockets: SocketDirectory,
+    /// Kept for its `Drop`, after QEMU's.
+    _sockets: SocketDirectory,
     /// Where its logs are.
     pub logs: PathBuf,
 }
@@ -121,7 +122,7 @@ impl Machine {
             ports: Vec::new(),
             arrivals,
             open,
-            sockets,
+            _sockets: sockets,
             logs,
         };
         for (port, listener) in ports.into_iter().zip(listeners) {
@@ -239,7 +240,6 @@ impl Drop for Machine {
         // Both fail only where the process is gone already, which is what is wanted.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.sockets.path);
     }
 }
 
@@ -324,6 +324,13 @@ impl SocketDirectory {
     fn listen(&self, port: Port) -> Result<UnixListener> {
         let path = self.path.join(port.name());
         UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))
+    }
+}
+
+impl Drop for SocketDirectory {
+    fn drop(&mut self) {
+        // What is left here is found and cleared by the next process of the same id.
+        let _ = std::fs::remove_dir_all(&self.path);
     }
 }
 

@@ -5,7 +5,7 @@
 
 use crate::line::Line;
 use crate::machine::Port;
-use crate::steps::{Outcome, Seen};
+use crate::outcome::{Outcome, Seen};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -353,7 +353,7 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::steps::{Failure, Reason};
+    use crate::outcome::{Failure, Reason};
 
     fn outcome(lines: &[&str], result: Result<Vec<(String, String)>, Failure>) -> Outcome {
         let seen = lines.iter().zip(1_u64..).map(|(text, at)| {

@@ -341,7 +341,7 @@ fn default_seed() -> u64 {
 }
 
 /// What no run may show unless its scenario says that it is about just that.
-pub const DEFAULT_NEVER: [&str; 12] = [
+pub const DEFAULT_NEVER: [&str; 13] = [
     "panicked at",
     "ras: event=fatal",
     "cordon: event=halt reason=hypervisor-error",
@@ -351,7 +351,8 @@ pub const DEFAULT_NEVER: [&str; 12] = [
     "ras: event=overflow",
     "guest: wrong!=0",
     "guest: event=error",
-    "guest: event=fatal",
+    "guest: event=wrong",
+    "guest: event=panic",
     "! stopped",
     "! undefined",
 ];

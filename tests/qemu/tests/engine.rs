@@ -4,8 +4,9 @@
 mod support;
 
 use cordon_qemu::machine::{Delivery, Machine};
+use cordon_qemu::outcome::Reason;
 use cordon_qemu::report;
-use cordon_qemu::steps::{Reason, play};
+use cordon_qemu::steps::play;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use support::{Place, fails, played, scenario, shipped};
@@ -222,7 +223,7 @@ fn what_never_may_come_fails_the_run_whenever_it_comes() {
         Reason::Never,
     );
     assert!(what.contains("event=oops"), "{what}");
-    for line in ["guest: event=error what=x", "guest: event=fatal what=x"] {
+    for line in ["guest: event=error what=x", "guest: event=panic what=x"] {
         let script = format!("uart0 probe| {line}\nhang");
         fails(
             &scenario("step = [{ pause = 300 }]"),

@@ -5,7 +5,7 @@
 mod support;
 
 use cordon_qemu::interrupt;
-use cordon_qemu::steps::Reason;
+use cordon_qemu::outcome::Reason;
 use std::time::{Duration, Instant};
 use support::{fails, scenario};
 

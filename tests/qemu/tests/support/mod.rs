@@ -1,8 +1,9 @@
 //! Plays scenarios against the fake QEMU.
 
 use cordon_qemu::machine::Tools;
+use cordon_qemu::outcome::{Outcome, Reason};
 use cordon_qemu::scenario::Scenario;
-use cordon_qemu::steps::{Outcome, Reason, play};
+use cordon_qemu::steps::play;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
