@@ -59,7 +59,7 @@ impl Timestamp {
 
 /// Two decimal digits in a byte.
 const fn bcd(value: u64) -> u8 {
-    ((value / 10 % 10) << 4 | value % 10) as u8
+    (((value / 10 % 10) << 4) | (value % 10)) as u8
 }
 
 /// Writes little-endian fields one after the other.

@@ -30,6 +30,8 @@ const ISS_WNR: u64 = 1 << 6;
 const ISS_S1PTW: u64 = 1 << 7;
 const ISS_CM: u64 = 1 << 8;
 const ISS_VNCR: u64 = 1 << 13;
+/// GPC exception only: the walk was one of stage 2.
+const ISS_S2PTW: u64 = 1 << 21;
 /// GPC exception only: an instruction fetch.
 const ISS_IND: u64 = 1 << 20;
 
@@ -114,14 +116,14 @@ impl GranuleFault {
         };
         // An instruction abort has neither WnR nor CM nor VNCR.
         let common = if fetch {
-            ISS_S1PTW
+            0
         } else {
-            ISS_S1PTW | ISS_WNR | ISS_CM | ISS_VNCR
+            ISS_WNR | ISS_CM | ISS_VNCR
         };
         Ok(Self {
             page: Pa::new(mfar & MFAR_FPA),
             access,
-            iss: esr & common | xfsc,
+            iss: esr & common | s1ptw(esr) | xfsc,
             fetch,
         })
     }
@@ -145,6 +147,20 @@ impl GranuleFault {
         const AET_UER: u64 = 0b011 << 10;
         const DFSC_ASYNC: u64 = 0x11;
         EC_SERROR << 26 | ESR_IL | AET_UER | DFSC_ASYNC
+    }
+}
+
+/// S1PTW of the abort: "a stage 2 fault for a stage 1 walk".
+///
+/// QEMU (11.1) sets it, with S2PTW, also where the page that holds the guest's stage-1 table is
+/// poisoned and no stage-2 walk took part; hardware has both clear then (Arm ARM `AArch64.S1Walk`).
+/// The two cases look alike. The guest's table is the one that happens: a page of stage-2 tables is
+/// the hypervisor's, which sees that from the record's address.
+const fn s1ptw(esr: u64) -> u64 {
+    if esr & ISS_S2PTW != 0 {
+        0
+    } else {
+        esr & ISS_S1PTW
     }
 }
 

@@ -14,7 +14,7 @@
 
 use cordon::addr::{PAGE_SIZE, Pa, PaRange};
 
-/// `$NAME: the inclusive range [start, start + size)` with the arithmetic checked at build time.
+/// The `size` bytes from `start`, checked at build time.
 const fn range(start: u64, size: u64) -> PaRange {
     match PaRange::new(Pa::new(start), size) {
         Some(range) => range,
@@ -99,7 +99,7 @@ pub fn cpu_index(mpidr: u64) -> Option<usize> {
 #[must_use]
 pub const fn cpu_affinity(index: usize) -> u64 {
     let index = index as u64;
-    (index / CPUS_PER_CLUSTER) << 8 | index % CPUS_PER_CLUSTER
+    ((index / CPUS_PER_CLUSTER) << 8) | (index % CPUS_PER_CLUSTER)
 }
 
 /// Why a file is no kernel that can be started.

@@ -4,6 +4,7 @@
 //! this adds is the order, and what to say when something is missing.
 
 use alloc::string::String;
+use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -176,8 +177,7 @@ fn read_small(fw_cfg: &mut FwCfg<Registers>, file: File) -> Result<Vec<u8>, Erro
     if file.size() > SMALL_FILE_MAX {
         return Err(Error::FwCfg(fw_cfg::Error::OutOfRange));
     }
-    let mut bytes = Vec::new();
-    bytes.resize(usize::try_from(file.size()).unwrap_or(0), 0);
+    let mut bytes = vec![0; usize::try_from(file.size()).unwrap_or(0)];
     fw_cfg.read(file, &mut bytes)?;
     Ok(bytes)
 }

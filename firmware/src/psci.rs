@@ -115,7 +115,7 @@ impl Cpus {
 
     fn on(&self, mpidr: u64, entry: EntryPoint) -> Outcome {
         // No instruction begins at other addresses, and what is secure is not the caller's to run.
-        if entry.address % 4 != 0 || OWN.contains(cordon::addr::Pa::new(entry.address)) {
+        if !entry.address.is_multiple_of(4) || OWN.contains(cordon::addr::Pa::new(entry.address)) {
             return Outcome::Return(INVALID_ADDRESS);
         }
         let Some(cpu) = affinity(mpidr) else {

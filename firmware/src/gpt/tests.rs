@@ -44,7 +44,7 @@ fn walk<const N: usize>(gpt: &Gpt<'_, N>, pa: u64) -> u64 {
             let word = table.0[usize::try_from(pa >> 16 & 0x3fff).unwrap()].load(Ordering::Relaxed);
             word >> (4 * (pa >> 12 & 0xf)) & 0xf
         }
-        other => panic!("reserved level-0 entry {other}"),
+        other => unreachable!("reserved level-0 entry {other}"),
     }
 }
 
@@ -160,7 +160,7 @@ proptest! {
         steps in proptest::collection::vec((any::<bool>(), 0u64..96, 1u64..80), 1..24),
     ) {
         // Pages around the border between two GiBs, so that spans cross it and words.
-        let base = (3 * GIB >> 12) - 48;
+        let base = ((3 * GIB) >> 12) - 48;
         let (level0, pool) = tables::<2>();
         let (mut gpt, mut tlb) = (Gpt::new(level0, pool), Recorder::default());
         let mut model = BTreeSet::new();

@@ -140,7 +140,21 @@ catch:
     .endm
     guarded guarded_load, ldr x0, [x0]
     guarded guarded_store, str x1, [x0]
-    guarded guarded_wfi, wfi
+
+    // Unmasks IRQs only when the place to go on is known: one may be pending already.
+    .global guarded_wfi
+guarded_wfi:
+    mrs     x14, tpidr_el2
+    adr     x15, 1f
+    str     x15, [x14, #40]
+    mov     x15, #-1
+    str     x15, [x14]
+    dsb     sy
+    msr     daifclr, #2
+    wfi
+    isb
+1:  msr     daifset, #2
+    ret
 
     .global guarded_call
 guarded_call:
@@ -243,7 +257,7 @@ pub(crate) fn call(address: u64) -> (u64, Caught) {
     (value, caught())
 }
 
-/// Waits for an interrupt and takes it, if it is not masked.
+/// Waits for an interrupt and takes it.
 pub(crate) fn wait() -> Caught {
     guarded_wfi();
     caught()
@@ -271,8 +285,9 @@ pub(crate) fn secondary_entry() -> u64 {
     secondary_start as *const () as u64
 }
 
-/// A page of memory for tests, outside of what Rust believes to know.
-#[repr(C, align(4096))]
+/// A page of memory for tests, outside of what Rust believes to know. The alignment is that of two
+/// concatenated stage-2 tables.
+#[repr(C, align(8192))]
 pub(crate) struct Page<const N: usize = 4096>(UnsafeCell<[u8; N]>);
 
 // SAFETY: it is accessed by address through volatile assembly alone.

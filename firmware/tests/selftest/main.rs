@@ -39,8 +39,7 @@ mod image {
     const MODE: u64 = 0xc200_0003;
 
     static TARGET: Page = Page::new();
-    static TABLE_1: Page = Page::new();
-    static TABLE_2: Page = Page::new();
+    static TABLE: Page = Page::new();
     static STAGE_2: Page<8192> = Page::new();
     /// A word for each CPU: how far it is.
     static PROGRESS: Page = Page::new();
@@ -368,7 +367,7 @@ mod image {
 
     /// The second record waits in vain, and the first stays; the exception comes all the same.
     fn unacknowledged(test: &mut Test) {
-        let (first, second) = (TARGET.address(), TABLE_1.address());
+        let (first, second) = (TARGET.address(), TABLE.address());
         arch::smc(POISON, [first, 1, 0]);
         arch::smc(POISON, [second, 1, 0]);
         arch::load(first);
@@ -481,34 +480,39 @@ mod image {
     fn guest_walks(test: &mut Test, code: u64, at: u64) {
         for index in 0..512u64 {
             let block = index << 30 | 1 << 10 | 3 << 8 | 1;
-            arch::store(TABLE_1.address() + 8 * index, block);
+            arch::store(TABLE.address() + 8 * index, block);
         }
         arch::set!("mair_el1", 0xff);
         arch::set!(
             "tcr_el1",
             4u64 << 32 | 1 << 23 | 3 << 12 | 1 << 10 | 1 << 8 | 25
         );
-        arch::set!("ttbr0_el1", TABLE_1.address());
+        arch::set!("ttbr0_el1", TABLE.address());
         arch::set!("sctlr_el1", 0x30d0_0801);
         arch::flush_tlb();
         test.equal("stage1-runs", arch::guest(code, 0x3c5, at).x0, 99);
-        arch::smc(POISON, [TABLE_1.address(), 1, 0]);
+        arch::smc(POISON, [TABLE.address(), 1, 0]);
         let caught = arch::guest(code, 0x3c5, at);
-        say!(
-            "selftest: note stage1-walk vector={:#x} esr={:#x} far={:#x}",
-            caught.vector,
-            caught.esr,
-            caught.far
-        );
-        test.equal("stage1-walk-vector", caught.vector, 0x400);
-        test.equal("stage1-walk-class", caught.esr >> 26, 0x20);
-        test.equal("stage1-walk-is-on-walk", caught.esr & 0x3c, 0x14);
-        test.record("stage1-walk-record", TABLE_1.address());
-        arch::smc(HEAL, [TABLE_1.address(), 1, 0]);
+        // The level is that of the granule protection table in QEMU, which is also right here.
+        test.caught("stage1-walk", caught, 0x400, 0x8200_0015, code);
+        test.record("stage1-walk-record", TABLE.address());
+        arch::smc(HEAL, [TABLE.address(), 1, 0]);
         arch::set!("sctlr_el1", 0x30d0_0800);
+        stage_2_walk(test, code, at);
         arch::set!("hcr_el2", 1 << 31);
         arch::flush_tlb();
-        let _ = &TABLE_2;
+    }
+
+    /// The root of EL2's stage 2 on a poisoned page. Only the root: QEMU 11.1 itself fails on a
+    /// granule protection fault of a walk below level 1.
+    fn stage_2_walk(test: &mut Test, code: u64, at: u64) {
+        let root = STAGE_2.address();
+        arch::smc(POISON, [root, 1, 0]);
+        let caught = arch::guest(code, 0x3c5, at);
+        test.caught("stage2-walk", caught, 0x400, 0x8200_0015, code);
+        test.record("stage2-walk-record", root);
+        arch::smc(HEAL, [root, 1, 0]);
+        test.equal("stage2-healed", arch::guest(code, 0x3c5, at).x0, 99);
     }
 
     /// The normal world sets its GIC up and takes an SGI as IRQ.
@@ -522,9 +526,7 @@ mod image {
         test.equal("gicd-ctlr", u64::from(arch::load_u32(GICD)) & 0x12, 0x12);
         arch::set!("hcr_el2", 1 << 31 | 1 << 4 | 1 << 3);
         arch::set!("icc_sgi1r_el1", u64::from(SGI) << 24 | 1);
-        arch::set!("daif", 0x340);
         let caught = arch::wait();
-        arch::set!("daif", 0x3c0);
         test.equal("irq-vector", caught.vector, 0x280);
         test.equal("irq-number", arch::acknowledge(), u64::from(SGI));
         arch::set!("hcr_el2", 1 << 31);
@@ -549,7 +551,7 @@ mod image {
         say!("selftest: want heal {page:#x}");
         let healed = (0..1000).any(|_| {
             test.acknowledge();
-            eventually_short(|| false);
+            eventually_short(|| arch::load_u32(UART0 + 0x18) == u32::MAX);
             arch::load(page).1.vector == NOTHING
         });
         test.check("uart-heal", healed, format_args!(""));

@@ -19,7 +19,7 @@ cargo build --quiet --release -p cordon-firmware --target "$target"
 printf 'bundle-bytes' > "$work/bundle"
 mkfifo "$work/secure.in" "$work/secure.out"
 
-timeout 120 "${QEMU:-qemu-system-aarch64}" \
+timeout 60 "${QEMU:-qemu-system-aarch64}" \
     -M virt,secure=on,virtualization=on,gic-version=3,ras=on -cpu max,x-rme=on \
     -smp "$smp" -m 1G -nic none -display none -monitor none \
     -object memory-backend-ram,id=m,size=1G -device ivshmem-plain,memdev=m \
