@@ -171,6 +171,7 @@ fn any_step() -> impl Strategy<Value = Step> {
 }
 
 const CAPACITY: usize = 20;
+const STEPS: usize = if cfg!(miri) { 30 } else { 120 };
 
 /// Does `step` to both, and compares what they say.
 fn step_both(set: &mut PoisonSet<'_>, model: &mut BTreeMap<u64, (u64, u64)>, now: u64, step: Step) {
@@ -205,13 +206,13 @@ fn step_both(set: &mut PoisonSet<'_>, model: &mut BTreeMap<u64, (u64, u64)>, now
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 6 } else { 512 },
+        cases: if cfg!(miri) { 2 } else { 512 },
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
 
     #[test]
-    fn it_behaves_as_a_bounded_map(steps in proptest::collection::vec(any_step(), 0..120)) {
+    fn it_behaves_as_a_bounded_map(steps in proptest::collection::vec(any_step(), 0..STEPS)) {
         let mut nodes = nodes(CAPACITY);
         let mut set = PoisonSet::new(&mut nodes);
         let mut model = BTreeMap::new();
