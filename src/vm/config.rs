@@ -9,21 +9,19 @@
 //! of CPUs and the IPA size, [`DeviceMemory::place`] is asked with the PA range of the source.
 
 mod error;
+mod section;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use alloc::borrow::ToOwned;
-use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use fdt::node::FdtNode;
-
 pub use error::{ConfigError, Why};
+use section::Section;
 
 use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange};
 use crate::platform::bundle::{Bundle, File};
-use crate::platform::dt;
 use crate::platform::fdt::CheckedFdt;
 use crate::platform::image::ImageHeader;
 use crate::platform::memory::{BLOCK_2M, GIB};
@@ -45,9 +43,6 @@ const MAX_LABEL: usize = 15;
 
 /// Registers of the emulated PL011.
 pub const UART: (Ipa, u64) = (Ipa::new(0x0900_0000), 0x1000);
-
-/// IPAs that emulated devices answer at, where nothing may be mapped.
-const EMULATED: &[(&str, (Ipa, u64))] = &[("pl011", UART)];
 
 /// A non-empty range of a guest's addresses that does not wrap around.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -361,166 +356,4 @@ fn place_files(
         initrd: Some(initrd),
         dtb,
     })
-}
-
-/// A node while it is read, with the names that an error needs.
-#[derive(Clone)]
-struct Section<'b, 'a> {
-    /// The VM's label, once that is known.
-    vm: Option<&'a str>,
-    path: String,
-    node: FdtNode<'b, 'a>,
-}
-
-impl<'b, 'a> Section<'b, 'a> {
-    fn error(&self, property: &str, why: Why) -> ConfigError {
-        ConfigError::at(self.vm, &self.path, Some(property), why)
-    }
-
-    fn missing(&self, property: &str) -> ConfigError {
-        self.error(property, Why::Missing)
-    }
-
-    /// Refuses properties other than `known`, and any that is there twice.
-    fn only(&self, known: &[&str]) -> Result<(), ConfigError> {
-        let mut seen: Vec<&str> = Vec::new();
-        for property in self.node.properties() {
-            if !known.contains(&property.name) {
-                return Err(self.error(property.name, Why::Unknown));
-            }
-            if seen.contains(&property.name) {
-                return Err(self.error(property.name, Why::Duplicate));
-            }
-            seen.push(property.name);
-        }
-        Ok(())
-    }
-
-    /// The children, whose names are `prefix` and a unit address that is there once; at most `max`.
-    fn children(&self, prefix: &str, max: usize) -> Result<Vec<Self>, ConfigError> {
-        let mut children: Vec<Self> = Vec::new();
-        for node in self.node.children() {
-            let path = format!("{}/{}", self.path.trim_end_matches('/'), node.name);
-            let error = |why| ConfigError::at(self.vm, &path, None, why);
-            let unit = node.name.strip_prefix(prefix).unwrap_or_default();
-            if unit.is_empty() || !unit.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-                return Err(error(Why::Unknown));
-            }
-            if children.iter().any(|other| other.path == path) {
-                return Err(error(Why::Duplicate));
-            }
-            if children.len() == max {
-                return Err(error(Why::TooMany { max }));
-            }
-            children.push(Self {
-                vm: self.vm,
-                path,
-                node,
-            });
-        }
-        Ok(children)
-    }
-
-    fn no_children(&self) -> Result<(), ConfigError> {
-        self.children("", 0).map(|_| ())
-    }
-
-    fn value(&self, name: &str) -> Result<&'a [u8], ConfigError> {
-        dt::value(self.node, name).ok_or_else(|| self.missing(name))
-    }
-
-    fn cell(&self, name: &str) -> Result<u32, ConfigError> {
-        dt::cell(self.value(name)?).ok_or_else(|| self.error(name, Why::BadValue))
-    }
-
-    /// A number of two cells.
-    fn number(&self, name: &str) -> Result<u64, ConfigError> {
-        let value = self.value(name)?;
-        let number = dt::number(value).filter(|_| value.len() == 8);
-        number.ok_or_else(|| self.error(name, Why::BadValue))
-    }
-
-    fn text(&self, name: &str) -> Result<&'a str, ConfigError> {
-        dt::text(self.value(name)?).ok_or_else(|| self.error(name, Why::BadValue))
-    }
-
-    fn optional_text(&self, name: &str) -> Result<Option<&'a str>, ConfigError> {
-        dt::value(self.node, name)
-            .map(|_| self.text(name))
-            .transpose()
-    }
-
-    /// The file of the bundle that the property names. An empty one cannot be meant.
-    fn file(&self, name: &str, bundle: &Bundle<'a>) -> Result<Option<File<'a>>, ConfigError> {
-        let Some(path) = self.optional_text(name)? else {
-            return Ok(None);
-        };
-        let file = bundle.get(path).filter(|file| !file.bytes.is_empty());
-        let no_such_file = || {
-            self.error(
-                name,
-                Why::NoSuchFile {
-                    name: printable(path),
-                },
-            )
-        };
-        file.ok_or_else(no_such_file).map(Some)
-    }
-
-    /// A range given by two properties, both multiples of `align` and below the IPA size.
-    fn range(
-        &self,
-        start: &str,
-        size: &str,
-        align: u64,
-        limits: Limits,
-    ) -> Result<IpaRange, ConfigError> {
-        let (start_value, size_value) = (self.number(start)?, self.number(size)?);
-        for (name, value) in [(start, start_value), (size, size_value)] {
-            if !value.is_multiple_of(align) {
-                return Err(self.error(name, Why::Misaligned { value }));
-            }
-        }
-        if size_value == 0 {
-            return Err(self.error(size, Why::OutOfRange { value: 0 }));
-        }
-        let last = (start_value.checked_add(size_value - 1))
-            .filter(|last| last.checked_shr(limits.ipa_bits).unwrap_or(0) == 0);
-        let range = last.and_then(|_| IpaRange::new(Ipa::new(start_value), size_value));
-        range.ok_or_else(|| {
-            self.error(
-                size,
-                Why::BeyondIpa {
-                    bits: limits.ipa_bits,
-                },
-            )
-        })
-    }
-
-    fn not_emulated(&self, property: &str, range: IpaRange) -> Result<(), ConfigError> {
-        let overlaps = |(start, size): (Ipa, u64)| {
-            IpaRange::new(start, size).is_some_and(|device| device.overlaps(range))
-        };
-        let device = EMULATED.iter().find(|(_, device)| overlaps(*device));
-        device.map_or(Ok(()), |(name, _)| {
-            Err(self.error(
-                property,
-                Why::Overlap {
-                    with: (*name).to_owned(),
-                },
-            ))
-        })
-    }
-}
-
-/// A text of the tree as a value of an event line: without blanks, and not without end.
-fn printable(text: &str) -> String {
-    let printable = |letter: char| {
-        if letter.is_ascii_graphic() {
-            letter
-        } else {
-            '?'
-        }
-    };
-    text.chars().take(64).map(printable).collect()
 }

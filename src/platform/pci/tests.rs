@@ -1,5 +1,8 @@
 use super::*;
+use crate::addr::Pa;
 use crate::platform::fuzz_config;
+use crate::platform::machine::PciWindow;
+use crate::platform::memory::GIB;
 use alloc::collections::BTreeMap;
 use alloc::string::ToString;
 use proptest::prelude::*;
