@@ -1,6 +1,5 @@
 //! Counting, telling, and the text of an event.
 
-use std::boxed::Box;
 use std::string::ToString;
 use std::sync::Mutex;
 use std::vec::Vec;
@@ -23,14 +22,16 @@ fn event() -> ErrorEvent {
     }
 }
 
-/// A subscriber that writes down what it is told, and the list it writes to.
-fn scribe(
+/// Writes down what it is told.
+struct Scribe {
     name: &'static str,
     list: &'static Mutex<Vec<(&'static str, Stage)>>,
-) -> &'static dyn Subscriber {
-    Box::leak(Box::new(move |_: &ErrorEvent, stage: Stage| {
-        list.lock().unwrap().push((name, stage));
-    }))
+}
+
+impl Subscriber for Scribe {
+    fn notify(&self, _: &ErrorEvent, stage: Stage) {
+        self.list.lock().unwrap().push((self.name, stage));
+    }
 }
 
 #[test]
@@ -55,10 +56,18 @@ fn an_event_shows_the_keys_of_the_protocol() {
 #[test]
 fn every_subscriber_is_told_in_order_of_registration() {
     static LIST: Mutex<Vec<(&str, Stage)>> = Mutex::new(Vec::new());
+    static FIRST: Scribe = Scribe {
+        name: "first",
+        list: &LIST,
+    };
+    static SECOND: Scribe = Scribe {
+        name: "second",
+        list: &LIST,
+    };
     let announcer = Announcer::<2>::new();
     announcer.announce(&event(), Stage::Detected);
-    announcer.register(scribe("first", &LIST)).unwrap();
-    announcer.register(scribe("second", &LIST)).unwrap();
+    announcer.register(&FIRST).unwrap();
+    announcer.register(&SECOND).unwrap();
     announcer.announce(&event(), Stage::Known);
     assert_eq!(
         *LIST.lock().unwrap(),
@@ -69,16 +78,33 @@ fn every_subscriber_is_told_in_order_of_registration() {
 #[test]
 fn one_subscriber_too_many_is_refused_and_the_others_stay() {
     static LIST: Mutex<Vec<(&str, Stage)>> = Mutex::new(Vec::new());
+    static ONLY: Scribe = Scribe {
+        name: "only",
+        list: &LIST,
+    };
+    static LATE: Scribe = Scribe {
+        name: "late",
+        list: &LIST,
+    };
     let announcer = Announcer::<1>::new();
-    announcer.register(scribe("only", &LIST)).unwrap();
+    announcer.register(&ONLY).unwrap();
     for _ in 0..2 {
-        assert_eq!(
-            announcer.register(scribe("late", &LIST)),
-            Err(TooManySubscribers)
-        );
+        assert_eq!(announcer.register(&LATE), Err(TooManySubscribers));
     }
     announcer.announce(&event(), Stage::Fatal);
     assert_eq!(*LIST.lock().unwrap(), [("only", Stage::Fatal)]);
+}
+
+#[test]
+fn a_plain_function_can_subscribe() {
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    static CALL: fn(&ErrorEvent, Stage) = |event, _| {
+        CALLS.fetch_add(event.sequence, Relaxed);
+    };
+    let announcer = Announcer::<1>::new();
+    announcer.register(&CALL).unwrap();
+    announcer.announce(&event(), Stage::Detected);
+    assert_eq!(CALLS.load(Relaxed), 3);
 }
 
 #[test]
