@@ -325,6 +325,7 @@ pub fn confine() {
     let to = guest::Confinement {
         vtcr: stage2.vtcr_el2(),
         vttbr: stage2.vttbr_el2(),
+        fwb: stage2.config().fwb(),
         mpidr: cordon::vm::vcpu::mpidr(vcpu),
     };
     guest::confine(&to, features::get());

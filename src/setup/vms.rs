@@ -117,12 +117,16 @@ impl Materials {
     /// Registers the machine's device memory.
     pub fn register(&mut self, bars: &[DeviceBar], reserved: &[PaRange]) {
         for bar in bars {
-            let registered = self.add_region(Kind::Bar, bar.range, &bar.function.to_string());
-            self.bars.extend(registered);
+            match self.add_region(Kind::Bar, bar.range, &bar.function.to_string()) {
+                Ok(id) => self.bars.push((id, bar.range)),
+                Err(error) => log::error!("event=error what=region why={error} {bar}"),
+            }
         }
         for range in reserved {
-            let registered = self.add_region(Kind::Reserved, *range, "reserved");
-            self.reserved.extend(registered);
+            match self.add_region(Kind::Reserved, *range, "reserved") {
+                Ok(id) => self.reserved.push((id, *range)),
+                Err(error) => log::error!("event=error what=region why={error} at={range}"),
+            }
         }
     }
 
@@ -131,20 +135,11 @@ impl Materials {
         kind: Kind,
         range: PaRange,
         owner: &str,
-    ) -> Option<(RegionId, PaRange)> {
-        match self.devmem.register(kind, range, owner, None) {
-            Ok(id) => {
-                let (start, size) = (range.start(), range.size());
-                log::info!(
-                    "event=region id={id} kind={kind} pa={start} size={size:#x} owner={owner}"
-                );
-                Some((id, range))
-            }
-            Err(error) => {
-                log::error!("event=error what=region why={error} pa={}", range.start());
-                None
-            }
-        }
+    ) -> Result<RegionId, RegisterError> {
+        let id = self.devmem.register(kind, range, owner, None)?;
+        let (start, size) = (range.start(), range.size());
+        log::info!("event=region id={id} kind={kind} pa={start} size={size:#x} owner={owner}");
+        Ok(id)
     }
 
     /// Builds all VMs of `bundle` on the CPUs `cpus`. A VM that cannot be built is left out; so
@@ -194,7 +189,7 @@ impl Materials {
         let ram = self
             .free
             .allocate_for(config.ram.start(), config.ram.size())?;
-        let id = self.devmem.register(Kind::Ram, ram, config.label, None)?;
+        let id = self.add_region(Kind::Ram, ram, config.label)?;
         self.map(&mut space, config, vmid, id, config.ram, ram)?;
         for piece in &config.device_memory {
             let list = match piece.source {

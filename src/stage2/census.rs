@@ -106,8 +106,17 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
     /// # Errors
     /// [`Damage`].
     pub fn census(&self) -> Result<Census, Damage> {
+        self.census_of(Ipa::new(0), u64::MAX)
+    }
+
+    /// Counts what translates the `size` bytes from `ipa`, a leaf that reaches beyond them whole.
+    ///
+    /// # Errors
+    /// [`Damage`].
+    pub fn census_of(&self, ipa: Ipa, size: u64) -> Result<Census, Damage> {
         let mut census = Census::default();
-        self.tree().walk(0..u64::MAX, &mut census)?;
+        let range = ipa.get()..ipa.get().saturating_add(size);
+        self.tree().walk(range, &mut census)?;
         Ok(census)
     }
 

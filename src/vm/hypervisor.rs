@@ -9,7 +9,7 @@ use crate::ras::contain::AddressSpaces;
 use crate::ras::ghes::PhysMemory;
 use crate::ras::pipeline::Ras;
 use crate::ras::triage;
-use crate::stage2::{Damage, HoleOutcome, Level, Stage2, TableMemory, Tlb};
+use crate::stage2::{Census, Damage, HoleOutcome, Level, Stage2, TableMemory, Tlb};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -115,23 +115,6 @@ impl<P: Platform> Vm<P> {
         };
         access(&mut self.uart.lock(), &mut line)
     }
-
-    fn print_stage2(&self, when: &str) {
-        let stage2 = self.stage2.lock();
-        match stage2.census() {
-            Ok(census) => log::info!(
-                "event=stage2 vm={} when={when} 1g={} 2m={} 4k={} hole={} tables={} reserve={}",
-                self.name,
-                census.leaves(Level::L1),
-                census.leaves(Level::L2),
-                census.leaves(Level::L3),
-                census.holes,
-                census.tables,
-                stage2.reserve_left()
-            ),
-            Err(damage) => log::error!("event=error what=stage2 vm={} why={damage}", self.name),
-        }
-    }
 }
 
 /// The terminal end of a VM's console.
@@ -197,7 +180,7 @@ impl<P: Platform> Hypervisor<P> {
             vm.name,
             vm.vcpus.len()
         );
-        vm.print_stage2("start");
+        self.print_stage2(vm, "start");
     }
 
     /// Ends a VM: none of its vCPUs runs a guest instruction after its next exit, which comes at
@@ -213,13 +196,40 @@ impl<P: Platform> Hypervisor<P> {
         for vcpu in &vm.vcpus {
             self.platform.kick(vcpu.pcpu);
         }
-        vm.print_stage2("stop");
+        self.print_stage2(vm, "stop");
         log::info!(
             "event=vm-stop vm={} reason={reason} vseas={}",
             vm.name,
             vm.vseas.load(Ordering::Relaxed)
         );
         self.running.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// Says what a VM's map is made of, as a whole and by the regions that it maps.
+    fn print_stage2(&self, vm: &Vm<P>, when: &str) {
+        let stage2 = vm.stage2.lock();
+        match stage2.census() {
+            Ok(census) => log::info!(
+                "event=stage2 vm={} when={when} {} tables={} reserve={}",
+                vm.name,
+                Leaves(&census),
+                census.tables,
+                stage2.reserve_left()
+            ),
+            Err(damage) => log::error!("event=error what=stage2 vm={} why={damage}", vm.name),
+        }
+        for region in self.ras.devmem.regions() {
+            for mapping in region.mappings().filter(|mapping| mapping.vm == vm.vmid) {
+                if let Ok(census) = stage2.census_of(mapping.ipa, mapping.range.size()) {
+                    let (id, kind) = (region.id(), region.kind());
+                    let (ipa, leaves) = (mapping.ipa, Leaves(&census));
+                    log::info!(
+                        "event=leaves vm={} when={when} region={id} kind={kind} ipa={ipa} {leaves}",
+                        vm.name
+                    );
+                }
+            }
+        }
     }
 
     /// Whether no VM runs any more.
@@ -242,5 +252,15 @@ impl<P: Platform> AddressSpaces for Hypervisor<P> {
             log::error!("event=error what=stage2 vm={} why={why}", vm.name);
             self.stop(vm, StopReason::Killed);
         }
+    }
+}
+
+/// Leaves by size, and holes.
+struct Leaves<'a>(&'a Census);
+
+impl fmt::Display for Leaves<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [l1, l2, l3] = [Level::L1, Level::L2, Level::L3].map(|level| self.0.leaves(level));
+        write!(f, "1g={l1} 2m={l2} 4k={l3} hole={}", self.0.holes)
     }
 }

@@ -13,8 +13,6 @@ use spin::Once;
 pub struct Features {
     /// FEAT_BBM level: 0, 1 or 2 (3 and above count as 2).
     pub bbm: u8,
-    /// FEAT_S2FWB.
-    pub fwb: bool,
     /// FEAT_RAS, any version.
     pub ras: bool,
     /// FEAT_PAN.
@@ -64,7 +62,6 @@ impl Features {
         let (pfr0, pfr1) = (ID_AA64PFR0_EL1.get(), ID_AA64PFR1_EL1.get());
         Self {
             bbm: field(mmfr2, 52).min(2),
-            fwb: field(mmfr2, 40) != 0,
             ras: field(pfr0, 28) != 0,
             pan: field(mmfr1, 20) != 0,
             ssbs: field(pfr1, 4) != 0,

@@ -39,6 +39,8 @@ pub struct Confinement {
     pub vtcr: u64,
     /// `VTTBR_EL2`.
     pub vttbr: u64,
+    /// The tables' memory attributes are those of FEAT_S2FWB.
+    pub fwb: bool,
     /// Affinity fields of the MPIDR that the guest sees.
     pub mpidr: u64,
 }
@@ -64,7 +66,7 @@ pub fn confine(to: &Confinement, features: &Features) {
             + HCR_EL2::TERR::SET
             + HCR_EL2::API::SET
             + HCR_EL2::APK::SET
-            + HCR_EL2::FWB.val(features.fwb.into())
+            + HCR_EL2::FWB.val(to.fwb.into())
             + HCR_EL2::ATA.val(features.mte.into()),
     );
     let trap_sve = if features.sve { 0 } else { CPTR_EL2_TZ };

@@ -98,7 +98,7 @@ pub fn containment(outcome: &Outcome) -> Option<String> {
     };
     let contained = story.ras("contained")?;
     let mut table = Table::default();
-    story.blocks(&mut table);
+    story.blocks(&contained.line, &mut table);
     story.losses(&mut table);
     story.strike(&contained.line, &mut table);
     story.record(&mut table);
@@ -124,25 +124,38 @@ impl<'a> Story<'a> {
         self.seen.iter().rev().find(|seen| wanted(&seen.line))
     }
 
-    fn stage2(&self, when: &str) -> Option<&'a Line> {
-        let found = self.last(|line| line.is_cordon("stage2") && line.get("when") == Some(when));
+    fn when(&self, event: &str, when: &str) -> Option<&'a Line> {
+        let found = self.last(|line| line.is_cordon(event) && line.get("when") == Some(when));
         found.map(|seen| &seen.line)
     }
 
-    fn blocks(&self, table: &mut Table) {
-        let (Some(before), Some(after)) = (self.stage2("start"), self.stage2("contained")) else {
-            return;
+    /// The leaves of the region that was struck, and the tables of the whole VM.
+    fn blocks(&self, struck: &Line, table: &mut Table) {
+        let leaves_of = |when: &str| {
+            let is_struck = |line: &Line| {
+                let ends = line.number("ipa").zip(struck.number("ipa"));
+                line.is_cordon("leaves")
+                    && line.get("when") == Some(when)
+                    && ends.is_some_and(|(start, ipa)| start <= ipa)
+            };
+            // Regions come in no particular order: the nearest one below is the one.
+            let lines = self.seen.iter().map(|seen| &seen.line);
+            lines
+                .filter(|line| is_struck(line))
+                .max_by_key(|line| line.number("ipa"))
         };
-        table.row("stage 2 before", leaves(before));
-        table.row("stage 2 after", leaves(after));
-        table.row("change", changes(before, after));
-        if let (Some(from), Some(to)) = (before.number("tables"), after.number("tables")) {
-            let reserve = after
-                .get("reserve")
-                .map(|left| format!(", {left} left in reserve"));
-            let reserve = reserve.unwrap_or_default();
+        if let (Some(before), Some(after)) = (leaves_of("start"), leaves_of("stop")) {
+            table.row("blocks before", leaves(before));
+            table.row("blocks after", leaves(after));
+        }
+        let tables = |when| self.when("stage2", when)?.number("tables");
+        if let (Some(from), Some(to)) = (tables("start"), tables("stop")) {
+            let left = self
+                .when("stage2", "stop")
+                .and_then(|line| line.get("reserve"));
+            let left = left.map_or(String::new(), |left| format!(", {left} left in reserve"));
             let used = i128::from(to) - i128::from(from);
-            table.row("tables used", format!("{used} ({from} -> {to}{reserve})"));
+            table.row("tables used", format!("{used} ({from} -> {to}{left})"));
         }
         table.rule();
     }
@@ -231,16 +244,6 @@ fn leaves(line: &Line) -> String {
         .filter_map(|(key, name)| line.number(key).map(|count| (name, count)))
         .filter(|(_, count)| *count > 0)
         .map(|(name, count)| format!("{name} x{count}"))
-        .collect();
-    parts.join(", ")
-}
-
-fn changes(before: &Line, after: &Line) -> String {
-    let parts: Vec<String> = LEAVES
-        .iter()
-        .filter_map(|(key, name)| Some((name, before.number(key)?, after.number(key)?)))
-        .filter(|(_, from, to)| from != to)
-        .map(|(name, from, to)| format!("{name} {:+}", i128::from(to) - i128::from(from)))
         .collect();
     parts.join(", ")
 }
@@ -377,31 +380,34 @@ mod tests {
         }
     }
 
-    const RUN: [&str; 8] = [
-        "cordon: event=stage2 vm=probe when=start 1g=2 2m=0 4k=0 hole=0 tables=1 reserve=64",
+    const RUN: [&str; 12] = [
+        "cordon: event=stage2 vm=probe when=start 1g=2 2m=32 4k=0 hole=0 tables=3 reserve=64",
+        "cordon: event=leaves vm=probe when=start region=1 kind=bar ipa=0x1000000000 1g=2 2m=0 4k=0 hole=0",
+        "cordon: event=leaves vm=probe when=start region=0 kind=ram ipa=0x40000000 1g=0 2m=32 4k=0 hole=0",
         "ok poisoned pages=1",
         "! consumed pa=0x8012345000 cpu=1 el=1 access=read record=written signal=sea far=0x1",
         "ras: event=detected seq=1 via=sea cpu=1 pa=0x8012345000 severity=recoverable section=mem",
         "ras: event=contained seq=1 pa=0x8012345000 vm=probe ipa=0x1012345000 block=1g tables=2",
-        "cordon: event=stage2 vm=probe when=contained 1g=1 2m=511 4k=511 hole=1 tables=3 reserve=62",
         "ras: event=vsea seq=1 vm=probe vcpu=1 ipa=0x1012345000 far=0x1012345040 esr=0x96000010",
         "probe| guest: event=sweep pages=524288 lost=1 wrong=0",
+        "cordon: event=stage2 vm=probe when=stop 1g=1 2m=543 4k=511 hole=1 tables=5 reserve=62",
+        "cordon: event=leaves vm=probe when=stop region=1 kind=bar ipa=0x1000000000 1g=1 2m=511 4k=511 hole=1",
+        "cordon: event=leaves vm=probe when=stop region=0 kind=ram ipa=0x40000000 1g=0 2m=32 4k=0 hole=0",
     ];
 
     #[test]
     fn the_table_of_a_containment_reads_as_the_issue_has_it() {
         let text = containment(&outcome(&RUN, Ok(Vec::new()))).expect("a containment");
         for row in [
-            "│ stage 2 before   │ 1G x2 ",
-            "│ stage 2 after    │ 1G x1, 2M x511, 4K x511, hole x1 ",
-            "│ change           │ 1G -1, 2M +511, 4K +511, hole +1 ",
-            "│ tables used      │ 2 (1 -> 3, 62 left in reserve) ",
+            "│ blocks before    │ 1G x2 ",
+            "│ blocks after     │ 1G x1, 2M x511, 4K x511, hole x1 ",
+            "│ tables used      │ 2 (3 -> 5, 62 left in reserve) ",
             "│ guest pages lost │ 1 of 524,288 ",
             "│ vSEAs            │ 1 ",
             "│ PA               │ 0x8012345000 ",
             "│ IPA              │ 0x1012345000 ",
             "│ CPER record      │ pa=0x8012345000 severity=recoverable section=mem ",
-            "│ +3.0 ms          │ contained  block=1g tables=2 ",
+            "│ +5.0 ms          │ contained  block=1g tables=2 ",
         ] {
             assert!(text.contains(row), "{row}\n{text}");
         }
@@ -414,7 +420,7 @@ mod tests {
             "m".repeat(300)
         );
         let mut run = RUN;
-        run[3] = &long;
+        run[5] = &long;
         let text = containment(&outcome(&run, Ok(Vec::new()))).expect("a containment");
         let widths: Vec<usize> = text.lines().map(|line| line.chars().count()).collect();
         assert!(
