@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use spin::Once;
 
 use super::cper::Severity;
-use super::esr::Access;
+use super::esr::{Abort, Access};
 use crate::addr::{Pa, PaRange, Vmid};
 
 #[cfg(test)]
@@ -47,29 +47,25 @@ impl ErrorEvent {
     }
 }
 
-/// The `key=value` pairs of `docs/protocols.md` that an event knows by itself, `seq` first. The
-/// consumer's `vm` is a name, which whoever knows names adds.
+/// Which event it is and how it came, as the `key=value` pairs of `docs/protocols.md`. What was lost
+/// and how badly, the record's section says; the consumer's `vm` is a name, which whoever knows names
+/// adds.
 impl fmt::Display for ErrorEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             sequence,
             origin,
             cpu,
-            severity,
             ..
         } = self;
         write!(f, "seq={sequence} via={origin} cpu={cpu}")?;
-        if let Some(pa) = self.pa() {
-            write!(f, " pa={pa}")?;
-        }
-        write!(f, " severity={severity}")?;
         if let Some(Consumer::Vcpu {
-            vcpu, el, access, ..
+            vcpu, el, attempt, ..
         }) = self.consumer
         {
             write!(f, " vcpu={vcpu} el={el}")?;
-            if let Some(access) = access {
-                write!(f, " access={access}")?;
+            if let Some(attempt) = attempt {
+                write!(f, " access={attempt}")?;
             }
         }
         Ok(())
@@ -115,10 +111,38 @@ pub enum Consumer {
         /// Exception level, 0 or 1.
         el: u8,
         /// What it tried; an SError does not say.
-        access: Option<Access>,
+        attempt: Option<Attempt>,
     },
     /// Cordon itself.
     Hypervisor,
+}
+
+/// What a consumer was doing when it met an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// Its own access.
+    Access(Access),
+    /// The walk of its own tables, on the way to any access.
+    Walk,
+}
+
+impl From<&Abort> for Attempt {
+    fn from(abort: &Abort) -> Self {
+        if abort.stage1_walk || abort.fault.walk_error().is_some() {
+            Self::Walk
+        } else {
+            Self::Access(abort.access)
+        }
+    }
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Access(access) => access.fmt(f),
+            Self::Walk => f.pad("walk"),
+        }
+    }
 }
 
 /// A step on the way of an error.

@@ -9,8 +9,8 @@ use super::exit::{Exit, Next};
 use super::hypervisor::{Platform, StopReason};
 use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange};
 use crate::ras::cper::Severity;
-use crate::ras::esr::{Abort, Access, AsyncErrorType, Level, SError, SErrorKind, Syndrome};
-use crate::ras::event::{Consumer, ErrorEvent, Origin, Stage};
+use crate::ras::esr::{Abort, AsyncErrorType, Level, SError, SErrorKind, Syndrome};
+use crate::ras::event::{Attempt, Consumer, ErrorEvent, Origin, Stage};
 use crate::ras::inject::{self, ExternalAbort};
 use crate::ras::pipeline::{Collected, Occasion};
 use crate::ras::triage::{self, Interrupted, Verdict};
@@ -49,7 +49,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     /// answers.
     pub(super) fn external_abort(&mut self, abort: &Abort) -> Next {
         let hypervisor = self.hypervisor;
-        let occasion = self.occasion(Origin::Sea, Some(abort.access));
+        let occasion = self.occasion(Origin::Sea, Some(abort.into()));
         let collected = hypervisor.ras.collect(&occasion, hypervisor);
         let event = self.event(&occasion);
         if collected.records == 0 {
@@ -97,14 +97,14 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         let (count, level) = self.hypervisor.ras.touched(pa);
         let event = ErrorEvent {
             range: PaRange::new(pa.page(), PAGE_SIZE),
-            ..self.event(&self.occasion(Origin::Sea, Some(abort.access)))
+            ..self.event(&self.occasion(Origin::Sea, Some(abort.into())))
         };
         self.announce(&event, Stage::Touched);
         log::info!(target: "ras", "event=touched seq={} vm={} vcpu={} ipa={ipa} count={count}", event.sequence, self.vm.name, self.vcpu.index);
         self.tell(abort, &event, Some(ipa), level)
     }
 
-    fn occasion(&self, origin: Origin, access: Option<Access>) -> Occasion {
+    fn occasion(&self, origin: Origin, attempt: Option<Attempt>) -> Occasion {
         Occasion {
             origin,
             cpu: self.vcpu.pcpu,
@@ -112,7 +112,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
                 vm: self.vm.vmid,
                 vcpu: u8::try_from(self.vcpu.index).unwrap_or(u8::MAX),
                 el: self.cpu.exception_level(),
-                access,
+                attempt,
             }),
         }
     }
@@ -204,7 +204,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             self.announce(event, Stage::GuestAborted);
             log::info!(target: "ras", "event=vsea seq={} vm={} vcpu={}{} far={:#x} esr={:#x} el={} access={}",
                 event.sequence, self.vm.name, self.vcpu.index, Optional(" ipa=", ipa.map(Ipa::page)), abort.far.unwrap_or(0), injected.esr_el1,
-                self.cpu.exception_level(), trap.access);
+                self.cpu.exception_level(), Attempt::from(trap));
         }
         self.deliver(exception)
     }

@@ -85,7 +85,7 @@ impl Vuart {
             CR => self.cr.into(),
             IFLS => self.ifls.into(),
             IMSC => self.imsc.into(),
-            ID..SIZE if offset % 4 == 0 => {
+            ID..SIZE if offset.is_multiple_of(4) => {
                 let index = usize::try_from((offset - ID) / 4).unwrap_or(usize::MAX);
                 ID_BYTES.get(index).copied().map_or(0, u64::from)
             }

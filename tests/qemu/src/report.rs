@@ -129,6 +129,11 @@ impl<'a> Story<'a> {
         found.map(|seen| &seen.line)
     }
 
+    fn count(&self, event: &str) -> usize {
+        let is_event = |seen: &&Seen| seen.line.is_ras(event);
+        self.seen.iter().filter(is_event).count()
+    }
+
     /// The leaves of the region that was struck, and the tables of the whole VM.
     fn blocks(&self, struck: &Line, table: &mut Table) {
         let leaves_of = |when: &str| {
@@ -173,12 +178,13 @@ impl<'a> Story<'a> {
                 table.row("wrong lines", grouped(wrong));
             }
         }
-        let vseas = self
-            .seen
-            .iter()
-            .filter(|seen| seen.line.is_ras("vsea"))
-            .count();
-        table.row("vSEAs", vseas.to_string());
+        let touched = self.count("touched");
+        let later = match touched {
+            0 => String::new(),
+            _ => format!(", and {touched} for touching the hole again"),
+        };
+        let told = self.count("vsea").saturating_sub(touched);
+        table.row("vSEAs", format!("{told}{later}"));
         table.rule();
     }
 
