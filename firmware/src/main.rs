@@ -5,8 +5,9 @@
 //! a CPU has entered the normal world it comes back through [`traps`] alone.
 //!
 //! **Locks**, each held for a bounded time with everything masked, taken in this order: the line
-//! buffer, the service, the UART. A CPU's PSCI state and the interrupt controller are taken with
-//! none of them held.
+//! buffer or the turn to record, the service, the UART. A CPU's PSCI state and the interrupt
+//! controller are taken with none of them held. Only the turn to record is held while something is
+//! waited for; the CPU that is waited for never takes it, unless it consumes poison itself.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(not(target_os = "none"))]
