@@ -18,7 +18,7 @@ static POOL: [Table; TABLES] = [const { Table::new() }; TABLES];
 
 static SERVICE: Once<Mutex<Service<'static, TABLES>>> = Once::new();
 
-/// Held by the one CPU that waits until its record can be written; others that consume queue here.
+/// Held by the one CPU that waits until its record can be written; others that consume wait here.
 /// The service is not held meanwhile.
 static TURN: Mutex<()> = Mutex::new(());
 
