@@ -185,19 +185,19 @@ fn a_consumed_page_is_recorded_and_signalled() {
          far=0xffff000012345678\n"
     );
     assert_eq!(fake.read_u64(ACK), 0xf0, "only the ack bit is cleared");
-    assert_eq!(record_in(&fake), (Pa::new(0x80_1234_5000), 1));
+    assert_eq!(record_in(&fake), Some((Pa::new(0x80_1234_5000), 1)));
 }
 
 /// Which page the record in the block is about, and its sequence number.
-fn record_in(fake: &Fake) -> (Pa, u64) {
-    let block = StatusBlock::parse(&fake.ram[0x100..0x500]).unwrap();
-    let section = block.sections().next().unwrap().unwrap();
-    let Body::Memory(memory) = section.body else {
-        panic!("{:?}", section.body);
-    };
-    let sequence = (0..1000)
-        .find(|number| section.fru_text == Some(FruText::new(&std::format!("gpt {number:015x}"))));
-    (memory.address.unwrap(), sequence.unwrap())
+fn record_in(fake: &Fake) -> Option<(Pa, u64)> {
+    let block = StatusBlock::parse(&fake.ram[0x100..0x500]).ok()?;
+    let section = block.sections().next()?.ok()?;
+    let text = |number| FruText::new(&std::format!("gpt {number:015x}"));
+    let sequence = (0..10).find(|number| section.fru_text == Some(text(*number)))?;
+    match section.body {
+        Body::Memory(memory) => Some((memory.address?, sequence)),
+        _ => None,
+    }
 }
 
 #[test]
@@ -253,7 +253,7 @@ fn while_a_record_waits_the_service_answers_and_the_next_attempt_sees_the_ack() 
     assert_eq!(service.record(page, &mut fake), None);
     fake.write_u64(ACK, 0xf1);
     assert_eq!(service.record(page, &mut fake), Some(Written::Written));
-    assert_eq!(record_in(&fake), (page, 2));
+    assert_eq!(record_in(&fake), Some((page, 2)));
 }
 
 #[test]
