@@ -4,7 +4,8 @@
 //! while it is being made finds out why it is there; then each mapping that the registry knows
 //! loses the page. No step allocates and none can fail for want of memory: a full poison set costs
 //! bookkeeping, a spent table reserve costs good memory around the page (and both say so), but
-//! the page is out of reach when [`Containment::page`] returns.
+//! the page is out of reach when [`Containment::page`] returns, also when another CPU was first and is
+//! still at it.
 
 use super::event::{Announcer, ErrorEvent, Stage};
 use super::poison::{Insert, PoisonSet};
@@ -14,16 +15,41 @@ use crate::stage2::{Damage, Hole, HoleOutcome};
 use core::fmt;
 use spin::Mutex;
 
+#[cfg(test)]
+mod tests;
+
 /// The VMs' address spaces, by VMID. Implemented by whoever owns the VMs.
 pub trait AddressSpaces {
-    /// Takes the page at `ipa` out of the VM's map; `None` if there is no such VM.
+    /// Takes the page at `ipa` out of the VM's map; `None` if there is no such VM, or it runs no more.
     fn make_hole(&self, vm: Vmid, ipa: Ipa) -> Option<Result<HoleOutcome, Damage>>;
 
     /// The VM's name, for people.
     fn name(&self, vm: Vmid) -> &str;
 
-    /// Stops a VM whose map can no longer be trusted.
-    fn give_up(&self, vm: Vmid, why: &dyn fmt::Display);
+    /// Stops a VM whose map can no longer be trusted. Whether it ran until now.
+    fn give_up(&self, vm: Vmid, why: &dyn fmt::Display) -> bool;
+}
+
+/// What the poison set said of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entry {
+    /// It is new, and entered.
+    New,
+    /// It was there.
+    Known,
+    /// It is not there, and cannot be entered.
+    NoRoom,
+}
+
+/// What became of one mapping of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    /// The page is out of it now.
+    Made,
+    /// The page was out of it before.
+    Held,
+    /// There is no such mapping any more, or nobody who could use it.
+    Absent,
 }
 
 /// What containment works on.
@@ -49,52 +75,70 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
             log::warn!(target: "ras", "event=unclaimed seq={seq} pa={page}");
             return false;
         }
-        if self.is_known(page) {
+        let entry = self.enter(page);
+        // A known page as well: the CPU that entered it may not have come to all of its mappings
+        // yet, and nobody may be told of a hole that is not there.
+        let (mut made, mut held) = (false, false);
+        for mapped in self.devmem.mappings_of(page) {
+            let cut = self.cut(page, &mapped);
+            made |= cut == Cut::Made;
+            held |= cut == Cut::Held;
+        }
+        // What a full set cannot tell, the mappings can.
+        let known = match entry {
+            Entry::New => false,
+            Entry::Known => true,
+            Entry::NoRoom => held && !made,
+        };
+        if known {
             self.announce(Stage::Known);
             log::info!(target: "ras", "event=known seq={seq} pa={page}");
-            return true;
+        } else {
+            self.announce(Stage::Contained { pages: 1 });
+            self.devmem.notify_failure(page);
         }
-        for mapped in self.devmem.mappings_of(page) {
-            self.cut(page, &mapped);
-        }
-        self.announce(Stage::Contained { pages: 1 });
-        self.devmem.notify_failure(page);
         true
     }
 
-    /// Enters the page into the poison set; whether it was there before. A set that is full has
-    /// no answer: then the page is cut again, which does no harm.
-    fn is_known(&self, page: Pa) -> bool {
+    fn enter(&self, page: Pa) -> Entry {
         let mut poison = self.poison.lock();
         match poison.insert(page.pfn(), self.event.sequence) {
-            Insert::New(_) => false,
-            Insert::Known(_) => true,
+            Insert::New(_) => Entry::New,
+            Insert::Known(_) => Entry::Known,
             Insert::Full => {
                 drop(poison);
                 self.announce(Stage::Overflow);
                 log::error!(target: "ras", "event=overflow what=poison-set pa={page}");
-                false
+                Entry::NoRoom
             }
         }
     }
 
-    fn cut(&self, page: Pa, mapped: &MappedPage<'_>) {
+    fn cut(&self, page: Pa, mapped: &MappedPage<'_>) -> Cut {
         let (vm, ipa, seq) = (mapped.vm, mapped.ipa, self.event.sequence);
         let name = self.spaces.name(vm);
         match self.spaces.make_hole(vm, ipa) {
-            Some(Ok(HoleOutcome::Made(hole))) => self.report(name, ipa, &hole),
+            Some(Ok(HoleOutcome::Made(hole))) => {
+                self.report(name, ipa, &hole);
+                Cut::Made
+            }
             Some(Ok(HoleOutcome::Coarse(hole))) => {
                 self.announce(Stage::Overflow);
                 log::error!(target: "ras", "event=overflow what=table-reserve vm={name} ipa={} lost={:#x}", hole.ipa, hole.size);
                 self.report(name, ipa, &hole);
+                Cut::Made
             }
-            Some(Ok(HoleOutcome::AlreadyPoisoned { .. })) => {
-                log::info!(target: "ras", "event=known seq={seq} pa={page} vm={name} ipa={ipa}");
-            }
+            Some(Ok(HoleOutcome::AlreadyPoisoned { .. })) => Cut::Held,
             Some(Ok(HoleOutcome::NotMapped)) | None => {
                 log::warn!(target: "ras", "event=unmapped seq={seq} pa={page} vm={name} ipa={ipa}");
+                Cut::Absent
             }
-            Some(Err(damage)) => self.spaces.give_up(vm, &damage),
+            Some(Err(damage)) => {
+                if self.spaces.give_up(vm, &damage) {
+                    self.announce(Stage::VmStopped);
+                }
+                Cut::Absent
+            }
         }
     }
 

@@ -14,7 +14,8 @@
 //! Two CPUs may consume at once, and firmware has one block for both. So nobody assumes that the
 //! record it finds is about its own access: whoever holds the sources' lock takes all there is and
 //! contains it, and then each CPU resolves its own access by looking whether the page it touched
-//! is a hole by now.
+//! is a hole by now. Of several records, one that is about memory of the consumer's own VM is the one
+//! that may be about its access.
 //!
 //! Locks, in the order in which they are taken: `sources`, `poison`, a VM's stage 2, the console.
 //! `poison` is never held while a stage 2 is.
@@ -31,6 +32,9 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use spin::Mutex;
+
+#[cfg(test)]
+pub(crate) mod tests;
 
 /// Longest record that is read, in bytes: a page, more than any source here offers.
 const MAX_RECORD: usize = 4096;
@@ -78,6 +82,10 @@ pub struct Collected {
     pub records: u32,
     /// The page of the first uncorrected error, whosever it is.
     pub page: Option<Pa>,
+    /// The page of the first uncorrected error in memory that the consumer's VM maps.
+    pub own: Option<Pa>,
+    /// An uncorrected error is in memory that no region holds: Cordon's, if anyone's.
+    pub unclaimed: bool,
     /// Firmware says that an error could not be contained by hardware.
     pub fatal: bool,
 }
@@ -187,15 +195,33 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         spaces: &V,
         collected: &mut Collected,
     ) {
-        let range = poisoned_range(section);
-        let event = occasion.event(self.next_sequence(), section.severity, range);
+        let mut ranges = poisoned_ranges(section).peekable();
+        let event = occasion.event(
+            self.next_sequence(),
+            section.severity,
+            ranges.peek().copied(),
+        );
         self.announcer.announce(&event, Stage::Detected);
         log::info!(target: "ras", "event=detected {event}{} {}", VmName(&event, spaces), section.line());
-        let Some(range) = range.filter(|_| section.severity.is_uncorrected()) else {
-            return;
+        for range in ranges.filter(|_| section.severity.is_uncorrected()) {
+            let event = ErrorEvent {
+                range: Some(range),
+                ..event
+            };
+            let page = range.start().page();
+            collected.unclaimed |= !self.contain(&event, range, spaces);
+            collected.page = collected.page.or(Some(page));
+            let own = Some(page).filter(|page| self.is_of_consumer(*page, occasion));
+            collected.own = collected.own.or(own);
+        }
+    }
+
+    /// Whether the VM that consumed the error maps `page`.
+    fn is_of_consumer(&self, page: Pa, occasion: &Occasion) -> bool {
+        let Some(Consumer::Vcpu { vm, .. }) = occasion.consumer else {
+            return false;
         };
-        self.contain(&event, range, spaces);
-        collected.page = collected.page.or(Some(range.start().page()));
+        self.devmem.mappings_of(page).any(|mapped| mapped.vm == vm)
     }
 
     /// Contains every page of `range`, on behalf of `event`; whether any of it is somebody's.
@@ -240,19 +266,24 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
     }
 }
 
-/// The memory that a section says is bad.
-fn poisoned_range(section: &Section<'_>) -> Option<PaRange> {
-    match &section.body {
-        Body::Memory(memory) => memory
-            .poisoned()
-            .inspect_err(|error| log::error!("event=error what=cper why={error}"))
-            .ok(),
-        Body::ArmProcessor(arm) => arm
-            .errors()
-            .filter_map(|error| error.physical_address)
-            .find_map(|pa| PaRange::new(pa.page(), PAGE_SIZE)),
-        _ => None,
-    }
+/// The memory that a section says is bad. A processor section may tell of several errors, not all of
+/// which lose memory.
+fn poisoned_ranges(section: &Section<'_>) -> impl Iterator<Item = PaRange> {
+    let (memory, processor) = match &section.body {
+        Body::Memory(memory) => {
+            let range = memory
+                .poisoned()
+                .inspect_err(|error| log::error!("event=error what=cper why={error}"));
+            (range.ok(), None)
+        }
+        Body::ArmProcessor(arm) => (None, Some(arm.errors())),
+        _ => (None, None),
+    };
+    let pages = processor
+        .into_iter()
+        .flatten()
+        .filter_map(|error| PaRange::new(error.poisoned_page()?, PAGE_SIZE));
+    memory.into_iter().chain(pages)
 }
 
 /// ` vm=NAME` where a guest consumed the error.

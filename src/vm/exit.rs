@@ -2,6 +2,9 @@
 //!
 //! Nothing a guest does can make this panic, wait for ever or touch another VM: what is not
 //! understood gives the guest the exception that hardware without that thing would give it.
+//!
+//! Any CPU may stop any VM at any time. So a VM that is stopped gets nothing done, none of its exits
+//! ends in its guest, and its map is left alone: a stage-2 table gone bad may be why it was stopped.
 
 use super::config::UART;
 use super::cpu::GuestCpu;
@@ -12,6 +15,9 @@ use crate::addr::Ipa;
 use crate::ras::esr::{Abort, Fault, Mmio, Syndrome};
 use crate::ras::inject;
 use crate::stage2::Lookup;
+
+/// Size in bytes of HVC, which has been executed when it is seen.
+const HVC_SIZE: u64 = 4;
 
 /// What the CPU does after an exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +46,9 @@ pub struct Exit<'a, P: Platform, C> {
 impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     /// Handles a synchronous exception.
     pub fn synchronous(&mut self) -> Next {
-        match Syndrome::decode(self.cpu.esr()) {
+        let next = match Syndrome::decode(self.cpu.esr()) {
             Syndrome::Abort(abort) if abort.fault.is_external() => self.external_abort(&abort),
+            _ if self.vm.is_stopped() => Next::Resume,
             Syndrome::Abort(abort) => self.stage2_fault(&abort),
             Syndrome::Hvc(0) => self.call(),
             // HVC returns behind itself, a trapped SMC to itself (Arm ARM D1.3.5).
@@ -49,16 +56,23 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
                 self.cpu.skip_instruction();
                 self.call()
             }
-            _ => self.undefined(),
-        }
+            Syndrome::Hvc(_) => self.undefined(HVC_SIZE),
+            _ => self.undefined(0),
+        };
+        self.unless_stopped(next)
     }
 
     /// An interrupt came: somebody wants this CPU's attention.
     pub fn interrupt(&mut self) -> Next {
-        if self.vm.is_stopped() {
+        self.unless_stopped(Next::Resume)
+    }
+
+    /// `next`, but the guest only where its VM has not been stopped, by whomever.
+    pub(super) fn unless_stopped(&self, next: Next) -> Next {
+        if next == Next::Resume && self.vm.is_stopped() {
             self.park()
         } else {
-            Next::Resume
+            next
         }
     }
 
@@ -75,7 +89,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
                 context,
             } => self.cpu_on(target, entry, context),
             Call::AffinityInfo { target, level } => self.affinity_info(target, level),
-            Call::CpuOff => return self.park(),
+            Call::CpuOff => return self.cpu_off(),
             Call::SystemOff => return self.stop(StopReason::Off),
             Call::SystemReset => return self.stop(StopReason::Reset),
         };
@@ -102,6 +116,17 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             }
             Err(Power::On) => status::ALREADY_ON,
             Err(_) => status::ON_PENDING,
+        }
+    }
+
+    /// A VM whose last vCPU goes off can never run again, for only its own vCPUs can turn one on.
+    fn cpu_off(&self) -> Next {
+        self.vcpu.turn_off();
+        let all_off = self.vm.vcpus.iter().all(|it| it.power() == Power::Off);
+        if all_off {
+            self.stop(StopReason::Off)
+        } else {
+            self.park()
         }
     }
 
@@ -173,8 +198,11 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         self.deliver(inject::external_abort(&self.cpu.state(), &abort))
     }
 
-    fn undefined(&mut self) -> Next {
-        self.deliver(inject::undefined(&self.cpu.state()))
+    /// The instruction that ends `behind` bytes before PC, or begins there, is undefined.
+    fn undefined(&mut self, behind: u64) -> Next {
+        let mut state = self.cpu.state();
+        state.pc = state.pc.wrapping_sub(behind);
+        self.deliver(inject::undefined(&state))
     }
 
     /// Lets the guest take an exception; a guest whose mode makes no sense is stopped.
@@ -191,13 +219,13 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         }
     }
 
-    pub(super) fn stop(&mut self, reason: StopReason) -> Next {
+    pub(super) fn stop(&self, reason: StopReason) -> Next {
         self.hypervisor.stop(self.vm, reason);
         self.park()
     }
 
     /// This vCPU goes off. Whoever turns the last one off for good ends the machine.
-    fn park(&mut self) -> Next {
+    pub(super) fn park(&self) -> Next {
         self.vcpu.turn_off();
         if self.hypervisor.is_idle() {
             Next::Halt

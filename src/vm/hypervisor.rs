@@ -184,7 +184,7 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Ends a VM: none of its vCPUs runs a guest instruction after its next exit, which comes at
-    /// once. True if that was the last VM. Of several reasons the first counts.
+    /// once. True if it ran until now: of several reasons the first counts.
     pub fn stop(&self, vm: &Vm<P>, reason: StopReason) -> bool {
         let first = vm
             .stopped
@@ -196,13 +196,18 @@ impl<P: Platform> Hypervisor<P> {
         for vcpu in &vm.vcpus {
             self.platform.kick(vcpu.pcpu);
         }
-        self.print_stage2(vm, "stop");
+        // Of a VM that was killed not even the map is looked at: its tables may be what went bad, and
+        // reading them would make Cordon the one who consumes the poison.
+        if reason != StopReason::Killed {
+            self.print_stage2(vm, "stop");
+        }
         log::info!(
             "event=vm-stop vm={} reason={reason} vseas={}",
             vm.name,
             vm.vseas.load(Ordering::Relaxed)
         );
-        self.running.fetch_sub(1, Ordering::AcqRel) == 1
+        self.running.fetch_sub(1, Ordering::AcqRel);
+        true
     }
 
     /// Says what a VM's map is made of, as a whole and by the regions that it maps.
@@ -239,19 +244,21 @@ impl<P: Platform> Hypervisor<P> {
 }
 
 impl<P: Platform> AddressSpaces for Hypervisor<P> {
+    /// Keeps off the map of a VM that is stopped, for the same reason as [`Hypervisor::stop`].
     fn make_hole(&self, vm: Vmid, ipa: Ipa) -> Option<Result<HoleOutcome, Damage>> {
-        Some(self.vm(vm)?.stage2.lock().make_hole(ipa))
+        let vm = self.vm(vm).filter(|vm| !vm.is_stopped())?;
+        Some(vm.stage2.lock().make_hole(ipa))
     }
 
     fn name(&self, vm: Vmid) -> &str {
         self.vm(vm).map_or("?", |vm| &vm.name)
     }
 
-    fn give_up(&self, vmid: Vmid, why: &dyn fmt::Display) {
-        if let Some(vm) = self.vm(vmid) {
+    fn give_up(&self, vmid: Vmid, why: &dyn fmt::Display) -> bool {
+        self.vm(vmid).is_some_and(|vm| {
             log::error!("event=error what=stage2 vm={} why={why}", vm.name);
-            self.stop(vm, StopReason::Killed);
-        }
+            self.stop(vm, StopReason::Killed)
+        })
     }
 }
 

@@ -48,48 +48,49 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     /// A synchronous external abort: the guest consumed poison, or asked a bus where nobody
     /// answers.
     pub(super) fn external_abort(&mut self, abort: &Abort) -> Next {
-        let hypervisor = self.hypervisor;
-        let occasion = self.occasion(Origin::Sea, Some(abort.into()));
-        let collected = hypervisor.ras.collect(&occasion, hypervisor);
-        let event = self.event(&occasion);
-        if collected.records == 0 {
-            self.announce(&event, Stage::NoRecord);
-            log::warn!(target: "ras", "event=no-record {event} vm={}", self.vm.name);
-        }
-        let resolved = self.resolve(abort, &event, &collected);
-        if let (Some(resolved), Some(level)) = (&resolved, abort.fault.walk_error()) {
+        let (event, collected) = self.collect(Origin::Sea, Some(abort.into()));
+        if let (Some(page), Some(level)) = (collected.own, abort.fault.walk_error()) {
             // A page first consumed as a stage-1 table is a table to every later walk as well.
-            hypervisor.ras.remember_walk(resolved.pa, level);
+            self.hypervisor.ras.remember_walk(page, level);
         }
-        let who = triage::Consumer::of(abort, false, self.is_ours(&collected));
-        let verdict = triage::sync(abort, who, hypervisor.triage)
+        // A walk may have met a table of the guest's, or one of Cordon's. A record that names memory
+        // of this VM speaks for the former, even if another CPU's error came along with it.
+        let ours = collected.unclaimed && collected.own.is_none();
+        let who = triage::Consumer::of(abort, false, ours);
+        let verdict = triage::sync(abort, who, self.hypervisor.triage)
             .map_or(Verdict::ContainAndAbort, |decision| decision.verdict);
         match verdict {
             _ if collected.fatal => self.fatal("firmware-says-fatal", &event, &collected),
             Verdict::StopMachine => self.fatal("uncontainable", &event, &collected),
-            Verdict::StopVm => self.give_up("stage2-table-lost", &event),
-            Verdict::Log | Verdict::Restart => Next::Resume,
-            _ => self.tell(abort, &event, resolved.map(|resolved| resolved.ipa), None),
+            Verdict::StopVm if who == triage::Consumer::Stage2Walk => {
+                self.give_up("stage2-table-lost", &event)
+            }
+            Verdict::StopVm => self.give_up("uncontained-error", &event),
+            Verdict::Log => Next::Resume,
+            // Without a record nothing has been contained, and the access would abort for ever.
+            Verdict::Restart if collected.records > 0 => Next::Resume,
+            _ => {
+                let resolved = self.resolve(abort, &event, &collected);
+                self.tell(abort, &event, resolved.map(|resolved| resolved.ipa), None)
+            }
         }
     }
 
     /// An SError while the guest ran.
     pub fn serror(&mut self) -> Next {
         let Syndrome::SError(error) = Syndrome::decode(self.cpu.esr()) else {
-            return Next::Resume;
+            return self.unless_stopped(Next::Resume);
         };
-        let hypervisor = self.hypervisor;
-        let occasion = self.occasion(Origin::SError, None);
-        let collected = hypervisor.ras.collect(&occasion, hypervisor);
-        let event = self.event(&occasion);
-        let decision = triage::serror(&error, Interrupted::Guest, hypervisor.triage);
-        match decision.verdict {
+        let (event, collected) = self.collect(Origin::SError, None);
+        let decision = triage::serror(&error, Interrupted::Guest, self.hypervisor.triage);
+        let next = match decision.verdict {
             _ if collected.fatal => self.fatal("firmware-says-fatal", &event, &collected),
             Verdict::StopMachine => self.fatal("uncontainable", &event, &collected),
             Verdict::StopVm => self.give_up("uncontained-error", &event),
             Verdict::Log | Verdict::Restart => Next::Resume,
             _ => self.tell_by_serror(&error, &event),
-        }
+        };
+        self.unless_stopped(next)
     }
 
     /// The guest touched a hole that was there already.
@@ -102,6 +103,19 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         self.announce(&event, Stage::Touched);
         log::info!(target: "ras", "event=touched seq={} vm={} vcpu={} ipa={ipa} count={count}", event.sequence, self.vm.name, self.vcpu.index);
         self.tell(abort, &event, Some(ipa), level)
+    }
+
+    /// Takes and contains what firmware tells, on the occasion of an exception; the exception as an
+    /// event of its own.
+    fn collect(&self, origin: Origin, attempt: Option<Attempt>) -> (ErrorEvent, Collected) {
+        let occasion = self.occasion(origin, attempt);
+        let collected = self.hypervisor.ras.collect(&occasion, self.hypervisor);
+        let event = self.event(&occasion);
+        if collected.records == 0 {
+            self.announce(&event, Stage::NoRecord);
+            log::warn!(target: "ras", "event=no-record {event} vm={}", self.vm.name);
+        }
+        (event, collected)
     }
 
     fn occasion(&self, origin: Origin, attempt: Option<Attempt>) -> Occasion {
@@ -128,31 +142,32 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     }
 
     /// Which page of this VM the access met. HPFAR_EL2 is never valid here, so: where the guest's
-    /// own stage 1 leads from FAR, if that page is a hole by now; else the record's page; else,
-    /// where no record came, the page behind FAR is contained on the abort's word alone.
+    /// own stage 1 leads from FAR; the record's page where it leads nowhere.
+    ///
+    /// If the page behind FAR is no hole by now, no record was about it: none came, or only those of
+    /// other CPUs, for firmware has one block for all of them. Then it is contained on the abort's word
+    /// alone. The guest will be told FAR, and give up that page in any case.
     fn resolve(
         &self,
         abort: &Abort,
         event: &ErrorEvent,
         collected: &Collected,
     ) -> Option<Resolved> {
-        let touched = self.touched_page(abort);
-        let by_record = || self.page_of(collected.page?);
-        let resolved = match touched {
+        let resolved = match self.touched_page(abort) {
             Some((ipa, Lookup::Poisoned { pa, .. })) => {
-                let by = match collected.page {
+                let by = match collected.own {
                     Some(page) if page == pa.page() => By::Cper,
                     _ => By::Translation,
                 };
                 Resolved { pa, ipa, by }
             }
-            Some((ipa, Lookup::Mapped { pa, .. })) if collected.page.is_none() => {
+            Some((ipa, Lookup::Mapped { pa, .. })) => {
                 let range = PaRange::new(pa.page(), PAGE_SIZE)?;
                 self.hypervisor.ras.contain(event, range, self.hypervisor);
                 let by = By::Translation;
                 Resolved { pa, ipa, by }
             }
-            _ => by_record()?,
+            _ => self.page_of(collected.own?)?,
         };
         let Resolved { pa, ipa, by } = resolved;
         log::info!(target: "ras", "event=resolved seq={} pa={} ipa={} vm={} by={by}", event.sequence, pa.page(), ipa.page(), self.vm.name);
@@ -162,7 +177,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     /// Where FAR leads, if the abort has a FAR and was not on a walk: then FAR says nothing of
     /// the table that could not be read, and asking the MMU would only meet the same poison.
     fn touched_page(&self, abort: &Abort) -> Option<(Ipa, Lookup)> {
-        if abort.fault.walk_error().is_some() {
+        if abort.fault.walk_error().is_some() || self.vm.is_stopped() {
             return None;
         }
         let ipa = self.cpu.translate(abort.far(self.cpu.far())?)?;
@@ -182,14 +197,8 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         })
     }
 
-    /// Whether the record speaks of memory that is no VM's: Cordon's own, a stage-2 table.
-    fn is_ours(&self, collected: &Collected) -> bool {
-        collected
-            .page
-            .is_some_and(|page| self.hypervisor.ras.devmem.find(page).is_none())
-    }
-
-    /// Gives the guest its synchronous external abort.
+    /// Gives the guest its synchronous external abort. A guest whose handler is what was lost would
+    /// take one after the other, for ever.
     fn tell(
         &mut self,
         trap: &Abort,
@@ -198,7 +207,11 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         walk: Option<Level>,
     ) -> Next {
         let abort = ExternalAbort::from_trap(trap, self.cpu.far(), walk);
-        let exception = inject::external_abort(&self.cpu.state(), &abort);
+        let state = self.cpu.state();
+        if inject::handler_is_lost(&state) {
+            return self.give_up("handler-lost", event);
+        }
+        let exception = inject::external_abort(&state, &abort);
         if let Ok(injected) = &exception {
             self.vm.vseas.fetch_add(1, Ordering::Relaxed);
             self.announce(event, Stage::GuestAborted);
@@ -223,14 +236,16 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     }
 
     /// The VM cannot go on, and it is not its own doing.
-    fn give_up(&mut self, why: &str, event: &ErrorEvent) -> Next {
-        self.announce(event, Stage::VmStopped);
+    fn give_up(&self, why: &str, event: &ErrorEvent) -> Next {
         log::error!(
             "event=error what=vm vm={} why={why} seq={}",
             self.vm.name,
             event.sequence
         );
-        self.stop(StopReason::Killed)
+        if self.hypervisor.stop(self.vm, StopReason::Killed) {
+            self.announce(event, Stage::VmStopped);
+        }
+        self.park()
     }
 
     /// Nobody can go on.

@@ -17,5 +17,7 @@ pub mod guest_dt;
 pub mod hypervisor;
 pub mod memory_error;
 pub mod psci;
+#[cfg(test)]
+mod tests;
 pub mod vcpu;
 pub mod vuart;

@@ -1,6 +1,6 @@
 //! A virtual CPU: pinned to one physical CPU, on or off.
 
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
 
 /// Affinity fields of the MPIDR of vCPU number `index`: Aff0 counts to 15, as a GICv3 wants it
 /// for its SGI target lists, then Aff1 (Arm IHI 0069, 12.11 ICC_SGI1R_EL1).
@@ -20,11 +20,15 @@ pub enum Power {
     OnPending = 2,
 }
 
+/// What [`Vcpu::power`] holds while somebody turns the vCPU on: of two callers only the one who put
+/// this there writes the entry, and [`Vcpu::take_start`] does not see it before it is complete.
+const CLAIMED: u8 = 3;
+
 impl Power {
     fn from_raw(raw: u8) -> Self {
         match raw {
             0 => Self::On,
-            2 => Self::OnPending,
+            2 | CLAIMED => Self::OnPending,
             _ => Self::Off,
         }
     }
@@ -73,9 +77,6 @@ impl Vcpu {
     ///
     /// Its power state, if that is not `Off`.
     pub fn turn_on(&self, entry: u64, context: u64) -> Result<(), Power> {
-        // Claims the vCPU, so that of two callers only one writes the entry; what is claimed
-        // cannot be seen by `take_start` before the entry is there.
-        const CLAIMED: u8 = 3;
         self.power
             .compare_exchange(
                 Power::Off as u8,
@@ -83,13 +84,7 @@ impl Vcpu {
                 Ordering::AcqRel,
                 Ordering::Acquire,
             )
-            .map_err(|seen| {
-                if seen == CLAIMED {
-                    Power::OnPending
-                } else {
-                    Power::from_raw(seen)
-                }
-            })?;
+            .map_err(Power::from_raw)?;
         self.entry.store(entry, Ordering::Relaxed);
         self.context.store(context, Ordering::Relaxed);
         self.power.store(Power::OnPending as u8, Ordering::Release);
@@ -98,7 +93,7 @@ impl Vcpu {
 
     /// On its own CPU: if it was asked to start, it now is on, and this is where it starts.
     pub fn take_start(&self) -> Option<(u64, u64)> {
-        if self.power() != Power::OnPending {
+        if self.power.load(Ordering::Acquire) != Power::OnPending as u8 {
             return None;
         }
         let start = (
@@ -109,9 +104,11 @@ impl Vcpu {
         Some(start)
     }
 
-    /// On its own CPU: it stops.
+    /// On its own CPU: it stops. All CPUs agree on the order in which vCPUs stop, so that of the last
+    /// two at least one sees that both have.
     pub fn turn_off(&self) {
         self.power.store(Power::Off as u8, Ordering::Release);
+        fence(Ordering::SeqCst);
     }
 }
 

@@ -1,0 +1,425 @@
+//! Two VMs on a machine of plain values. Both map one gigabyte of device memory, each at its own IPA,
+//! and each has a 2 MiB block of RAM. Their guests' stage 1 is an offset.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::vec::Vec;
+
+use crate::addr::{Ipa, Pa, PaRange, Vmid};
+use crate::devmem::{DevMem, Kind, Mapping};
+use crate::ras::event::Snapshot;
+use crate::ras::inject::{Features, GuestState, Injected};
+use crate::ras::pipeline::Ras;
+use crate::ras::pipeline::tests::{Firmware, Recorder, poison_set};
+use crate::ras::triage;
+use crate::stage2::{Attrs, Census, Config, FrameSource, Level, Lookup, Stage2, TableMemory, Tlb};
+use crate::vm::cpu::GuestCpu;
+use crate::vm::exit::{Exit, Next};
+use crate::vm::hypervisor::{Hypervisor, Platform, Vm};
+use crate::vm::vcpu::Vcpu;
+
+pub(super) const G1: u64 = 1 << 30;
+pub(super) const M2: u64 = 2 << 20;
+pub(super) const K4: u64 = 4096;
+
+/// The device memory that both VMs map.
+pub(super) const DEVICE: Pa = Pa::new(0x80_0000_0000);
+/// Where VM 0 and VM 1 have it.
+pub(super) const DEVICE_AT: [u64; 2] = [0x10_0000_0000, 0x20_0000_0000];
+/// RAM of each, at the same IPA in both.
+pub(super) const RAM_AT: u64 = 0x4000_0000;
+pub(super) const RAM: [Pa; 2] = [Pa::new(0x1_0000_0000), Pa::new(0x1_0020_0000)];
+/// Memory that is no region: Cordon's own.
+pub(super) const CORDONS: Pa = Pa::new(0x7000_0000);
+
+/// A guest's VA is its IPA plus this.
+pub(super) const VA: u64 = 0x1000_0000_0000;
+/// Its vectors.
+pub(super) const VBAR: u64 = 0xffff_0000_0000_0800;
+/// Where it is interrupted.
+pub(super) const PC: u64 = 0xffff_0000_0010_0040;
+/// EL1h, and flags that an exception keeps.
+pub(super) const EL1H: u64 = 0x6000_0005;
+
+const FIRST_FRAME: u64 = 0x6000_0000;
+
+/// Frames for tables. One of them may be lost: then whoever looks at it brings the machine down.
+#[derive(Clone)]
+pub(super) struct Tables(Arc<Frames>);
+
+struct Frames {
+    words: Vec<Vec<AtomicU64>>,
+    taken: AtomicUsize,
+    lost: AtomicU64,
+}
+
+impl Tables {
+    fn new(frames: usize) -> Self {
+        let frame = || (0..512).map(|_| AtomicU64::new(0)).collect();
+        Self(Arc::new(Frames {
+            words: (0..frames).map(|_| frame()).collect(),
+            taken: AtomicUsize::new(0),
+            lost: AtomicU64::new(0),
+        }))
+    }
+}
+
+impl TableMemory for Tables {
+    fn table(&self, frame: Pa) -> Option<&[AtomicU64]> {
+        assert_ne!(
+            frame.get(),
+            self.0.lost.load(Ordering::Relaxed),
+            "EL2 consumes the poison in a table"
+        );
+        let at = frame.get().checked_sub(FIRST_FRAME)? / K4;
+        self.0
+            .words
+            .get(usize::try_from(at).ok()?)
+            .map(|it| &it[..])
+    }
+}
+
+impl FrameSource for Tables {
+    fn take(&mut self, count: usize) -> Option<Pa> {
+        let taken = self.0.taken.load(Ordering::Relaxed).next_multiple_of(count);
+        self.0.taken.store(taken + count, Ordering::Relaxed);
+        (taken + count <= self.0.words.len()).then(|| Pa::new(FIRST_FRAME + taken as u64 * K4))
+    }
+
+    fn give_back(&mut self, _: Pa, _: usize) {}
+}
+
+/// Counts invalidations.
+#[derive(Clone, Default)]
+pub(super) struct TlbLog(Arc<[AtomicUsize; 3]>);
+
+impl TlbLog {
+    /// By IPA, of a VM's stage 1, of all of a VM.
+    pub(super) fn counts(&self) -> [usize; 3] {
+        [0, 1, 2].map(|at: usize| self.0[at].load(Ordering::Relaxed))
+    }
+}
+
+impl Tlb for TlbLog {
+    fn publish(&self) {}
+    fn invalidate_ipa(&self, _: Vmid, _: Ipa, _: Option<Level>) {
+        self.0[0].fetch_add(1, Ordering::Relaxed);
+    }
+    fn invalidate_vm(&self, _: Vmid) {
+        self.0[1].fetch_add(1, Ordering::Relaxed);
+    }
+    fn invalidate_vm_all(&self, _: Vmid) {
+        self.0[2].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Logs what it is asked for.
+#[derive(Default)]
+pub(super) struct FakeMachine {
+    pub(super) kicks: Mutex<Vec<usize>>,
+    pub(super) printed: Mutex<Vec<(usize, u8)>>,
+    pub(super) typed: Mutex<Vec<u8>>,
+}
+
+impl Platform for FakeMachine {
+    type Tables = Tables;
+    type Tlb = TlbLog;
+    type Shared = Firmware;
+
+    fn kick(&self, cpu: usize) {
+        self.kicks.lock().unwrap().push(cpu);
+    }
+    fn print(&self, console: usize, byte: u8) {
+        self.printed.lock().unwrap().push((console, byte));
+    }
+    fn typed(&self, _: usize) -> Option<u8> {
+        self.typed.lock().unwrap().pop()
+    }
+}
+
+/// A CPU stopped by an exit.
+#[derive(Clone, Debug)]
+pub(super) struct FakeCpu {
+    pub(super) esr: u64,
+    pub(super) far: u64,
+    pub(super) hpfar: u64,
+    pub(super) x: [u64; 31],
+    pub(super) state: GuestState,
+    pub(super) delivered: Vec<Injected>,
+    pub(super) vserror: Option<u64>,
+    /// VA minus IPA; `None` where stage 1 leads nowhere.
+    pub(super) stage1: Option<u64>,
+}
+
+impl FakeCpu {
+    pub(super) fn new(esr: u64) -> Self {
+        Self {
+            esr,
+            far: 0,
+            hpfar: 0,
+            x: core::array::from_fn(|at| 0x1111_0000_0000_0000 + at as u64),
+            state: GuestState {
+                pc: PC,
+                pstate: EL1H,
+                vbar: VBAR,
+                features: Features::RAS,
+                ..GuestState::default()
+            },
+            delivered: Vec::new(),
+            vserror: None,
+            stage1: Some(VA),
+        }
+    }
+
+    /// The one exception that the guest was given.
+    pub(super) fn exception(&self) -> Injected {
+        assert_eq!(self.delivered.len(), 1, "{self:#x?}");
+        self.delivered[0]
+    }
+}
+
+impl GuestCpu for FakeCpu {
+    fn esr(&self) -> u64 {
+        self.esr
+    }
+    fn far(&self) -> u64 {
+        self.far
+    }
+    fn hpfar(&self) -> u64 {
+        self.hpfar
+    }
+    fn register(&self, number: u8) -> u64 {
+        self.x.get(usize::from(number)).copied().unwrap_or(0)
+    }
+    fn set_register(&mut self, number: u8, value: u64) {
+        if let Some(register) = self.x.get_mut(usize::from(number)) {
+            *register = value;
+        }
+    }
+    fn skip_instruction(&mut self) {
+        self.state.pc += 4;
+    }
+    fn exception_level(&self) -> u8 {
+        (self.state.pstate >> 2 & 3) as u8
+    }
+    fn state(&self) -> GuestState {
+        self.state
+    }
+    fn deliver(&mut self, exception: &Injected) {
+        self.delivered.push(*exception);
+        (self.state.pc, self.state.pstate) = (exception.pc, exception.pstate);
+    }
+    fn virtual_serror(&mut self, vsesr: u64) {
+        self.vserror = Some(vsesr);
+    }
+    fn translate(&self, va: u64) -> Option<Ipa> {
+        self.stage1.map(|offset| Ipa::new(va.wrapping_sub(offset)))
+    }
+}
+
+/// The machine with its VMs, and what it was seen to do.
+pub(super) struct World {
+    pub(super) hypervisor: Hypervisor<FakeMachine>,
+    pub(super) firmware: Firmware,
+    pub(super) stages: &'static Recorder,
+    pub(super) tlbs: Vec<TlbLog>,
+    tables: Vec<Tables>,
+}
+
+impl World {
+    /// Two VMs of two vCPUs each, on pCPUs 0 to 3, all of them on.
+    pub(super) fn new() -> Self {
+        Self::with(triage::Machine {
+            feat_ras: true,
+            isolates_vms: false,
+        })
+    }
+
+    pub(super) fn with(promises: triage::Machine) -> Self {
+        let firmware = Firmware::new();
+        let tables: Vec<Tables> = (0..2).map(|_| Tables::new(24)).collect();
+        let tlbs: Vec<TlbLog> = (0..2).map(|_| TlbLog::default()).collect();
+        let vms = (0..2).map(|at| build(at, &tables[at], &tlbs[at]));
+        let vms = vms.collect();
+        let ras = Ras::new(devmem(), poison_set(32), firmware.sources());
+        let stages = Recorder::subscribed_to(&ras);
+        let hypervisor = Hypervisor::new(FakeMachine::default(), ras, promises, vms);
+        Self {
+            hypervisor,
+            firmware,
+            stages,
+            tlbs,
+            tables,
+        }
+    }
+
+    pub(super) fn vm(&self, vm: usize) -> &Vm<FakeMachine> {
+        &self.hypervisor.vms()[vm]
+    }
+
+    /// What `handle` does at an exit of a vCPU.
+    pub(super) fn exit<'a>(
+        &'a self,
+        (vm, vcpu): (usize, usize),
+        cpu: &'a mut FakeCpu,
+        handle: impl FnOnce(&mut Exit<'a, FakeMachine, FakeCpu>) -> Next,
+    ) -> Next {
+        let vm = self.vm(vm);
+        handle(&mut Exit {
+            hypervisor: &self.hypervisor,
+            vm,
+            vcpu: &vm.vcpus[vcpu],
+            cpu,
+        })
+    }
+
+    pub(super) fn synchronous(&self, vm: usize, cpu: &mut FakeCpu) -> Next {
+        self.exit((vm, 0), cpu, Exit::synchronous)
+    }
+
+    /// A guest's external abort with this syndrome, at an IPA.
+    pub(super) fn sea(&self, vm: usize, esr: u64, ipa: u64) -> (Next, FakeCpu) {
+        let mut cpu = FakeCpu::new(esr);
+        cpu.far = VA + ipa;
+        let next = self.synchronous(vm, &mut cpu);
+        (next, cpu)
+    }
+
+    /// A guest's stage-2 fault with this syndrome, at an IPA.
+    pub(super) fn fault(&self, vm: usize, esr: u64, ipa: u64) -> (Next, FakeCpu) {
+        let mut cpu = FakeCpu::new(esr);
+        cpu.far = VA + ipa;
+        cpu.hpfar = ipa >> 12 << 4;
+        let next = self.synchronous(vm, &mut cpu);
+        (next, cpu)
+    }
+
+    pub(super) fn lookup(&self, vm: usize, ipa: u64) -> Lookup {
+        self.vm(vm).stage2.lock().lookup(Ipa::new(ipa)).unwrap()
+    }
+
+    pub(super) fn is_hole(&self, vm: usize, ipa: u64) -> bool {
+        matches!(self.lookup(vm, ipa), Lookup::Poisoned { .. })
+    }
+
+    pub(super) fn is_mapped(&self, vm: usize, ipa: u64) -> bool {
+        matches!(self.lookup(vm, ipa), Lookup::Mapped { .. })
+    }
+
+    pub(super) fn census(&self, vm: usize) -> Census {
+        self.vm(vm).stage2.lock().census().unwrap()
+    }
+
+    pub(super) fn counters(&self) -> Snapshot {
+        self.hypervisor.ras.announcer.counters().snapshot()
+    }
+
+    pub(super) fn kicks(&self) -> Vec<usize> {
+        core::mem::take(&mut *self.hypervisor.platform.kicks.lock().unwrap())
+    }
+
+    /// From now on, the VM's first root table is poison: no one may look at it.
+    pub(super) fn lose_root_table(&self, vm: usize) {
+        let root = self.vm(vm).stage2.lock().vttbr_el2() & 0xffff_ffff_fffe;
+        self.tables[vm].0.lost.store(root, Ordering::Relaxed);
+    }
+
+    /// From now on, the VM's first root table holds a word that Cordon never writes.
+    pub(super) fn damage_device_entry(&self, vm: usize) {
+        let root = self.vm(vm).stage2.lock().vttbr_el2() & 0xffff_ffff_fffe;
+        let words = self.tables[vm].table(Pa::new(root)).unwrap();
+        let at = usize::try_from(DEVICE_AT[vm] / G1).unwrap();
+        words[at].store(0x0000_5a5a_0000_0000, Ordering::Relaxed);
+    }
+}
+
+fn number(vm: usize) -> Vmid {
+    Vmid::new(u8::try_from(vm + 1).unwrap()).unwrap()
+}
+
+fn pieces(vm: usize) -> [(u64, Pa, u64); 2] {
+    [(RAM_AT, RAM[vm], M2), (DEVICE_AT[vm], DEVICE, G1)]
+}
+
+fn devmem() -> DevMem<'static> {
+    let mut devmem = DevMem::new();
+    let range = |pa, size| PaRange::new(pa, size).unwrap();
+    let bar = devmem.register(Kind::Bar, range(DEVICE, G1), "bar", None);
+    let rams = RAM.map(|pa| devmem.register(Kind::Ram, range(pa, M2), "ram", None));
+    for (vm, ram) in rams.into_iter().enumerate() {
+        for ((ipa, pa, size), region) in pieces(vm).into_iter().zip([ram, bar]) {
+            let mapping = Mapping {
+                vm: number(vm),
+                ipa: Ipa::new(ipa),
+                range: range(pa, size),
+                attrs: Attrs::RAM,
+            };
+            devmem.add_mapping(region.unwrap(), mapping).unwrap();
+        }
+    }
+    devmem
+}
+
+fn build(at: usize, tables: &Tables, tlb: &TlbLog) -> Vm<FakeMachine> {
+    let (mut frames, config) = (tables.clone(), Config::new(2).unwrap());
+    let map = Stage2::new(
+        config,
+        number(at),
+        tables.clone(),
+        tlb.clone(),
+        &mut frames,
+        18,
+    );
+    let mut map = map.unwrap();
+    for (ipa, pa, size) in pieces(at) {
+        map.map(Ipa::new(ipa), pa, size, Attrs::RAM, &mut frames)
+            .unwrap();
+    }
+    let vcpus = [0, 1].map(|index| Vcpu::new(index, 2 * at + index));
+    for vcpu in &vcpus {
+        vcpu.turn_on(RAM_AT, 0).unwrap();
+        vcpu.take_start().unwrap();
+    }
+    let name = ["one", "two"][at];
+    Vm::new(name.into(), number(at), vcpus.into(), map, at)
+}
+
+/// Syndromes, put together from the fields of `ESR_EL2`.
+pub(super) mod esr {
+    use crate::ras::esr::{CLASS_SHIFT, IL, class};
+
+    pub(in super::super) const WNR: u64 = 1 << 6;
+    pub(in super::super) const S1PTW: u64 = 1 << 7;
+    pub(in super::super) const FNV: u64 = 1 << 10;
+    pub(in super::super) const ISV: u64 = 1 << 24;
+    pub(in super::super) const UC: u64 = 0b10 << 11;
+    pub(in super::super) const UEO: u64 = 0b11 << 11;
+    /// External abort; on the walk's access to a table of level 0.
+    pub(in super::super) const EXTERNAL: u64 = 0x10;
+    pub(in super::super) const EXTERNAL_ON_WALK_0: u64 = 0x14;
+    /// Translation and permission fault at level 3; TLB conflict.
+    pub(in super::super) const TRANSLATION: u64 = 0x07;
+    pub(in super::super) const PERMISSION: u64 = 0x0f;
+    pub(in super::super) const TLB_CONFLICT: u64 = 0x30;
+
+    pub(in super::super) const fn of(class: u64, iss: u64) -> u64 {
+        class << CLASS_SHIFT | IL | iss
+    }
+
+    pub(in super::super) const fn data(iss: u64) -> u64 {
+        of(class::DATA_ABORT_LOWER, iss)
+    }
+
+    pub(in super::super) const fn fetch(iss: u64) -> u64 {
+        of(class::INSTRUCTION_ABORT_LOWER, iss)
+    }
+
+    pub(in super::super) const fn serror(iss: u64) -> u64 {
+        of(class::SERROR, iss)
+    }
+}
+
+/// What `ESR_EL1` must be for a guest in EL1, by the Arm ARM's fields and not by Cordon's encoder.
+pub(super) const fn esr_el1(class: u64, iss: u64) -> u64 {
+    class << 26 | 1 << 25 | iss
+}

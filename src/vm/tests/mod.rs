@@ -1,0 +1,9 @@
+//! What happens at each exit of a guest, on a machine that is plain values.
+
+mod calls;
+mod fake;
+mod faults;
+mod memory_errors;
+mod model;
+mod serrors;
+mod stopping;
