@@ -5,6 +5,7 @@ use crate::arch::aarch64::vectors::GuestFrame;
 use crate::arch::aarch64::{cpu, crash, gic, smc};
 use crate::machine::{HYPERVISOR, ThisMachine};
 use cordon::vm::exit::{Exit, Next};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 /// A synchronous exception from a guest.
 pub extern "C" fn guest_sync(frame: &mut GuestFrame) {
@@ -72,8 +73,13 @@ pub extern "C" fn idle() -> ! {
     }
 }
 
-/// The machine stops in an orderly way: all that was counted is said, then the power goes.
+/// The machine stops in an orderly way: all that was counted is said, then the power goes. Every
+/// CPU of the last VM comes here; the first one does it.
 pub fn halt() -> ! {
+    static HALTING: AtomicBool = AtomicBool::new(false);
+    if HALTING.swap(true, Ordering::AcqRel) {
+        crash::wait_for_ever();
+    }
     if let Some(hypervisor) = HYPERVISOR.get() {
         log::info!(target: "ras", "event=summary {}", hypervisor.ras.announcer.counters().snapshot());
     }
@@ -85,6 +91,6 @@ fn reason() -> &'static str {
     match HYPERVISOR.get() {
         None => "no-vms",
         Some(hypervisor) if hypervisor.is_idle() => "all-vms-stopped",
-        Some(_) => "memory-error",
+        Some(_) => "hypervisor-error",
     }
 }

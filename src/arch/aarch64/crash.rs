@@ -1,22 +1,32 @@
 //! The last words of a machine that stops because of Cordon itself.
 //!
-//! It works when nothing else does: no lock, no allocation, a UART port of its own. A second
-//! fault while the report is printed ends the machine at once, and a second CPU that crashes
-//! leaves the word to the first.
+//! It works when nothing else does: no allocation, a UART port of its own, and the console's lock
+//! only if it can be had soon, so that no other CPU's line lands in the report. A second fault
+//! while the report is printed ends the machine at once. A second CPU that crashes leaves the word
+//! to the first.
 
 use super::cpu;
 use super::smc;
 use super::uart;
+use aarch64_cpu::registers::{MPIDR_EL1, Readable};
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
-static CRASHED: AtomicBool = AtomicBool::new(false);
+/// The MPIDR of the CPU that crashed first.
+static CRASHED: AtomicU64 = AtomicU64::new(NOBODY);
+/// No MPIDR: bit 31 of one is RES1.
+const NOBODY: u64 = 0;
 
 /// Prints what `report` writes, then turns the machine off.
 pub fn stop(report: impl FnOnce(&mut dyn Write) -> fmt::Result) -> ! {
-    if CRASHED.swap(true, Ordering::AcqRel) {
-        smc::system_off();
+    let own = MPIDR_EL1.get();
+    match CRASHED.compare_exchange(NOBODY, own, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => {}
+        Err(first) if first == own => smc::system_off(),
+        Err(_) => wait_for_ever(),
     }
+    // Never released: the others have nothing to say any more.
+    core::mem::forget(uart::try_silence());
     let mut port = uart::steal();
     let number = cpu::try_this().map_or(0, |cpu| cpu.index);
     // A UART that does not print leaves nothing to do but stop, which follows.
@@ -24,6 +34,13 @@ pub fn stop(report: impl FnOnce(&mut dyn Write) -> fmt::Result) -> ! {
     let _ = report(&mut port);
     let _ = writeln!(port, "cordon: event=halt reason=hypervisor-error");
     smc::system_off()
+}
+
+/// Leaves it to another CPU to stop the machine.
+pub fn wait_for_ever() -> ! {
+    loop {
+        aarch64_cpu::asm::wfi();
+    }
 }
 
 #[panic_handler]

@@ -14,7 +14,15 @@ use log::{LevelFilter, Log, Metadata, Record};
 use spin::Mutex;
 
 /// The physical UART, once it is found.
-pub struct Port(Option<Uart<'static>>);
+pub struct Port {
+    uart: Option<Uart<'static>>,
+    /// It did not take a byte for so long that nobody can be listening.
+    stuck: bool,
+}
+
+/// How often a full FIFO is looked at before its byte is given up: many times what a byte takes
+/// at 9600 baud, and not so long that a wire that flow control holds could stop a guest.
+const PATIENCE: u32 = 10_000_000;
 
 impl fmt::Write for Port {
     fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -29,23 +37,27 @@ impl fmt::Write for Port {
 }
 
 impl Port {
+    /// Sends `byte`, or drops it where the FIFO does not drain.
     fn put(&mut self, byte: u8) {
-        if let Some(uart) = &mut self.0 {
-            while uart.is_tx_fifo_full() {
-                core::hint::spin_loop();
-            }
+        let Some(uart) = &mut self.uart else { return };
+        let patience = if self.stuck { 1 } else { PATIENCE };
+        self.stuck = !(0..patience).any(|_| !uart.is_tx_fifo_full());
+        if !self.stuck {
             uart.write_word(byte);
         }
     }
 
     /// A character that was typed, if one is waiting. Line errors count as none.
     pub fn get(&mut self) -> Option<u8> {
-        self.0.as_mut()?.read_word().ok().flatten()
+        self.uart.as_mut()?.read_word().ok().flatten()
     }
 }
 
 /// Everything that is printed goes through here.
-pub static CONSOLE: Mutex<Mux<Port>> = Mutex::new(Mux::new(Port(None)));
+pub static CONSOLE: Mutex<Mux<Port>> = Mutex::new(Mux::new(Port {
+    uart: None,
+    stuck: false,
+}));
 
 /// Where the registers are, for a crash that cannot wait for the lock.
 static BASE: spin::Once<u64> = spin::Once::new();
@@ -86,7 +98,7 @@ pub fn init(base: Pa, level: LevelFilter) -> Result<(), mmu::Error> {
     if let Some(range) = PaRange::new(base, PAGE_SIZE) {
         mmu::map_device(range)?;
     }
-    CONSOLE.lock().sink().0 = open(base.get());
+    CONSOLE.lock().sink().uart = open(base.get());
     BASE.call_once(|| base.get());
     // Fails only if there is a logger already.
     let _ = log::set_logger(&LOGGER);
@@ -104,5 +116,16 @@ fn open(base: u64) -> Option<Uart<'static>> {
 
 /// A port of one's own, bypassing the lock: only for the last words of a machine that stops.
 pub fn steal() -> Port {
-    Port(BASE.get().copied().and_then(open))
+    Port {
+        uart: BASE.get().copied().and_then(open),
+        stuck: false,
+    }
+}
+
+/// Keeps everybody else from printing for as long as what it returns lives; `None` where whoever
+/// prints does not come to an end, be it that it is the caller itself.
+pub fn try_silence() -> Option<spin::MutexGuard<'static, Mux<Port>>> {
+    /// Longer than a line takes.
+    const TRIES: u32 = 10_000_000;
+    (0..TRIES).find_map(|_| CONSOLE.try_lock())
 }

@@ -194,18 +194,35 @@ unsafe extern "C" fn hyp_exception() {
     )
 }
 
-/// The stack is gone: carry on upon the boot CPU's slot, whose owner is about to be stopped too.
+/// The stack is gone: the report has one of its own, for the one CPU that gets to print it. (A
+/// second one would spoil it, but meets the same end.)
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
 unsafe extern "C" fn stack_overflow() {
     naked_asm!(
-        "adrp x0, __stacks_start",
-        "ldr  x1, =__stack_slot_size",
+        "adrp x0, {stack}",
+        "add  x0, x0, :lo12:{stack}",
+        "mov  x1, #{size}",
         "add  sp, x0, x1",
         "b    {report}",
+        stack = sym EMERGENCY_STACK,
+        size = const EMERGENCY_STACK_SIZE,
         report = sym super::fault::stack_overflow,
     )
 }
+
+/// Room for one report, and for one fault in it: bit [`STACK_BIT`] is set in every SP inside.
+const EMERGENCY_STACK_SIZE: usize = 2 << STACK_BIT;
+
+#[repr(C, align(32768))]
+struct EmergencyStack(core::cell::UnsafeCell<[u8; EMERGENCY_STACK_SIZE]>);
+const _: () = assert!(align_of::<EmergencyStack>() == EMERGENCY_STACK_SIZE);
+
+// SAFETY: only SP points there, of a CPU that has come to its end.
+unsafe impl Sync for EmergencyStack {}
+
+static EMERGENCY_STACK: EmergencyStack =
+    EmergencyStack(core::cell::UnsafeCell::new([0; EMERGENCY_STACK_SIZE]));
 
 extern "C" fn unexpected_exception(frame: &HypFrame) {
     super::fault::report_and_stop("unexpected-vector", frame)
