@@ -406,3 +406,16 @@ proptest! {
         let _ = read(&memory);
     }
 }
+
+#[test]
+fn a_signature_of_any_bytes_is_one_word_of_an_event_line() {
+    for (bytes, shown) in [
+        (*b"HEST", "HEST"),
+        (*b"RSD ", "RSD"),
+        ([0; 4], "????"),
+        (*b"A=\n\xff", "A???"),
+        (*b"    ", "?"),
+    ] {
+        assert_eq!(Signature(bytes).to_string(), shown);
+    }
+}
