@@ -366,7 +366,7 @@ fn errors_are_keys_and_values() {
     let table = Signature([b'A', b' ', 0xff, b'\n']);
     assert_eq!(
         AcpiError::BadChecksum { table }.to_string(),
-        "why=bad-checksum table=A"
+        "why=bad-checksum table=A??"
     );
     assert_eq!(
         AcpiError::BadMadtEntry { at: 44 }.to_string(),
