@@ -44,6 +44,7 @@ const XFSC_SEA: u64 = 0x10;
 /// How far below its GPF the code for a synchronous external abort on a walk of that level is:
 /// 0x13 is level -1, 0x14 to 0x17 are levels 0 to 3.
 const XFSC_GPF_TO_SEA_ON_WALK: u64 = 0x10;
+const XFSC_SEA_ON_WALK_LEVEL_3: u64 = 0x17;
 
 /// What kind of access met the poison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +111,12 @@ impl GranuleFault {
             };
             (access, XFSC_SEA)
         } else if XFSC_GPF_ON_WALK.contains(&xfsc) {
-            (Access::Walk, xfsc - XFSC_GPF_TO_SEA_ON_WALK)
+            let sea = if is_guest_table(esr) {
+                XFSC_SEA_ON_WALK_LEVEL_3
+            } else {
+                xfsc - XFSC_GPF_TO_SEA_ON_WALK
+            };
+            (Access::Walk, sea)
         } else {
             return Err(BrokenTable);
         };
@@ -120,10 +126,15 @@ impl GranuleFault {
         } else {
             ISS_WNR | ISS_CM | ISS_VNCR
         };
+        let s1ptw = if is_guest_table(esr) {
+            0
+        } else {
+            esr & ISS_S1PTW
+        };
         Ok(Self {
             page: Pa::new(mfar & MFAR_FPA),
             access,
-            iss: esr & common | s1ptw(esr) | xfsc,
+            iss: esr & common | s1ptw | xfsc,
             fetch,
         })
     }
@@ -150,18 +161,18 @@ impl GranuleFault {
     }
 }
 
-/// S1PTW of the abort: "a stage 2 fault for a stage 1 walk".
+/// Whether a fault on a walk, as QEMU tells it, is that of a guest's stage-1 table.
 ///
-/// QEMU (11.1) sets it, with S2PTW, also where the page that holds the guest's stage-1 table is
-/// poisoned and no stage-2 walk took part; hardware has both clear then (Arm ARM `AArch64.S1Walk`).
-/// The two cases look alike. The guest's table is the one that happens: a page of stage-2 tables is
-/// the hypervisor's, which sees that from the record's address.
-const fn s1ptw(esr: u64) -> u64 {
-    if esr & ISS_S2PTW != 0 {
-        0
-    } else {
-        esr & ISS_S1PTW
-    }
+/// Hardware that finds the page of such a table bad reports the level of the stage-1 walk, with
+/// S1PTW and S2PTW clear, since no stage-2 walk failed (Arm ARM `AArch64.S1Walk`). QEMU (11.1) sets
+/// both, as for a fault of the stage-2 walk for a stage-1 walk, and gives a level that is neither
+/// stage's. The guest's level is lost then, so the abort says 3, the level of all but few tables.
+///
+/// A page of stage-2 tables that is met in a stage-1 walk looks the same. It is the hypervisor's, which
+/// sees that from the record's address.
+const fn is_guest_table(esr: u64) -> bool {
+    const BOTH: u64 = ISS_S1PTW | ISS_S2PTW;
+    esr & BOTH == BOTH
 }
 
 #[cfg(test)]
@@ -232,6 +243,25 @@ mod tests {
         );
         assert_eq!(decode(0x26 | 1 << 20).sea_syndrome(false), 0x8200_0016);
         assert_eq!(decode(0x26 | 1 << 20).access, Access::Walk);
+    }
+
+    #[test]
+    fn a_guests_table_is_reported_as_one_of_its_level_3_whatever_level_is_given() {
+        let both = ISS_S1PTW | ISS_S2PTW;
+        for gpf in [0x24, 0x25, 0x27] {
+            let fault = decode(gpf | both);
+            assert_eq!(fault.access, Access::Walk);
+            assert_eq!(fault.sea_syndrome(false), 0x9200_0017, "S1PTW is clear");
+        }
+        assert_eq!(
+            decode(0x25 | both | ISS_IND).sea_syndrome(false),
+            0x8200_0017
+        );
+    }
+
+    #[test]
+    fn a_stage_2_table_of_an_access_keeps_its_level() {
+        assert_eq!(decode(0x25 | ISS_S2PTW).sea_syndrome(false), 0x9200_0015);
     }
 
     #[test]

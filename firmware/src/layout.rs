@@ -111,6 +111,8 @@ pub enum ImageError {
     NoMagic,
     /// The kernel is big-endian.
     BigEndian,
+    /// Its `text_offset` is where no instruction can be.
+    Misaligned,
 }
 
 impl ImageError {
@@ -121,6 +123,7 @@ impl ImageError {
             Self::TooShort => "kernel-too-short",
             Self::NoMagic => "kernel-not-arm64-image",
             Self::BigEndian => "kernel-big-endian",
+            Self::Misaligned => "kernel-misaligned",
         }
     }
 }
@@ -165,6 +168,9 @@ impl Image {
         } else {
             text_offset
         };
+        if !text_offset.is_multiple_of(4) {
+            return Err(ImageError::Misaligned);
+        }
         Ok(Self {
             text_offset,
             image_size: image_size.max(file_size),
@@ -243,6 +249,10 @@ mod tests {
             Image::parse(&header(0, 1, 1), 64),
             Err(ImageError::BigEndian)
         );
+        assert_eq!(
+            Image::parse(&header(0x8_0002, 1, 0), 64),
+            Err(ImageError::Misaligned)
+        );
     }
 
     #[test]
@@ -276,7 +286,7 @@ mod tests {
         assert!(placer.take(0x20_0000, 1).is_some());
         assert_eq!(placer.take(1, 1), None);
         assert_eq!(Placer::new(u64::MAX).take(0x4000_0000, 1), None);
-        let huge = Image::parse(&header(u64::MAX, 1, 0), 64).unwrap();
+        let huge = Image::parse(&header(u64::MAX - 3, 1, 0), 64).unwrap();
         assert_eq!(Placer::new(u64::MAX).take_image(huge), None);
     }
 

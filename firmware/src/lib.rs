@@ -10,13 +10,13 @@ extern crate alloc;
 extern crate std;
 
 pub mod control;
-pub mod cper;
 pub mod device_tree;
 pub mod exception;
 pub mod fault;
 pub mod features;
 pub mod gpt;
-pub mod hest;
 pub mod layout;
 pub mod psci;
+pub mod record;
 pub mod service;
+pub mod source;

@@ -6,16 +6,15 @@
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::fmt;
+use core::fmt::{self, Write};
 
 use cordon::addr::{Pa, PaRange};
+use cordon::platform::acpi::PhysicalBytes;
 use cordon::platform::fw_cfg::{self, File, FwCfg};
 use cordon::platform::table_loader::{self, Host, Zone};
 use cordon_firmware::device_tree::{self, Additions};
-use cordon_firmware::hest::{self, Memory, SeaSource};
-use cordon_firmware::layout::{
-    DEVICE_TREE_MAX, Image, ImageError, Placer, RAM_BASE, RAM_WINDOW, cpu_index,
-};
+use cordon_firmware::layout::{DEVICE_TREE_MAX, Image, ImageError, Placer, RAM_BASE, cpu_index};
+use cordon_firmware::source::{self, SeaSource};
 
 use crate::machine::fw_cfg::Registers;
 use crate::machine::{ram, sysreg, uart};
@@ -269,35 +268,22 @@ fn write_device_tree(blob: &[u8]) -> Result<PaRange, Error> {
     Ok(range)
 }
 
-/// Tables in RAM, for the reader of HEST.
+/// The window of RAM, in which the tables are.
 struct LoadedTables;
 
-impl Memory for LoadedTables {
-    fn read(&self, from: Pa, out: &mut [u8]) -> Option<()> {
-        ram::read(from, out)
+impl PhysicalBytes for LoadedTables {
+    fn bytes(&self, start: Pa, len: usize) -> Option<&[u8]> {
+        ram::loaded(PaRange::new(start, len as u64)?)
     }
 }
 
 /// Where records go; without such a place the machine runs, but says so.
 fn find_source(rsdp: Pa) -> Option<SeaSource> {
-    let source = hest::find_sea_source(&LoadedTables, rsdp).and_then(|source| {
-        let ack = PaRange::new(source.ack, 8).is_some_and(|ack| RAM_WINDOW.contains_range(ack));
-        if ack && RAM_WINDOW.contains_range(source.block) {
-            Ok(source)
-        } else {
-            Err(hest::Error::Unsupported)
-        }
-    });
-    match source {
-        Ok(source) => Some(source),
-        Err(error) => {
+    source::find_sea_source(&LoadedTables, rsdp)
+        .inspect_err(|error| {
             let mut line = uart::Line::new();
-            let _ = fmt::Write::write_fmt(
-                &mut line,
-                format_args!("! no-error-source why={}\n", error.name()),
-            );
+            let _ = writeln!(line, "! no-error-source {error}");
             uart::write(line.as_str());
-            None
-        }
-    }
+        })
+        .ok()
 }

@@ -5,8 +5,9 @@
 //! a CPU has entered the normal world it comes back through [`traps`] alone.
 //!
 //! **Locks**, each held for a bounded time with everything masked, taken in this order: the line
-//! buffer, the service, the UART. A CPU's PSCI state and the interrupt controller are taken with
-//! none of them held.
+//! buffer or the turn to record, the service, the UART. A CPU's PSCI state and the interrupt
+//! controller are taken with none of them held. Only the turn to record is held while something is
+//! waited for; the CPU that is waited for never takes it, unless it consumes poison itself.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(not(target_os = "none"))]
@@ -36,6 +37,7 @@ use image::{pen, primary, secondary};
 mod image {
     use core::fmt::Write;
     use core::panic::PanicInfo;
+    use core::sync::atomic::{AtomicUsize, Ordering};
 
     use cordon_firmware::psci::EntryPoint;
 
@@ -92,11 +94,24 @@ mod image {
         }
     }
 
-    /// Ends the machine with a message on both UARTs.
+    /// The CPU that ends the machine, counted from 1; 0 until one does.
+    static ENDING: AtomicUsize = AtomicUsize::new(0);
+
+    /// Ends the machine with a message on both UARTs. The first CPU's reason is the one that is said:
+    /// others leave it to that CPU, and if saying it fails as well, the machine ends without.
     pub(crate) fn stop(why: core::fmt::Arguments<'_>) -> ! {
-        let mut line = uart::Line::new();
-        let _ = writeln!(line, "! stopped {why}");
-        uart::last_words(line.as_str());
+        let this = cpu::number() + 1;
+        match ENDING.compare_exchange(0, this, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => {
+                let mut line = uart::Line::new();
+                let _ = writeln!(line, "! stopped {why}");
+                uart::last_words(line.as_str());
+            }
+            Err(ending) if ending == this => {}
+            Err(_) => loop {
+                sysreg::wait_for_interrupt();
+            },
+        }
         power::off()
     }
 

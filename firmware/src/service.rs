@@ -6,6 +6,10 @@
 //! protection table, the writing of a record and the counters are one step each. Answers and
 //! messages are written to a buffer; the caller sends them after the lock is released.
 //!
+//! Nobody waits inside: a record for which the block is not free yet is tried again by the caller,
+//! who holds another lock for that. Else the reader could not free it: it may be on its way through
+//! here, by a call or because the control line has interrupted it.
+//!
 //! What touches the machine is behind [`Machine`], so that all of this runs in host tests.
 
 use core::fmt::{self, Write};
@@ -13,26 +17,23 @@ use core::fmt::{self, Write};
 use cordon::addr::{Pa, PaRange};
 
 use crate::control::{self, Command, Record, Signal};
-use crate::cper::{self, Timestamp};
 use crate::exception::{self, El2Controls, Kind};
 use crate::fault::GranuleFault;
 use crate::gpt::{Gpt, Refusal, Span, Tlb};
-use crate::hest::SeaSource;
+use crate::record;
+use crate::source::SeaSource;
 
 /// The machine as the service needs it.
 pub trait Machine: Tlb {
     /// Reads the 64-bit register in memory at `at`, which lies in [`crate::layout::RAM_WINDOW`].
     fn read_u64(&mut self, at: Pa) -> u64;
 
-    /// Writes it; earlier writes are visible before.
+    /// Writes it in one access. Earlier writes are visible to all CPUs before, and it is when the
+    /// call returns.
     fn write_u64(&mut self, at: Pa, value: u64);
 
-    /// Writes to memory that lies in [`crate::layout::RAM_WINDOW`]. All of it is visible to all
-    /// CPUs when the call returns.
+    /// Writes to memory that lies in [`crate::layout::RAM_WINDOW`].
     fn write(&mut self, to: Pa, bytes: &[u8]);
-
-    /// Calls `done` until it returns true or `milliseconds` have passed; returns its last answer.
-    fn wait(&mut self, milliseconds: u64, done: impl FnMut(&mut Self) -> bool) -> bool;
 
     /// Seconds since 1970 UTC.
     fn now(&mut self) -> u64;
@@ -42,6 +43,9 @@ pub trait Machine: Tlb {
 /// microseconds; an emulated one that has to be scheduled first needs some milliseconds. One
 /// that is stuck, or was never there, must not stop the machine.
 pub const ACK_WAIT_MS: u64 = 100;
+
+/// QEMU's blocks are 1 KiB. Of a longer one no more is written.
+const BLOCK_MAX: usize = 1024;
 
 /// What became of the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +118,8 @@ pub struct Service<'a, const N: usize> {
     record: Record,
     consumed: u64,
     unacked: u64,
+    /// Records written so far.
+    sequence: u64,
 }
 
 impl<'a, const N: usize> Service<'a, N> {
@@ -127,6 +133,7 @@ impl<'a, const N: usize> Service<'a, N> {
             record: Record::On,
             consumed: 0,
             unacked: 0,
+            sequence: 0,
         }
     }
 
@@ -231,16 +238,17 @@ impl<'a, const N: usize> Service<'a, N> {
         Ok(self.gpt.heal(Span::new(pa, pages)?, machine))
     }
 
-    /// Somebody met poison: writes the record and a message, and says how to enter EL2.
+    /// Somebody met poison, and its record is what `written` says: counts it, writes a message, and
+    /// says how to enter EL2.
     pub fn consume(
         &mut self,
         fault: GranuleFault,
         state: Interrupted,
-        machine: &mut impl Machine,
+        written: Written,
         out: &mut impl Write,
     ) -> Entry {
         self.consumed += 1;
-        let written = self.write_record(fault.page, machine);
+        self.unacked += u64::from(written == Written::Busy);
         let entry = self.entry(fault, state);
         let signal = if entry.far.is_some() {
             Signal::Sea
@@ -298,49 +306,72 @@ impl<'a, const N: usize> Service<'a, N> {
         }
     }
 
-    fn write_record(&mut self, page: Pa, machine: &mut impl Machine) -> Written {
+    /// Records that `page` was consumed. `None` while the record before is not acknowledged: then
+    /// this is to be called again, for [`ACK_WAIT_MS`].
+    pub fn record(&mut self, page: Pa, machine: &mut impl Machine) -> Option<Written> {
         let Some(source) = self.source.filter(|_| self.record != Record::Off) else {
-            return Written::None;
+            return Some(Written::None);
         };
         // The firmware must not consume the poison it made.
-        let ack = PaRange::new(source.ack, 8);
+        let ack = source.ack.map(|ack| ack.register);
         if self.gpt.is_poisoned(source.block) || ack.is_some_and(|ack| self.gpt.is_poisoned(ack)) {
-            return Written::None;
+            return Some(Written::None);
         }
-        let acked = |machine: &mut _| Machine::read_u64(machine, source.ack) & source.ack_mask != 0;
-        if !machine.wait(ACK_WAIT_MS, acked) {
-            self.unacked += 1;
-            return Written::Busy;
+        if !is_free(source, machine) {
+            return None;
         }
-        // The reader owns the block from the moment the ack bit is set again, and that is after it
-        // was notified: so first the ack is cleared, then the block is written (ACPI 6.5 18.3.2.8).
-        let ack = machine.read_u64(source.ack);
-        machine.write_u64(source.ack, ack & !source.ack_mask);
+        let mut buffer = [0; BLOCK_MAX];
+        let Some(bytes) = self.contents(page, source.block, &mut buffer, machine) else {
+            return Some(Written::None);
+        };
+        publish(source, bytes, machine);
+        Some(Written::Written)
+    }
+
+    /// What goes into the block.
+    fn contents<'b>(
+        &mut self,
+        page: Pa,
+        block: PaRange,
+        buffer: &'b mut [u8; BLOCK_MAX],
+        machine: &mut impl Machine,
+    ) -> Option<&'b [u8]> {
+        let length = usize::try_from(block.size()).map_or(BLOCK_MAX, |size| size.min(BLOCK_MAX));
+        let buffer = buffer.get_mut(..length)?;
         if self.record == Record::Garbage {
-            write_garbage(source.block, machine);
-        } else {
-            let time = Timestamp::from_unix(machine.now());
-            let record = cper::memory_record(page, self.consumed, time);
-            if record.len() as u64 > source.block.size() {
-                return Written::None;
-            }
-            machine.write(source.block.start(), &record);
+            record::garbage(buffer);
+            return Some(buffer);
         }
-        Written::Written
+        self.sequence += 1;
+        record::memory_record(buffer, page, self.sequence, machine.now()).ok()
     }
 }
 
-fn write_garbage(block: PaRange, machine: &mut impl Machine) {
-    /// QEMU's blocks are 1 KiB. What a longer one holds beyond is old, which is garbage as well.
-    const GARBAGE_MAX: usize = 1024;
-    let mut bytes = [0; GARBAGE_MAX];
-    let length = usize::try_from(block.size())
-        .unwrap_or(GARBAGE_MAX)
-        .min(GARBAGE_MAX);
-    if let Some(bytes) = bytes.get_mut(..length) {
-        cper::garbage(bytes);
-        machine.write(block.start(), bytes);
+/// Whether the reader is done with the block (ACPI 6.5 sections 18.3.2.7 and 18.3.2.8).
+fn is_free(source: SeaSource, machine: &mut impl Machine) -> bool {
+    const BLOCK_STATUS: u64 = 0xffff_ffff;
+    match source.ack {
+        Some(ack) => machine.read_u64(ack.register.start()) & ack.bits != 0,
+        None => machine.read_u64(source.block.start()) & BLOCK_STATUS == 0,
     }
+}
+
+/// Writes the block. The reader owns it from the moment the ack bit is set again, which is after
+/// it was notified: so the ack is cleared first. Block Status, which says that there is something to
+/// read, comes last, in one access with the word behind it.
+fn publish(source: SeaSource, bytes: &[u8], machine: &mut impl Machine) {
+    let start = source.block.start();
+    let (Some((first, rest)), Some(second)) = (bytes.split_first_chunk(), start.checked_add(8))
+    else {
+        return;
+    };
+    if let Some(ack) = source.ack {
+        let register = ack.register.start();
+        let old = machine.read_u64(register);
+        machine.write_u64(register, old & !ack.bits);
+    }
+    machine.write(second, rest);
+    machine.write_u64(start, u64::from_le_bytes(*first));
 }
 
 fn refuse(refusal: Refusal, pa: u64, out: &mut impl Write) -> fmt::Result {

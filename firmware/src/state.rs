@@ -5,7 +5,7 @@ use cordon_firmware::control::LineBuffer;
 use cordon_firmware::gpt::{Gpt, Table, Tlb};
 use cordon_firmware::layout::RTC_BASE;
 use cordon_firmware::psci::Cpus;
-use cordon_firmware::service::{Machine, Service};
+use cordon_firmware::service::{ACK_WAIT_MS, Machine, Service, Written};
 use spin::{Mutex, Once};
 
 use crate::machine::{mmio, ram, sysreg};
@@ -17,6 +17,10 @@ static LEVEL_0: Table = Table::new();
 static POOL: [Table; TABLES] = [const { Table::new() }; TABLES];
 
 static SERVICE: Once<Mutex<Service<'static, TABLES>>> = Once::new();
+
+/// Held by the one CPU that waits until its record can be written; others that consume wait here.
+/// The service is not held meanwhile.
+static TURN: Mutex<()> = Mutex::new(());
 
 /// The control line as far as it has come in.
 pub(crate) static LINE: Mutex<LineBuffer> = Mutex::new(LineBuffer::new());
@@ -42,6 +46,25 @@ pub(crate) fn with_service<R>(
     SERVICE.get().map(|service| action(&mut service.lock()))
 }
 
+/// Records that `page` was consumed, as soon as the record before is acknowledged; if that is too
+/// late, not at all.
+pub(crate) fn record(page: Pa) -> Written {
+    let _turn = TURN.lock();
+    let ticks = (sysreg::cntfrq() / 1000).saturating_mul(ACK_WAIT_MS);
+    let start = sysreg::counter();
+    loop {
+        // Asked for before the attempt: the last one comes after the wait, however long an
+        // emulator lets this CPU rest in between.
+        let last = sysreg::counter().wrapping_sub(start) > ticks;
+        let written = with_service(|service| service.record(page, &mut El3));
+        match written.unwrap_or(Some(Written::None)) {
+            Some(written) => return written,
+            None if last => return Written::Busy,
+            None => sysreg::relax(),
+        }
+    }
+}
+
 /// The machine from EL3.
 pub(crate) struct El3;
 
@@ -63,26 +86,12 @@ impl Machine for El3 {
     fn write_u64(&mut self, at: Pa, value: u64) {
         sysreg::dsb();
         ram::write_u64(at, value);
+        sysreg::dsb();
     }
 
     fn write(&mut self, to: Pa, bytes: &[u8]) {
         // The source was checked to lie in RAM when it was found.
         let _ = ram::write(to, bytes);
-        sysreg::dsb();
-    }
-
-    fn wait(&mut self, milliseconds: u64, mut done: impl FnMut(&mut Self) -> bool) -> bool {
-        let ticks = (sysreg::cntfrq() / 1000).saturating_mul(milliseconds);
-        let start = sysreg::counter();
-        loop {
-            if done(self) {
-                return true;
-            }
-            if sysreg::counter().wrapping_sub(start) > ticks {
-                return false;
-            }
-            sysreg::relax();
-        }
     }
 
     fn now(&mut self) -> u64 {

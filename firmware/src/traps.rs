@@ -144,9 +144,10 @@ fn granule_fault(esr: u64) {
         far: sysreg::far_el3(),
         controls: cpu::el2_controls(),
     };
+    let written = state::record(fault.page);
     let mut message = uart::Line::new();
     let entry =
-        state::with_service(|service| service.consume(fault, interrupted, &mut El3, &mut message));
+        state::with_service(|service| service.consume(fault, interrupted, written, &mut message));
     uart::write(message.as_str());
     if let Some(entry) = entry {
         deliver(entry);

@@ -26,7 +26,8 @@ use cordon_firmware::layout::{
     SECURE_RAM_BASE, SECURE_RAM_SIZE,
 };
 
-/// Bytes of stack of each CPU. The deepest path, a command line that is answered, needs about 2 KiB.
+/// Bytes of stack of each CPU. The deepest path, a consumed error that is recorded, needs less than
+/// 3 KiB.
 const STACK_SIZE: usize = 8192;
 
 /// The general-purpose registers of the interrupted state, as the vectors save them.

@@ -19,8 +19,8 @@ const BAUD: u32 = 115_200;
 /// `apb-pclk` in QEMU's device tree.
 const CLOCK: u32 = 24_000_000;
 
-/// How often a full transmit FIFO is looked at before the byte is dropped: nobody reads, and the
-/// normal world must not stand still for that.
+/// How often a full transmit FIFO is looked at before the rest of the line is dropped: nobody reads,
+/// and the normal world must not stand still for that.
 const FULL_TRIES: u32 = 1_000_000;
 
 /// The secure UART. A whole line is written under one lock.
@@ -88,9 +88,10 @@ pub(crate) fn last_words(line: &str) {
 
 fn send(uart: &mut Uart<'_>, text: &str) {
     for byte in text.bytes() {
-        if (0..FULL_TRIES).any(|_| !uart.is_tx_fifo_full()) {
-            uart.write_word(byte);
+        if (0..FULL_TRIES).all(|_| uart.is_tx_fifo_full()) {
+            return;
         }
+        uart.write_word(byte);
     }
 }
 

@@ -326,15 +326,29 @@ pub(crate) fn read(address: u64, out: &mut [u8]) {
     }
 }
 
-/// The device tree, which nobody writes.
-pub(crate) fn device_tree(address: u64) -> &'static [u8] {
-    // SAFETY: the firmware passed its address; it has at most 1 MiB, which is RAM.
+/// The `length` bytes of RAM from `address` on, which nobody writes while the slice is used.
+pub(crate) fn memory(address: u64, length: usize) -> &'static [u8] {
+    // SAFETY: the callers name what the firmware has loaded: it is RAM, and only this CPU runs.
     unsafe {
-        core::slice::from_raw_parts(
-            core::ptr::with_exposed_provenance(address as usize),
-            1 << 20,
-        )
+        core::slice::from_raw_parts(core::ptr::with_exposed_provenance(address as usize), length)
     }
+}
+
+/// Waits for so many milliseconds.
+pub(crate) fn delay_ms(milliseconds: u64) {
+    let (start, frequency) = counter();
+    while counter().0 - start < frequency / 1000 * milliseconds {}
+}
+
+/// The counter and its frequency.
+fn counter() -> (u64, u64) {
+    let (count, frequency);
+    // SAFETY: reading the counter has no effect.
+    unsafe {
+        asm!("isb", "mrs {}, cntpct_el0", "mrs {}, cntfrq_el0", out(reg) count, out(reg) frequency,
+            options(nostack));
+    }
+    (count, frequency)
 }
 
 /// Writes a system register.

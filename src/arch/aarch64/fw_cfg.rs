@@ -4,13 +4,26 @@
 use super::mmu;
 use cordon::addr::{Pa, PaRange};
 use cordon::platform::fw_cfg::{DMA_BYTES_MAX, DmaBuffer, Transport, dma_descriptor};
-use core::ptr::{read_volatile, write_volatile};
+use core::ptr::read_volatile;
+use tock_registers::interfaces::{Readable, Writeable};
+use tock_registers::register_structs;
+use tock_registers::registers::{ReadOnly, WriteOnly};
 
-/// Register offsets: data (8 bits), selector (16 bits, big-endian), DMA address (64 bits,
-/// big-endian).
-const DATA: u64 = 0;
-const SELECTOR: u64 = 8;
-const DMA: u64 = 16;
+register_structs! {
+    /// The device's registers. All but the data are big-endian.
+    Layout {
+        /// The selected item's next byte.
+        (0x00 => data: ReadOnly<u8>),
+        (0x01 => _reserved0),
+        /// Selects an item.
+        (0x08 => selector: WriteOnly<u16>),
+        (0x0a => _reserved1),
+        /// PA of a DMA descriptor; writing it starts the transfer.
+        (0x10 => dma: WriteOnly<u64>),
+        (0x18 => @END),
+    }
+}
+
 /// Bit 0 of the control word, which stays set if the transfer failed.
 const DMA_ERROR: u32 = 1;
 
@@ -21,9 +34,8 @@ struct Descriptor {
     bytes: [u8; DMA_BYTES_MAX],
 }
 
-/// The device's registers.
-#[derive(Debug)]
-pub struct Registers(Pa);
+/// The device's registers, mapped.
+pub struct Registers(&'static Layout);
 
 impl Registers {
     /// Maps the registers at `range`.
@@ -32,25 +44,22 @@ impl Registers {
     ///
     /// If EL2's map does not reach them.
     pub fn map(range: PaRange) -> Result<Self, mmu::Error> {
-        mmu::map_device(range)?;
-        Ok(Self(range.start()))
-    }
-
-    fn register(&self, offset: u64) -> u64 {
-        self.0.get() + offset
+        let size = range.size().max(size_of::<Layout>() as u64);
+        mmu::map_device(PaRange::new(range.start(), size).ok_or(mmu::Error::NotReady)?)?;
+        // SAFETY: mapped as device memory for good, page by page, so all of the layout is there;
+        // no other driver has it; registers may change under a shared reference.
+        Ok(Self(unsafe { &*(range.start().get() as *const Layout) }))
     }
 }
 
 impl Transport for Registers {
     fn select(&mut self, key: u16) {
-        // SAFETY: the selector, mapped for this driver; naturally aligned.
-        unsafe { write_volatile(self.register(SELECTOR) as *mut u16, key.to_be()) };
+        self.0.selector.set(key.to_be());
     }
 
     fn read(&mut self, out: &mut [u8]) {
         for byte in out {
-            // SAFETY: the data register; reading it moves the device's own position only.
-            *byte = unsafe { read_volatile(self.register(DATA) as *const u8) };
+            *byte = self.0.data.get();
         }
     }
 
@@ -73,11 +82,11 @@ impl Transport for Registers {
         descriptor.head = dma_descriptor(control, length, address);
         let at = &raw mut descriptor;
         aarch64_cpu::asm::barrier::dsb(aarch64_cpu::asm::barrier::SY);
-        // SAFETY: the DMA register. The device reads the descriptor, which lives until it has
-        // finished, and writes its first word and, for a read, memory that the caller gave it.
-        unsafe { write_volatile(self.register(DMA) as *mut u64, (at.addr() as u64).to_be()) };
+        // The device reads the descriptor, which lives until it has finished, and writes its first
+        // word and, for a read, memory that the caller gave it.
+        self.0.dma.set((at.addr() as u64).to_be());
         loop {
-            // SAFETY: the control word, 4-byte aligned, as the device leaves it.
+            // SAFETY: the descriptor's control word, 4-byte aligned, as the device leaves it.
             let state = u32::from_be(unsafe { read_volatile(at.cast::<u32>()) });
             if state & !DMA_ERROR == 0 {
                 aarch64_cpu::asm::barrier::dmb(aarch64_cpu::asm::barrier::SY);

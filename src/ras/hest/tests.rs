@@ -6,6 +6,7 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::addr::Pa;
 
 /// The table of QEMU 10.0.2, `-M virt,ras=on`, as its firmware presented it.
 const QEMU: &[u8] = include_bytes!("../testdata/hest_qemu_10.0.2.bin");

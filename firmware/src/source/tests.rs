@@ -3,6 +3,9 @@
 use std::vec;
 use std::vec::Vec;
 
+use cordon::platform::acpi::Signature;
+use cordon::ras::hest::{AddressError, Register};
+
 use super::*;
 
 const BASE: u64 = 0x4400_0000;
@@ -13,11 +16,10 @@ const ERRORS: usize = 0x400;
 #[derive(Clone)]
 struct Ram(Vec<u8>);
 
-impl Memory for Ram {
-    fn read(&self, from: Pa, out: &mut [u8]) -> Option<()> {
-        let start = usize::try_from(from.get().checked_sub(BASE)?).ok()?;
-        out.copy_from_slice(self.0.get(start..start.checked_add(out.len())?)?);
-        Some(())
+impl PhysicalBytes for Ram {
+    fn bytes(&self, start: Pa, len: usize) -> Option<&[u8]> {
+        let start = usize::try_from(start.get().checked_sub(BASE)?).ok()?;
+        self.0.get(start..start.checked_add(len)?)
     }
 }
 
@@ -51,14 +53,18 @@ fn address(offset: usize) -> [u8; 8] {
 fn machine() -> Ram {
     let mut ram = Ram(vec![0; 0x2000]);
     ram.put(0, b"RSD PTR ");
+    ram.put(15, &[2]);
+    ram.put(20, &36u32.to_le_bytes());
     ram.put(24, &address(XSDT));
-    ram.seal(0, 36, 8);
+    ram.seal(0, 20, 8);
+    ram.seal(0, 36, 32);
     ram.put(XSDT, b"XSDT");
     ram.put(XSDT + 4, &52u32.to_le_bytes());
     ram.put(XSDT + 36, &address(0x180));
     ram.put(XSDT + 44, &address(HEST));
     ram.seal(XSDT, 52, 9);
     ram.put(0x180, b"FACP");
+    ram.put(0x184, &36u32.to_le_bytes());
     ram.put(HEST, b"HEST");
     ram.put(HEST + 4, &(40u32 + 2 * 92).to_le_bytes());
     ram.put(HEST + 36, &2u32.to_le_bytes());
@@ -93,11 +99,16 @@ fn with(at: usize, bytes: &[u8]) -> Result<SeaSource, Error> {
 
 #[test]
 fn the_source_notified_by_sea_is_found_wherever_it_stands() {
-    let source = find(&machine()).unwrap();
-    let block = Pa::new(BASE + (ERRORS + 32 + 1024) as u64);
-    assert_eq!(source.block, PaRange::new(block, 1024).unwrap());
-    assert_eq!(source.ack, Pa::new(BASE + (ERRORS + 24) as u64));
-    assert_eq!(source.ack_mask, 1);
+    let range = |at, size| PaRange::new(Pa::new(BASE + at as u64), size).unwrap();
+    let ack = Ack {
+        register: range(ERRORS + 24, 8),
+        bits: 1,
+    };
+    let expected = SeaSource {
+        block: range(ERRORS + 32 + 1024, 1024),
+        ack: Some(ack),
+    };
+    assert_eq!(find(&machine()), Ok(expected));
 }
 
 #[test]
@@ -112,38 +123,43 @@ fn a_machine_without_hest_or_sea_source_is_told_by_name() {
         Err(Error::NoSeaSource),
         "disabled"
     );
-    assert_eq!(with(Ram::source(0, 0), &[77]), Err(Error::UnknownSource));
+    let unknown = HestError::UnknownType { index: 0, kind: 77 };
+    assert_eq!(with(Ram::source(0, 0), &[77]), Err(Error::Hest(unknown)));
 }
 
 #[test]
-fn registers_outside_memory_are_unsupported() {
+fn a_bad_source_does_not_hide_the_good_one_behind_it() {
+    assert!(with(Ram::source(0, 20), &[1]).is_ok(), "in I/O space");
+}
+
+#[test]
+fn a_sea_source_that_cannot_be_used_is_told_by_name() {
+    let space = |register| {
+        Err(Error::Hest(HestError::BadAddress {
+            id: 0,
+            register,
+            why: AddressError::NotMemory(1),
+        }))
+    };
+    assert_eq!(with(Ram::source(1, 20), &[1]), space(Register::Status));
+    assert_eq!(with(Ram::source(1, 64), &[1]), space(Register::ReadAck));
+    assert_eq!(with(Ram::source(1, 84), &[0; 8]), Err(Error::NoAckBit));
     assert_eq!(
-        with(Ram::source(1, 20), &[1]),
-        Err(Error::Unsupported),
-        "I/O space"
+        with(Ram::source(1, 60), &171u32.to_le_bytes()),
+        Err(Error::BlockTooShort)
     );
-    assert_eq!(
-        with(Ram::source(1, 65), &[32]),
-        Err(Error::Unsupported),
-        "narrow"
-    );
-    assert_eq!(
-        with(Ram::source(1, 24), &address(ERRORS + 4)),
-        Err(Error::Unsupported)
-    );
-    assert_eq!(
-        with(Ram::source(1, 84), &[0; 8]),
-        Err(Error::Unsupported),
-        "no ack bit"
-    );
-    assert_eq!(
-        with(Ram::source(1, 60), &[0; 4]),
-        Err(Error::Unsupported),
-        "empty block"
-    );
-    let mut ram = machine();
-    ram.put(ERRORS + 8, &[0; 8]);
-    assert_eq!(find(&ram), Err(Error::Unsupported), "block at 0");
+}
+
+#[test]
+fn a_block_or_register_that_the_firmware_cannot_reach_is_refused() {
+    let outside = 0x9000_0000u64.to_le_bytes();
+    assert_eq!(with(Ram::source(1, 24), &outside), Err(Error::Unreachable));
+    assert_eq!(with(Ram::source(1, 68), &outside), Err(Error::Unreachable));
+    for block in [0, 0x9000_0000, BASE + 0x2000 - 1016, BASE + 0x804] {
+        let mut ram = machine();
+        ram.put(ERRORS + 8, &block.to_le_bytes());
+        assert_eq!(find(&ram), Err(Error::Unreachable), "{block:#x}");
+    }
 }
 
 #[test]
@@ -156,15 +172,14 @@ fn a_flipped_bit_in_any_table_is_noticed() {
 }
 
 #[test]
-fn tables_outside_memory_are_unreadable() {
+fn the_reason_is_one_key_after_the_other() {
+    let why = |error: Error| std::format!("{error}");
+    assert_eq!(why(Error::NoHest), "why=no-hest");
     assert_eq!(
-        find_sea_source(&machine(), Pa::new(0)),
-        Err(Error::Unreadable)
+        why(Error::Tables(AcpiError::BadChecksum {
+            table: Signature::HEST
+        })),
+        "why=bad-checksum table=HEST"
     );
-    assert_eq!(
-        find_sea_source(&machine(), Pa::new(u64::MAX - 3)),
-        Err(Error::Unreadable)
-    );
-    assert_eq!(with(Ram::source(1, 24), &[0xf8; 8]), Err(Error::Unreadable));
-    assert_eq!(with(HEST + 4, &2000u32.to_le_bytes()), Err(Error::BadTable));
+    assert_eq!(why(Error::Hest(HestError::BadChecksum)), "why=bad-checksum");
 }
