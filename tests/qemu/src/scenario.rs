@@ -353,6 +353,8 @@ pub struct BundleSpec {
     /// Boot without any bundle.
     #[serde(default)]
     pub absent: bool,
+    /// Boot with this text in its place.
+    pub raw: Option<String>,
 }
 
 /// One `[[pick]]` table: a choice of pages, made from the seed.
