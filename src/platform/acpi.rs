@@ -65,11 +65,17 @@ impl Signature {
 
 impl fmt::Display for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Firmware wrote these bytes, so they may be anything; a line of text must stay one.
+        // Firmware wrote these bytes, so they may be anything; a value must stay one, and not empty.
+        let shown = |byte: u8| byte.is_ascii_graphic() && byte != b'=';
         self.0
             .iter()
-            .filter(|byte| byte.is_ascii_graphic())
-            .try_for_each(|byte| write!(f, "{}", char::from(*byte)))
+            .filter(|byte| **byte != b' ')
+            .map(|byte| if shown(*byte) { char::from(*byte) } else { '?' })
+            .try_for_each(|letter| write!(f, "{letter}"))?;
+        if self.0 == *b"    " {
+            f.write_str("?")?;
+        }
+        Ok(())
     }
 }
 

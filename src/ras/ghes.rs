@@ -196,6 +196,9 @@ impl Ghes {
         }
         // The head is not read again: what was checked is what is parsed.
         let rest = claimed.saturating_sub(HEADER_SIZE);
+        if rest == 0 {
+            return Ok(claimed);
+        }
         if let (Some(to), Some(from)) = (tail.get_mut(..rest), offset(block, HEADER_SIZE)) {
             memory.read(from, to).map_err(GhesError::Block)?;
             return Ok(claimed);

@@ -180,6 +180,9 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         collected: &mut Collected,
     ) {
         collected.fatal |= block.severity() == Severity::Fatal;
+        if block.sections().next().is_none() {
+            log::error!("event=error what=cper why=no-sections");
+        }
         for section in block.sections() {
             match section {
                 Ok(section) => self.section(&section, occasion, spaces, collected),

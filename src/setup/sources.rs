@@ -13,9 +13,9 @@ pub fn find(hest: Option<&[u8]>) -> Sources<SharedMemory> {
     let mut list = Vec::new();
     for source in hest.map(generic_sources).unwrap_or_default() {
         match share(&mut memory, &source) {
-            Ok(()) => {
+            Ok(block) => {
                 log::info!(
-                    "event=found what=ghes id={} notify={} ack={}",
+                    "event=found what=ghes id={} notify={} block={block} ack={}",
                     source.id,
                     source.notification,
                     if source.read_ack.is_some() {
@@ -51,8 +51,9 @@ fn generic_sources(hest: &[u8]) -> Vec<GenericSource> {
     hest.sources().filter_map(enabled).collect()
 }
 
-/// Maps what reading `source` takes: the block's pointer, the block, the acknowledgement.
-fn share(memory: &mut SharedMemory, source: &GenericSource) -> Result<(), &'static str> {
+/// Maps what reading `source` takes: the block's pointer, the block, the acknowledgement. Returns
+/// where the block is.
+fn share(memory: &mut SharedMemory, source: &GenericSource) -> Result<Pa, &'static str> {
     let mut share = |start: Pa, size: u64| {
         let range = PaRange::new(start, size).ok_or("address-wraps")?;
         memory.share(range).map_err(|_| "not-shareable-memory")
@@ -66,5 +67,6 @@ fn share(memory: &mut SharedMemory, source: &GenericSource) -> Result<(), &'stat
         .map_err(|_| "no-block-pointer")?;
     let range = PaRange::new(Pa::new(block), source.block_length.into());
     let range = range.filter(|_| block != 0).ok_or("no-block")?;
-    memory.share(range).map_err(|_| "not-shareable-memory")
+    memory.share(range).map_err(|_| "not-shareable-memory")?;
+    Ok(range.start())
 }

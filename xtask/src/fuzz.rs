@@ -77,9 +77,16 @@ pub(crate) fn fuzz(log: &Path) -> Result<End> {
     )))
 }
 
-/// Looks at the form of the sources, writes the seed corpus, builds the targets.
+/// Looks at the sources, tries the targets on their seeds, writes the seed corpus, builds the
+/// targets. With the compiler's flags of the fuzzers seeds and tests do not link.
 fn prepare(directory: &Path, targets: &[String], host: &str, log: &Path) -> Result<End> {
     let mut format = cargo(directory, &["fmt", "--check"]);
+    let mut clippy = cargo(directory, &["clippy", "--all-targets", "--color=never"]);
+    clippy.args(["--", "-D", "warnings"]);
+    let mut test = cargo(
+        directory,
+        &["test", "--no-default-features", "--color=never"],
+    );
     let seeds = ["run", "--quiet", "--no-default-features", "--bin", "seeds"];
     let mut seeds = cargo(directory, &seeds);
     let mut build = cargo(directory, &["build", "--release", "--target", host]);
@@ -87,7 +94,7 @@ fn prepare(directory: &Path, targets: &[String], host: &str, log: &Path) -> Resu
     for target in targets {
         build.args(["--bin", target]);
     }
-    for command in [&mut format, &mut seeds, &mut build] {
+    for command in [&mut format, &mut clippy, &mut test, &mut seeds, &mut build] {
         if let failed @ End::Failed(_) = judge(command, log)? {
             return Ok(failed);
         }
@@ -104,7 +111,7 @@ fn drive(directory: &Path, target: &str, program: &Path, seconds: u64, log: &Pat
         .arg(directory.join("corpus").join(target));
     command.arg(format!("-max_total_time={seconds}"));
     command.arg(format!("-artifact_prefix=artifacts/{target}-"));
-    command.args(["-max_len=4096", "-timeout=5", "-rss_limit_mb=2048"]);
+    command.args(["-max_len=8192", "-timeout=5", "-rss_limit_mb=2048"]);
     if let failed @ End::Failed(_) = judge(&mut command, log)? {
         return Ok(failed);
     }

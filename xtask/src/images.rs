@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// Packages and what their images are called.
-const IMAGES: [(&str, &str); 3] = [
+/// Programs and what their images are called.
+const IMAGES: [(&str, &str); 4] = [
     ("cordon", "cordon.img"),
     ("cordon-firmware", "firmware.bin"),
+    ("firmware-selftest", "selftest.img"),
     ("cordon-probe", "probe.img"),
 ];
 
@@ -20,7 +21,7 @@ const BUILD_LIMIT: Duration = Duration::from_secs(20 * 60);
 
 /// An image that was built.
 pub(crate) struct Image {
-    package: &'static str,
+    program: &'static str,
     path: PathBuf,
     bytes: u64,
 }
@@ -30,8 +31,8 @@ impl fmt::Display for Image {
         let kib = self.bytes.div_ceil(1024);
         write!(
             f,
-            "{:<16} {kib:>6} KiB  {}",
-            self.package,
+            "{:<18} {kib:>6} KiB  {}",
+            self.program,
             self.path.display()
         )
     }
@@ -47,7 +48,7 @@ pub(crate) fn build() -> Result<Vec<Image>> {
     let objcopy = toolchain::objcopy()?;
     IMAGES
         .iter()
-        .map(|(package, name)| flatten(&objcopy, package, &directory.join(name)))
+        .map(|(program, name)| flatten(&objcopy, program, &directory.join(name)))
         .collect()
 }
 
@@ -62,8 +63,10 @@ fn compile(directory: &Path) -> Result<()> {
         "--target",
         toolchain::TARGET,
     ]);
-    for (package, _) in IMAGES {
-        cargo.args(["--package", package]);
+    cargo.args(["--package", "cordon", "--package", "cordon-firmware"]);
+    cargo.args(["--package", "cordon-probe"]);
+    for (program, _) in IMAGES {
+        cargo.args(["--bin", program]);
     }
     let spinner = shell::spinner("building the images");
     let status = shell::logged(&mut cargo, &log, BUILD_LIMIT);
@@ -75,11 +78,11 @@ fn compile(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-fn flatten(objcopy: &Path, package: &'static str, path: &Path) -> Result<Image> {
+fn flatten(objcopy: &Path, program: &'static str, path: &Path) -> Result<Image> {
     let elf = workspace::target()
         .join(toolchain::TARGET)
         .join("release")
-        .join(package);
+        .join(program);
     let modified = |path: &Path| fs::metadata(path).and_then(|data| data.modified());
     let is_fresh = match (modified(&elf), modified(path)) {
         (Ok(elf), Ok(image)) => elf <= image,
@@ -95,7 +98,7 @@ fn flatten(objcopy: &Path, package: &'static str, path: &Path) -> Result<Image> 
     }
     let data = fs::metadata(path).with_context(|| format!("no {}", path.display()))?;
     Ok(Image {
-        package,
+        program,
         path: path.to_owned(),
         bytes: data.len(),
     })

@@ -2,8 +2,8 @@
 //!
 //! The image is started by the firmware like any next stage. Each check prints
 //! `selftest: ok NAME` or `selftest: FAIL NAME ...` on UART 0, the last line is
-//! `selftest: done passed=N failed=N`, and then the machine is powered off by PSCI. `run.sh` starts
-//! it, plays the part of the secure UART that the checks ask for, and judges.
+//! `selftest: done passed=N failed=N`, and then the machine is powered off by PSCI. The scenario
+//! `firmware-selftest` starts it, plays the part of the secure UART that the checks ask for, and judges.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(not(target_os = "none"))]
@@ -576,13 +576,13 @@ mod image {
         arch::set!("hcr_el2", 1 << 31);
     }
 
-    /// `run.sh` answers to `want` on the secure UART while all CPUs read the page.
+    /// The scenario answers to `want` on the secure UART while all CPUs read the page.
     fn secure_uart(test: &mut Test) {
         let page = TARGET.address();
         for cpu in 1..test.cpus as u64 {
             arch::smc(PSCI_CPU_ON, [cpu, arch::secondary_entry(), cpu]);
         }
-        say!("selftest: want poison {page:#x}");
+        say!("selftest: want poison pa={page:#x}");
         while arch::load(page).1.vector == NOTHING {}
         for cpu in 1..test.cpus as u64 {
             let seen = (0..1000).any(|_| {
@@ -592,7 +592,7 @@ mod image {
             test.check("uart-poison-seen-by", seen, format_args!("cpu={cpu}"));
         }
         test.acknowledge();
-        say!("selftest: want heal {page:#x}");
+        say!("selftest: want heal pa={page:#x}");
         let healed = (0..1000).any(|_| {
             test.acknowledge();
             eventually_short(|| arch::load_u32(UART0 + 0x18) == u32::MAX);

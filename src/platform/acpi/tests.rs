@@ -366,7 +366,7 @@ fn errors_are_keys_and_values() {
     let table = Signature([b'A', b' ', 0xff, b'\n']);
     assert_eq!(
         AcpiError::BadChecksum { table }.to_string(),
-        "why=bad-checksum table=A"
+        "why=bad-checksum table=A??"
     );
     assert_eq!(
         AcpiError::BadMadtEntry { at: 44 }.to_string(),
@@ -404,5 +404,18 @@ proptest! {
             repair(&mut memory);
         }
         let _ = read(&memory);
+    }
+}
+
+#[test]
+fn a_signature_of_any_bytes_is_one_word_of_an_event_line() {
+    for (bytes, shown) in [
+        (*b"HEST", "HEST"),
+        (*b"RSD ", "RSD"),
+        ([0; 4], "????"),
+        (*b"A=\n\xff", "A???"),
+        (*b"    ", "?"),
+    ] {
+        assert_eq!(Signature(bytes).to_string(), shown);
     }
 }

@@ -20,6 +20,10 @@ fn map_block(map: &mut Map<'_>, frames: &mut Frames, block: u64) {
 }
 
 #[test]
+#[cfg_attr(
+    miri,
+    ignore = "takes half a minute, and nothing that the others do not do"
+)]
 fn a_hole_in_1g_takes_two_tables_and_leaves_511_and_511() {
     for strategy in STRATEGIES {
         with_map(config(strategy), 5, |map, frames, cpus| {
@@ -54,6 +58,10 @@ fn a_hole_in_1g_takes_two_tables_and_leaves_511_and_511() {
 }
 
 #[test]
+#[cfg_attr(
+    miri,
+    ignore = "takes half a minute, and nothing that the others do not do"
+)]
 fn a_hole_in_2m_takes_one_table_and_in_a_page_none() {
     for strategy in STRATEGIES {
         for (block, tables, left) in [(M2, 1, [0, 0, 511, 1]), (K4, 0, [0, 0, 0, 1])] {
@@ -174,6 +182,10 @@ fn a_spent_reserve_costs_good_memory_and_the_outcome_says_how_much() {
 }
 
 #[test]
+#[cfg_attr(
+    miri,
+    ignore = "takes half a minute, and nothing that the others do not do"
+)]
 fn a_hole_knows_the_memory_behind_it() {
     with_map(config(Strategy::BreakFirst), 4, |map, frames, _| {
         map_block(map, frames, G1);
@@ -198,6 +210,10 @@ fn a_hole_knows_the_memory_behind_it() {
 }
 
 #[test]
+#[cfg_attr(
+    miri,
+    ignore = "takes half a minute, and nothing that the others do not do"
+)]
 fn attributes_survive_the_split() {
     for fwb in [false, true] {
         let config = config(Strategy::BreakFirst).with_fwb(fwb);

@@ -7,6 +7,10 @@ use std::vec;
 use std::vec::Vec;
 
 #[test]
+#[cfg_attr(
+    miri,
+    ignore = "takes half a minute, and nothing that the others do not do"
+)]
 fn extents_join_what_continues_and_come_in_order() {
     with_map(config(Strategy::BreakFirst), 2, |map, frames, _| {
         map_ram(map, frames, G1, 9 * G1, 2 * G1);

@@ -10,6 +10,10 @@ fn counts(census: &Census) -> [u64; 3] {
 }
 
 #[test]
+#[cfg_attr(
+    miri,
+    ignore = "takes half a minute, and nothing that the others do not do"
+)]
 fn congruent_addresses_get_the_largest_blocks_and_small_ones_at_the_ends_only() {
     with_map(config(Strategy::BreakFirst), 0, |map, frames, cpus| {
         let before = M2 + K4;
@@ -45,6 +49,10 @@ fn a_terabyte_takes_1024_blocks_and_two_tables_below_the_root() {
 }
 
 #[test]
+#[cfg_attr(
+    miri,
+    ignore = "takes half a minute, and nothing that the others do not do"
+)]
 fn a_map_spans_concatenated_roots() {
     let config = Config::new(3).unwrap(); // 42 bits: 8 tables at level 1
     with_map(config, 0, |map, frames, cpus| {
@@ -66,6 +74,10 @@ fn a_map_spans_concatenated_roots() {
 }
 
 #[test]
+#[cfg_attr(
+    miri,
+    ignore = "takes half a minute, and nothing that the others do not do"
+)]
 fn attributes_reach_hardware_in_the_encoding_that_the_cpu_uses() {
     for (fwb, mem_attr) in [(false, 0b1111), (true, 0b0110)] {
         with_map(

@@ -232,7 +232,7 @@ proptest! {
 
     #[test]
     fn a_guest_sees_what_the_model_says_and_nothing_stale(
-        requests in prop::collection::vec(request(), 1..if cfg!(miri) { 4 } else { 24 }),
+        requests in prop::collection::vec(request(), 1..if cfg!(miri) { 3 } else { 24 }),
         reserve in 0usize..12,
         direct in any::<bool>(),
     ) {

@@ -17,6 +17,9 @@ const TREE: &str = "vms.dtb";
 /// # Errors
 /// A file that is in neither place, or damage that does not apply, with its place in the scenario.
 pub fn build(scenario: &Scenario, images: &Path) -> Result<Vec<u8>, ScenarioError> {
+    if let Some(raw) = &scenario.bundle.raw {
+        return Ok(raw.clone().into_bytes());
+    }
     let tree = tree(scenario)
         .map_err(|error| scenario.error(0..0, format!("vm: no device tree from this: {error}")))?;
     let mut files = vec![(TREE.to_owned(), tree)];

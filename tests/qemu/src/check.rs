@@ -33,7 +33,50 @@ pub(crate) fn check(scenario: &Scenario) -> Result {
     for mutation in &scenario.bundle.mutate {
         check_mutation(scenario, mutation)?;
     }
+    check_damage(scenario)?;
     check_texts(scenario)
+}
+
+/// Damage to what the machine hands over.
+fn check_damage(s: &Scenario) -> Result {
+    let variants = s.variant.iter().flat_map(|variant| &variant.dtb);
+    let trees = std::iter::once(&s.dtb).chain(variants);
+    let mut any_dtb = false;
+    for mutation in trees.flatten() {
+        any_dtb = true;
+        let one = mutation.patch.is_some() != mutation.replace.is_some();
+        ensure(s, one, 0..0, || {
+            "dtb: give one of patch, replace in each".into()
+        })?;
+        let bytes = mutation.patch.as_ref().map(|patch| &patch.bytes);
+        check_hex(s, "dtb.patch.bytes", bytes)?;
+    }
+    ensure(s, !any_dtb || s.machine.boot != Boot::Kernel, 0..0, || {
+        "dtb: with boot = \"kernel\" the tree is nowhere in particular".into()
+    })?;
+    let variants = s.variant.iter().filter_map(|variant| variant.acpi.as_ref());
+    for acpi in s.acpi.iter().chain(variants) {
+        ensure(s, s.machine.boot != Boot::Kernel, 0..0, || {
+            "acpi: with boot = \"kernel\" nobody looks for tables".into()
+        })?;
+        for mutation in &acpi.mutate {
+            let one = mutation.patch.is_some() != mutation.unlink.is_some();
+            ensure(s, one, 0..0, || {
+                "acpi.mutate: give one of patch, unlink in each".into()
+            })?;
+            let bytes = mutation.patch.as_ref().map(|patch| &patch.bytes);
+            check_hex(s, "acpi.mutate.patch.bytes", bytes)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_hex(s: &Scenario, key: &str, bytes: Option<&Spanned<String>>) -> Result {
+    let Some(bytes) = bytes else { return Ok(()) };
+    let parsed = crate::bundle::hex_bytes(bytes.as_ref());
+    ensure(s, parsed.is_some(), bytes.span(), || {
+        format!("{key}: pairs of hexadecimal digits are wanted")
+    })
 }
 
 fn ensure(
@@ -240,13 +283,8 @@ fn check_mutation(s: &Scenario, mutation: &Mutation) -> Result {
     ensure(s, one, 0..0, || {
         "bundle.mutate: give one of truncate, remove, patch, property in each".into()
     })?;
-    if let Some(patch) = patch {
-        let parsed = crate::bundle::hex_bytes(patch.bytes.as_ref());
-        ensure(s, parsed.is_some(), patch.bytes.span(), || {
-            "bundle.mutate.patch.bytes: pairs of hexadecimal digits are wanted".into()
-        })?;
-    }
-    Ok(())
+    let bytes = patch.as_ref().map(|patch| &patch.bytes);
+    check_hex(s, "bundle.mutate.patch.bytes", bytes)
 }
 
 /// Follows the steps in order and sees that every `${...}` has a value by then, and that every
@@ -308,6 +346,7 @@ fn check_step(s: &Scenario, step: &Step, known: &mut Known) -> Result {
         step.guest.is_some(),
         step.firmware.is_some(),
         step.qmp.is_some(),
+        step.record.is_some(),
         step.count.is_some(),
         step.pause.is_some(),
         step.exit.is_some(),
@@ -318,7 +357,7 @@ fn check_step(s: &Scenario, step: &Step, known: &mut Known) -> Result {
         verbs == 1 || (verbs == 0 && !step.expect.is_empty()),
         span.clone(),
         || {
-            "step: one of wait, guest, firmware, qmp, count, pause, exit, or expect alone, is wanted"
+            "step: one of wait, guest, firmware, qmp, record, count, pause, exit, or expect alone, is wanted"
             .into()
         },
     )?;
@@ -352,7 +391,14 @@ fn check_step(s: &Scenario, step: &Step, known: &mut Known) -> Result {
         &step.qmp,
         &step.count,
     ];
-    for text in texts.into_iter().flatten() {
+    let record = step.record.as_ref();
+    for patch in record.iter().flat_map(|record| &record.patch) {
+        check_hex(s, "step.record.patch.bytes", Some(&patch.bytes))?;
+    }
+    let record = record
+        .into_iter()
+        .flat_map(|record| [&record.at, &record.pa]);
+    for text in texts.into_iter().flatten().chain(record) {
         for hole in holes(text.as_ref()) {
             check_expression(s, hole, text.span(), known, bound)?;
         }

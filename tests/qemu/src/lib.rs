@@ -4,7 +4,7 @@
 //! describes. From the file to the verdict:
 //!
 //! ```text
-//! scenario ─ check ─ bundle ─ machine ══ QEMU
+//! scenario ─ check ─ bundle, acpi, dtb ─ machine ══ QEMU
 //!                               │ lines, with their time of arrival
 //!                             steps ─ line (patterns), expr (${...}), pages (what to strike)
 //!                               │ outcome
@@ -14,8 +14,10 @@
 //! Nothing here knows what Cordon should do; the scenarios say that. What is here sees to it that
 //! a scenario cannot pass without it: every wait is bounded, every figure was measured.
 
+mod acpi;
 pub mod bundle;
 mod check;
+mod dtb;
 pub mod expr;
 pub mod interactive;
 pub mod interrupt;
@@ -23,6 +25,8 @@ pub mod line;
 pub mod machine;
 pub mod outcome;
 mod pages;
+mod qtest;
+mod record;
 pub mod report;
 pub mod scenario;
 pub mod steps;

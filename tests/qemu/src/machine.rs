@@ -6,7 +6,9 @@
 //! the process: dropping it kills QEMU by its process id and removes the sockets, on a panic too.
 
 use crate::line::Line;
+use crate::qtest::Qtest;
 use crate::scenario::{Boot, Scenario};
+use crate::{acpi, dtb};
 use anyhow::{Context, Result, bail};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -40,6 +42,8 @@ pub enum Port {
     Secure,
     /// The QEMU machine protocol.
     Qmp,
+    /// Memory from outside, where a scenario asks for it.
+    Qtest,
 }
 
 impl Port {
@@ -48,6 +52,7 @@ impl Port {
             Self::Uart0 => "uart0",
             Self::Secure => "secure",
             Self::Qmp => "qmp",
+            Self::Qtest => "qtest",
         }
     }
 }
@@ -78,6 +83,9 @@ const MAX_LINE: usize = 16 * 1024;
 /// How long QEMU may take to connect to its sockets.
 const CONNECT: Duration = Duration::from_secs(20);
 
+/// Lets a machine go that was started with `-S`.
+const RELEASE: &[u8] = b"{\"execute\": \"qmp_capabilities\"}\n{\"execute\": \"cont\"}\n";
+
 /// A running QEMU. See the module's text.
 #[derive(Debug)]
 pub struct Machine {
@@ -85,6 +93,7 @@ pub struct Machine {
     ports: Vec<(Port, UnixStream)>,
     arrivals: Receiver<Arrival>,
     open: usize,
+    qtest: Option<Qtest>,
     /// Kept for its `Drop`, after QEMU's.
     _sockets: SocketDirectory,
     /// Where its logs are.
@@ -111,26 +120,47 @@ impl Machine {
             .iter()
             .map(|port| sockets.listen(*port))
             .collect::<Result<_>>()?;
-        let arguments = arguments(tools, scenario, bundle.as_deref());
+        let mut arguments = arguments(tools, scenario, bundle.as_deref());
+        for file in acpi::store(scenario, &logs)? {
+            arguments.extend(["-fw_cfg".into(), file.into()]);
+        }
         write_script(&logs, tools, &arguments, &ports)?;
 
         let child = spawn(tools, &arguments, &chardevs(&ports, &sockets.path), &logs)?;
         let (sender, arrivals) = channel();
-        let open = ports.len();
+        let open = ports.iter().filter(|port| **port != Port::Qtest).count();
         let mut machine = Self {
             child,
             ports: Vec::new(),
             arrivals,
             open,
+            qtest: None,
             _sockets: sockets,
             logs,
         };
         for (port, listener) in ports.into_iter().zip(listeners) {
             let stream = machine.accept(port, &listener)?;
+            if port == Port::Qtest {
+                machine.qtest = Some(Qtest::new(stream)?);
+                continue;
+            }
             machine.pump(port, &stream, sender.clone(), delivery)?;
             machine.ports.push((port, stream));
         }
+        if let (false, Some(qtest)) = (scenario.dtb.is_empty(), &mut machine.qtest) {
+            dtb::mutate(qtest, &scenario.dtb).context("cannot damage the device tree")?;
+            machine.send(Port::Qmp, RELEASE)?;
+        }
         Ok(machine)
+    }
+
+    /// Writes physical memory, from outside, while the machine runs.
+    ///
+    /// # Errors
+    /// When the scenario did not say that it would, or QEMU is gone.
+    pub fn write_memory(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
+        let qtest = self.qtest.as_mut();
+        qtest.context("this machine has no qtest")?.write(at, bytes)
     }
 
     fn accept(&mut self, port: Port, listener: &UnixListener) -> Result<UnixStream> {
@@ -293,7 +323,7 @@ impl Pump {
         let text = String::from_utf8_lossy(bytes);
         let line = match self.port {
             Port::Uart0 => Line::console(&text),
-            Port::Secure | Port::Qmp => Line::firmware(&text),
+            Port::Secure | Port::Qmp | Port::Qtest => Line::firmware(&text),
         };
         self.deliver(Arrival::Line(self.port, now, line))
     }
@@ -353,10 +383,14 @@ fn store_bundle(logs: &Path, bundle: &[u8]) -> Result<PathBuf> {
 /// Only a machine with EL3 has the secure UART. Elsewhere QEMU would take a second `-serial` for
 /// a second UART of the normal world and put it into the device tree.
 fn ports(scenario: &Scenario) -> Vec<Port> {
-    match scenario.machine.boot {
+    let mut ports = match scenario.machine.boot {
         Boot::El3 => vec![Port::Uart0, Port::Secure, Port::Qmp],
         Boot::Kernel | Boot::Bios => vec![Port::Uart0, Port::Qmp],
+    };
+    if scenario.needs_memory() {
+        ports.push(Port::Qtest);
     }
+    ports
 }
 
 fn chardevs(ports: &[Port], sockets: &Path) -> Vec<OsString> {
@@ -367,6 +401,7 @@ fn chardevs(ports: &[Port], sockets: &Path) -> Vec<OsString> {
         arguments.push(format!("socket,id={},path={}", port.name(), path.display()).into());
         let (option, value) = match port {
             Port::Qmp => ("-mon", "chardev=qmp,mode=control".into()),
+            Port::Qtest => ("-qtest", "chardev:qtest".into()),
             port => ("-serial", format!("chardev:{}", port.name())),
         };
         arguments.push(option.into());
@@ -394,6 +429,11 @@ fn arguments(tools: &Tools, scenario: &Scenario, bundle: Option<&Path>) -> Vec<O
         ),
     };
     let cpu = machine.cpu.as_deref().unwrap_or(cpu);
+    let board = match scenario.acpi {
+        // The names of the files are free then, and QEMU offers no tables of its own.
+        Some(_) => format!("{},acpi=off", board.replace(",ras=on", "")),
+        None => board.to_owned(),
+    };
     let mut arguments: Vec<OsString> = Vec::new();
     let mut add = |option: &str, value: &OsStr| {
         arguments.push(option.into());
@@ -415,7 +455,8 @@ fn arguments(tools: &Tools, scenario: &Scenario, bundle: Option<&Path>) -> Vec<O
             format!("ivshmem-plain,memdev=dm{index}").as_ref(),
         );
     }
-    let cordon = tools.images.join("cordon.img");
+    let image = machine.image.as_deref().unwrap_or("cordon.img");
+    let cordon = tools.images.join(image);
     match machine.boot {
         Boot::El3 => {
             add("-bios", tools.images.join("firmware.bin").as_ref());
@@ -441,6 +482,12 @@ fn arguments(tools: &Tools, scenario: &Scenario, bundle: Option<&Path>) -> Vec<O
         add(option, value.as_ref());
     }
     arguments.push("-no-reboot".into());
+    if scenario.needs_memory() {
+        arguments.extend(["-qtest-log", "none"].map(OsString::from));
+    }
+    if !scenario.dtb.is_empty() {
+        arguments.push("-S".into());
+    }
     arguments
 }
 

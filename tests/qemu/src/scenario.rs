@@ -90,6 +90,8 @@ pub struct Machine {
     pub device_memory: Vec<Spanned<Size>>,
     /// Cordon's command line.
     pub cmdline: Option<Spanned<String>>,
+    /// What is started in Cordon's place, a file among the images.
+    pub image: Option<String>,
 }
 
 /// One `[[vm]]` table, the source of a node of `vms.dtb`.
@@ -196,6 +198,151 @@ pub struct Property {
     pub text: Option<String>,
 }
 
+/// Bytes to overwrite in something.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct BytePatch {
+    /// Offset in bytes.
+    pub at: usize,
+    /// New bytes: pairs of hexadecimal digits.
+    pub bytes: Spanned<String>,
+}
+
+/// A part of a device tree blob.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DtbBlock {
+    /// From its first byte.
+    #[default]
+    Head,
+    /// From the first token.
+    Structure,
+    /// From the first property's name.
+    Strings,
+}
+
+/// One `[[dtb]]` table: damage done to the machine's device tree. Exactly one key is given.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DtbMutation {
+    /// Overwrite bytes.
+    pub patch: Option<DtbPatch>,
+    /// Put other text of the same length in the place of every occurrence.
+    pub replace: Option<Replace>,
+}
+
+/// Bytes to overwrite in a device tree.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DtbPatch {
+    /// What `at` counts from.
+    #[serde(default)]
+    pub block: DtbBlock,
+    /// Offset in bytes.
+    pub at: usize,
+    /// New bytes: pairs of hexadecimal digits.
+    pub bytes: Spanned<String>,
+}
+
+/// Text to exchange.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Replace {
+    /// What is there.
+    pub old: String,
+    /// What takes its place.
+    pub new: String,
+}
+
+/// The `[acpi]` table: tables of the scenario's own (see [`crate::acpi`]).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct AcpiSpec {
+    /// Damage, done in this order.
+    #[serde(default)]
+    pub mutate: Vec<AcpiMutation>,
+}
+
+/// One `[[acpi.mutate]]` table: damage done to good tables. Exactly one key is given.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct AcpiMutation {
+    /// Overwrite bytes.
+    pub patch: Option<AcpiPatch>,
+    /// Do not put an address here: what the file has is what is read.
+    pub unlink: Option<Link>,
+}
+
+/// Bytes to overwrite in one of the files.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct AcpiPatch {
+    /// Which.
+    pub file: AcpiFile,
+    /// Offset in bytes.
+    pub at: usize,
+    /// New bytes: pairs of hexadecimal digits.
+    pub bytes: Spanned<String>,
+}
+
+/// What can be damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AcpiFile {
+    /// The RSDP.
+    Rsdp,
+    /// The HEST, from its signature on. Checksums are made later.
+    Hest,
+    /// The block pointer at 0, the read-ack register at 8, the block at 16.
+    Errors,
+    /// The table-loader script.
+    Loader,
+}
+
+/// A place where the script puts an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Link {
+    /// The pointer to the error status block.
+    Block,
+    /// The source's Error Status Address.
+    Status,
+    /// The source's Read Ack Register.
+    Ack,
+}
+
+/// A constant of `[set]`: a number, or a text that a pattern or a figure may want.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Constant {
+    /// A number.
+    Number(u64),
+    /// A text.
+    Text(String),
+}
+
+impl fmt::Display for Constant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Text(text) => text.fmt(f),
+        }
+    }
+}
+
+/// An error record that the scenario writes into memory (see [`crate::record`]).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RecordSpec {
+    /// Where: the PA of an error status block.
+    pub at: Spanned<String>,
+    /// The address that it reports.
+    pub pa: Spanned<String>,
+    /// What is wrong with it.
+    #[serde(default)]
+    pub patch: Vec<BytePatch>,
+}
+
 /// The `[bundle]` table.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -206,6 +353,8 @@ pub struct BundleSpec {
     /// Boot without any bundle.
     #[serde(default)]
     pub absent: bool,
+    /// Boot with this text in its place.
+    pub raw: Option<String>,
 }
 
 /// One `[[pick]]` table: a choice of pages, made from the seed.
@@ -220,8 +369,8 @@ pub struct Pick {
     pub count: Option<Spanned<u64>>,
 }
 
-/// One `[[step]]` table. Exactly one of `wait`, `guest`, `firmware`, `qmp`, `count`, `pause` and
-/// `exit` is given, or `expect` alone.
+/// One `[[step]]` table. Exactly one of `wait`, `guest`, `firmware`, `qmp`, `record`, `count`,
+/// `pause` and `exit` is given, or `expect` alone.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Step {
@@ -237,6 +386,8 @@ pub struct Step {
     pub answer: Option<Spanned<String>>,
     /// Send this JSON to QMP and wait for its return.
     pub qmp: Option<Spanned<String>>,
+    /// Write this record into memory, from outside of the machine.
+    pub record: Option<RecordSpec>,
     /// Count the lines of the whole run that this pattern matches,
     pub count: Option<Spanned<String>>,
     /// and put the number here.
@@ -257,7 +408,7 @@ pub struct Step {
     pub timeout: Option<u64>,
 }
 
-/// One `[[variant]]` table: the same scenario again on another command line.
+/// One `[[variant]]` table: the same scenario again with another command line or other damage.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Variant {
@@ -266,10 +417,14 @@ pub struct Variant {
     /// Its own summary.
     pub summary: String,
     /// Its command line.
-    pub cmdline: String,
+    pub cmdline: Option<String>,
+    /// Its damage to the device tree.
+    pub dtb: Option<Vec<DtbMutation>>,
+    /// Its ACPI tables.
+    pub acpi: Option<AcpiSpec>,
     /// Constants that take the place of the scenario's.
     #[serde(default)]
-    pub set: BTreeMap<String, u64>,
+    pub set: BTreeMap<String, Constant>,
 }
 
 /// A scenario as its file has it.
@@ -300,9 +455,14 @@ pub struct Scenario {
     /// What is wrong with the bundle, where that is the point.
     #[serde(default)]
     pub bundle: BundleSpec,
+    /// What is wrong with the machine's device tree, where that is the point.
+    #[serde(default)]
+    pub dtb: Vec<DtbMutation>,
+    /// ACPI tables in place of QEMU's.
+    pub acpi: Option<AcpiSpec>,
     /// Constants by name.
     #[serde(default)]
-    pub set: BTreeMap<String, u64>,
+    pub set: BTreeMap<String, Constant>,
     /// Choices of pages.
     #[serde(default)]
     pub pick: Vec<Pick>,
@@ -316,7 +476,7 @@ pub struct Scenario {
     pub allow: Vec<Spanned<String>>,
     /// `key=${value}`, what the PASS line says.
     pub figures: Vec<Spanned<String>>,
-    /// The same on other command lines.
+    /// The same with other command lines or other damage.
     #[serde(default)]
     pub variant: Vec<Variant>,
 
@@ -404,7 +564,15 @@ impl Scenario {
         let mut scenario = self.clone();
         scenario.name = Spanned::new(self.name.span(), variant.name.clone());
         scenario.summary.clone_from(&variant.summary);
-        scenario.machine.cmdline = Some(Spanned::new(0..0, variant.cmdline.clone()));
+        if let Some(cmdline) = &variant.cmdline {
+            scenario.machine.cmdline = Some(Spanned::new(0..0, cmdline.clone()));
+        }
+        if let Some(dtb) = &variant.dtb {
+            scenario.dtb.clone_from(dtb);
+        }
+        if let Some(acpi) = &variant.acpi {
+            scenario.acpi = Some(acpi.clone());
+        }
         scenario.set.extend(variant.set.clone());
         scenario
     }
@@ -418,6 +586,11 @@ impl Scenario {
             column,
             message: message.into(),
         }
+    }
+
+    /// Whether memory is accessed from outside of the machine.
+    pub(crate) fn needs_memory(&self) -> bool {
+        !self.dtb.is_empty() || self.step.iter().any(|step| step.record.is_some())
     }
 
     /// The name, as in `cargo xtask run NAME`.

@@ -15,12 +15,12 @@
 
 mod listen;
 
-use crate::expr::{Variables, compare, substitute};
+use crate::expr::{Variables, compare, size, substitute};
 use crate::line::{Line, Pattern, Source};
 use crate::machine::{Delivery, Machine, Port, Tools};
 use crate::outcome::{Failure, Outcome, Reason, Seen};
 use crate::pages;
-use crate::scenario::{DEFAULT_NEVER, Scenario, Step};
+use crate::scenario::{DEFAULT_NEVER, RecordSpec, Scenario, Step};
 use std::time::{Duration, Instant};
 use toml::Spanned;
 
@@ -183,6 +183,8 @@ impl<'a> Run<'a> {
             self.firmware(step, command, deadline)?;
         } else if let Some(command) = &step.qmp {
             self.qmp(command, deadline)?;
+        } else if let Some(record) = &step.record {
+            self.record(record)?;
         } else if let (Some(text), Some(into)) = (&step.count, &step.into) {
             self.count(text, into.as_ref())?;
         } else if let Some(milliseconds) = step.pause {
@@ -260,6 +262,21 @@ impl<'a> Run<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Writes an error record into memory, as a firmware would that is not as good as ours.
+    fn record(&mut self, record: &RecordSpec) -> Played {
+        let failed = |run: &Self, what: String| run.failure(Reason::Setup, what);
+        let number = |run: &Self, text: &Spanned<String>| {
+            let text = run.text(text)?;
+            size(&text).map_err(|what| failed(run, what))
+        };
+        let (at, pa) = (number(self, &record.at)?, number(self, &record.pa)?);
+        let block = crate::record::block(pa, &record.patch)
+            .ok_or_else(|| failed(self, "step.record.patch: beyond the record".into()))?;
+        self.machine
+            .write_memory(at, &block)
+            .map_err(|error| failed(self, format!("{error:#}")))
     }
 
     fn count(&mut self, text: &Spanned<String>, into: &str) -> Played {
@@ -356,6 +373,11 @@ pub fn describe(step: &Step) -> String {
         .or_else(|| text("guest", &step.guest))
         .or_else(|| text("firmware", &step.firmware))
         .or_else(|| text("qmp", &step.qmp))
+        .or_else(|| {
+            step.record
+                .as_ref()
+                .map(|r| format!("record {}", r.pa.as_ref()))
+        })
         .or_else(|| text("count", &step.count))
         .or_else(|| step.pause.map(|time| format!("pause {time} ms")))
         .or_else(|| step.exit.as_ref().map(|_| "exit".into()));

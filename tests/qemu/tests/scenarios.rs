@@ -31,6 +31,12 @@ fn every_shipped_scenario_loads_and_the_issues_names_are_there() {
         "boot-bios",
         "bad-record",
         "bad-bundle-truncated",
+        "bad-dtb-truncated",
+        "bad-hest-truncated",
+        "bad-cper",
+        "bad-command",
+        "bad-kernel",
+        "firmware-selftest",
     ] {
         assert!(names.contains(&name), "{name} is missing from {names:?}");
     }
@@ -212,6 +218,25 @@ fn what_cannot_be_meant_is_refused_with_file_line_and_key() {
             "no pick with a count",
         ),
         ("boot = \"el3\"", "boot = \"el3\"\nbot = 1", 7, "bot"),
+        (
+            "[machine]",
+            "[[dtb]]\npatch = { at = 0, bytes = \"1\" }\n[machine]",
+            6,
+            "dtb.patch.bytes",
+        ),
+        ("[machine]", "[[dtb]]\n[machine]", 0, "dtb: give one of"),
+        (
+            "[machine]",
+            "[acpi]\nmutate = [{}]\n[machine]",
+            0,
+            "acpi.mutate: give one of",
+        ),
+        (
+            "firmware =",
+            "record = { at = \"0\", pa = \"${pgae}\" }\n#",
+            28,
+            "`pgae`",
+        ),
         (
             "boot = \"el3\"",
             "boot = \"bios\"\ncmdline = \"x\"",
