@@ -62,7 +62,10 @@ impl Transport for Registers {
         let own = Pa::new((&raw const descriptor.bytes).addr() as u64);
         let (length, address) = match buffer {
             DmaBuffer::Skip(length) => (length, Pa::new(0)),
-            DmaBuffer::Memory(range) => (range.size() as u32, range.start()),
+            DmaBuffer::Memory(range) => match u32::try_from(range.size()) {
+                Ok(length) => (length, range.start()),
+                Err(_) => return DMA_ERROR,
+            },
             DmaBuffer::Bytes(bytes) => {
                 for (to, from) in descriptor.bytes.iter_mut().zip(bytes) {
                     *to = *from;
@@ -72,10 +75,12 @@ impl Transport for Registers {
         };
         descriptor.head = dma_descriptor(control, length, address);
         let at = &raw mut descriptor;
+        // Exposed: the device reads what was written there.
+        let address = at.expose_provenance() as u64;
         aarch64_cpu::asm::barrier::dsb(aarch64_cpu::asm::barrier::SY);
         // SAFETY: the DMA register. The device reads the descriptor, which lives until it has
         // finished, and writes its first word and, for a read, memory that the caller gave it.
-        unsafe { write_volatile(self.register(DMA) as *mut u64, (at.addr() as u64).to_be()) };
+        unsafe { write_volatile(self.register(DMA) as *mut u64, address.to_be()) };
         loop {
             // SAFETY: the control word, 4-byte aligned, as the device leaves it.
             let state = u32::from_be(unsafe { read_volatile(at.cast::<u32>()) });
