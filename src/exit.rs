@@ -90,6 +90,7 @@ pub fn halt() -> ! {
 fn reason() -> &'static str {
     match HYPERVISOR.get() {
         None => "no-vms",
+        Some(hypervisor) if hypervisor.vms().is_empty() => "no-vms",
         Some(hypervisor) if hypervisor.is_idle() => "all-vms-stopped",
         Some(_) => "hypervisor-error",
     }

@@ -1,9 +1,9 @@
 //! The last words of a machine that stops because of Cordon itself.
 //!
-//! It works when nothing else does: no allocation, a UART port of its own, and the console's lock
-//! only if it can be had soon, so that no other CPU's line lands in the report. A second fault
-//! while the report is printed ends the machine at once. A second CPU that crashes leaves the word
-//! to the first.
+//! It works when nothing else does: no lock, no allocation, a UART port of its own. It touches as
+//! little of Cordon's memory as it can, the console's lock included, which may lie in the very page
+//! that went bad. A second fault while the report is printed ends the machine at once. A second
+//! CPU that crashes leaves the word to the first.
 
 use super::cpu;
 use super::smc;
@@ -25,8 +25,6 @@ pub fn stop(report: impl FnOnce(&mut dyn Write) -> fmt::Result) -> ! {
         Err(first) if first == own => smc::system_off(),
         Err(_) => wait_for_ever(),
     }
-    // Never released: the others have nothing to say any more.
-    core::mem::forget(uart::try_silence());
     let mut port = uart::steal();
     let number = cpu::try_this().map_or(0, |cpu| cpu.index);
     // A UART that does not print leaves nothing to do but stop, which follows.

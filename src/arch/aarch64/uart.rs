@@ -121,11 +121,3 @@ pub fn steal() -> Port {
         stuck: false,
     }
 }
-
-/// Keeps everybody else from printing for as long as what it returns lives; `None` where whoever
-/// prints does not come to an end, be it that it is the caller itself.
-pub fn try_silence() -> Option<spin::MutexGuard<'static, Mux<Port>>> {
-    /// Longer than a line takes.
-    const TRIES: u32 = 10_000_000;
-    (0..TRIES).find_map(|_| CONSOLE.try_lock())
-}
