@@ -13,6 +13,9 @@ struct Pending {
     text: String,
     /// How much of `text` is on the screen already, as a prompt.
     shown: usize,
+    /// How much of it was shown as a prompt since Cordon last printed. A prompt of another VM
+    /// hides it, but must not bring it back: two VMs that wait would flood the console.
+    waited: usize,
 }
 
 /// Writes the lines of many onto one sink.
@@ -42,6 +45,7 @@ impl<S: Write> Mux<S> {
         self.pending.push(Pending {
             text: String::with_capacity(MAX_LINE),
             shown: 0,
+            waited: 0,
         });
         self.names.len() - 1
     }
@@ -57,6 +61,9 @@ impl<S: Write> Mux<S> {
     ///
     /// Whatever the sink says.
     pub fn line(&mut self, text: fmt::Arguments<'_>) -> fmt::Result {
+        if let Some(pending) = self.open.and_then(|vm| self.pending.get_mut(vm)) {
+            pending.waited = 0;
+        }
         self.close()?;
         writeln!(self.sink, "{text}")
     }
@@ -93,8 +100,11 @@ impl<S: Write> Mux<S> {
     ///
     /// Whatever the sink says.
     pub fn guest_waits(&mut self, vm: usize) -> fmt::Result {
-        match self.pending.get(vm) {
-            Some(pending) if pending.text.len() > pending.shown => self.show(vm),
+        match self.pending.get_mut(vm) {
+            Some(pending) if pending.text.len() > pending.waited => {
+                pending.waited = pending.text.len();
+                self.show(vm)
+            }
             _ => Ok(()),
         }
     }
@@ -106,6 +116,7 @@ impl<S: Write> Mux<S> {
         if let Some(pending) = self.pending.get_mut(vm) {
             pending.text.clear();
             pending.shown = 0;
+            pending.waited = 0;
         }
         Ok(())
     }
@@ -114,7 +125,11 @@ impl<S: Write> Mux<S> {
         let Some(pending) = self.pending.get_mut(vm) else {
             return Ok(());
         };
-        if pending.text.pop().is_none() || pending.text.len() >= pending.shown {
+        if pending.text.pop().is_none() {
+            return Ok(());
+        }
+        pending.waited = pending.waited.min(pending.text.len());
+        if pending.text.len() >= pending.shown {
             return Ok(());
         }
         pending.shown = pending.text.len();
@@ -196,6 +211,18 @@ mod tests {
         print(&mut mux, 0, "x");
         mux.guest_waits(0).unwrap();
         assert_eq!(mux.sink(), "a| > \ncordon: hi\na| > x");
+    }
+
+    #[test]
+    fn two_vms_that_wait_at_their_prompts_do_not_flood_the_console() {
+        let mut mux = mux();
+        print(&mut mux, 0, "a> ");
+        print(&mut mux, 1, "b> ");
+        for _ in 0..100 {
+            mux.guest_waits(0).unwrap();
+            mux.guest_waits(1).unwrap();
+        }
+        assert_eq!(mux.sink(), "a| a> \nb| b> ");
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod fw_cfg;
 pub mod image;
 pub mod machine;
 pub mod memory;
+pub mod page_set;
 pub mod pci;
 pub mod sgi;
 pub mod table_loader;

@@ -12,6 +12,9 @@ use cordon::platform::table_loader::{self, Host, Zone};
 /// The fw_cfg file with the bundle (docs/protocols.md).
 const BUNDLE: &str = "opt/cordon/bundle";
 
+/// Longest table-loader script that is read, in bytes: 512 commands, of which QEMU uses some 30.
+const MAX_SCRIPT: u32 = 64 << 10;
+
 /// fw_cfg, and RAM for what comes out of it.
 pub struct Firmware<'a> {
     device: FwCfg<Registers>,
@@ -50,6 +53,13 @@ impl<'a> Firmware<'a> {
     /// Runs the script, if QEMU has one.
     pub fn load_tables(&mut self) -> Option<Tables> {
         let script = self.device.find("etc/table-loader").ok()?;
+        if script.size() > MAX_SCRIPT {
+            log::error!(
+                "event=error what=table-loader why=too-long size={}",
+                script.size()
+            );
+            return None;
+        }
         let mut bytes = alloc::vec![0; script.size() as usize];
         self.device.read(script, &mut bytes).ok()?;
         let loaded = table_loader::run(&bytes, self)
@@ -73,7 +83,10 @@ impl<'a> Firmware<'a> {
     fn place(&mut self, size: u32, align: u32) -> Option<Pa> {
         let align = u64::from(align).max(PAGE_SIZE);
         let pages = u64::from(size).next_multiple_of(PAGE_SIZE);
-        let range = self.free.allocate(pages, align, 0).ok()?;
+        let range = self.free.allocate(pages, align, 0);
+        let range = range
+            .inspect_err(|error| log::error!("event=error what=fw_cfg {error}"))
+            .ok()?;
         self.placed.push(range);
         Some(range.start())
     }

@@ -26,7 +26,7 @@ use alloc::vec::Vec;
 use cordon::addr::{Ipa, Pa, PaRange};
 use cordon::devmem::DevMem;
 use cordon::platform::bundle::Bundle;
-use cordon::platform::cmdline::{self, Bbm, Options, ReservedWord};
+use cordon::platform::cmdline::{self, Bbm, Options};
 use cordon::platform::machine::{Machine, Reserved, ReservedBy};
 use cordon::platform::memory::FreeMemory;
 use cordon::ras::pipeline::Ras;
@@ -59,7 +59,7 @@ pub fn run(dtb: Pa, door: Door) {
     cpu_records(&machine);
     let mut free = free_memory(&machine);
     let inputs = Inputs::find(&machine, &mut free, door);
-    let sources = sources::find(inputs.hest.as_deref());
+    let sources = sources::find(inputs.hest.as_deref(), &mut free);
     let stage2 = stage2_config(&options);
     announce(door, &stage2, &inputs, sources.len());
     if !start_interrupts(&machine) {
@@ -75,7 +75,7 @@ pub fn run(dtb: Pa, door: Door) {
     };
     let reserved = reserve(&options, &mut materials.free);
     materials.register(&machine::find_bars(&machine), &reserved);
-    let built = inputs.build_vms(&mut materials);
+    let built = inputs.build_vms(&machine, &mut materials);
 
     let nodes = alloc::vec::Vec::from_iter((0..POISON_CAPACITY).map(|_| PoisonedPage::new()));
     let poison = PoisonSet::new(nodes.leak());
@@ -139,12 +139,9 @@ fn free_memory(machine: &Machine) -> FreeMemory {
 
 /// RAM that the command line wants to be used as device memory.
 fn reserve(options: &Options, free: &mut FreeMemory) -> Vec<PaRange> {
-    let take = |word: &ReservedWord| match *word {
-        ReservedWord::At(range) => free.take(range).map(|()| range),
-        ReservedWord::Anywhere { size } => free.allocate_for(Ipa::new(0), size),
-    };
-    let taken = options.reserved.iter().map(take);
+    let taken = free.carve(&options.reserved);
     taken
+        .into_iter()
         .filter_map(|range| {
             range
                 .inspect_err(|error| log::error!("event=error what=reserved {error}"))
@@ -205,11 +202,15 @@ impl Inputs {
         }
     }
 
-    fn build_vms(&self, materials: &mut Materials) -> Vec<Built> {
+    fn build_vms(&self, machine: &Machine, materials: &mut Materials) -> Vec<Built> {
         let Some(range) = self.bundle else {
             log::error!("event=error what=bundle why=none");
             return Vec::new();
         };
+        if !machine.ram.iter().any(|ram| ram.contains_range(range)) {
+            log::error!("event=error what=bundle why=not-in-ram at={range}");
+            return Vec::new();
+        }
         let window = match machine::boot_memory(range) {
             Ok(window) => window,
             Err(error) => {

@@ -2,13 +2,19 @@
 
 use crate::arch::aarch64::mmio::SharedMemory;
 use alloc::vec::Vec;
-use cordon::addr::{Pa, PaRange};
+use cordon::addr::{PAGE_SIZE, Pa, PaRange, Pfn};
+use cordon::platform::memory::FreeMemory;
 use cordon::ras::ghes::{Ghes, PhysMemory};
 use cordon::ras::hest::{GenericSource, Hest, Source};
 use cordon::ras::pipeline::Sources;
 
-/// The usable sources of HEST, ready to be read. Each that is not usable is named.
-pub fn find(hest: Option<&[u8]>) -> Sources<SharedMemory> {
+/// Longest error status block that is taken for one, in bytes: firmware uses a few KiB.
+const MAX_BLOCK: u32 = 1 << 20;
+
+/// The usable sources of HEST, ready to be read. Each that is not usable is named. What they lie
+/// in is taken out of `free`, should firmware have forgotten to reserve it: no guest may write
+/// records.
+pub fn find(hest: Option<&[u8]>, free: &mut FreeMemory) -> Sources<SharedMemory> {
     let mut memory = SharedMemory::default();
     let mut list = Vec::new();
     for source in hest.map(generic_sources).unwrap_or_default() {
@@ -27,6 +33,16 @@ pub fn find(hest: Option<&[u8]>) -> Sources<SharedMemory> {
                 list.push(Ghes::new(source));
             }
             Err(why) => log::error!("event=error what=ghes id={} why={why}", source.id),
+        }
+    }
+    for pfn in memory.pages().flat_map(PaRange::pfns) {
+        // An error says that it is reserved, as it should be.
+        let taken = PaRange::new(Pfn::new(pfn).pa(), PAGE_SIZE).map(|page| free.take(page));
+        if let Some(Ok(())) = taken {
+            log::warn!(
+                "event=error what=ghes why=not-reserved at={}",
+                Pfn::new(pfn).pa()
+            );
         }
     }
     Sources::new(memory, list)
@@ -58,6 +74,9 @@ fn share(memory: &mut SharedMemory, source: &GenericSource) -> Result<Pa, &'stat
         let range = PaRange::new(start, size).ok_or("address-wraps")?;
         memory.share(range).map_err(|_| "not-shareable-memory")
     };
+    if source.block_length > MAX_BLOCK {
+        return Err("block-too-long");
+    }
     share(source.status_address, 8)?;
     if let Some(ack) = &source.read_ack {
         share(ack.address, 8)?;

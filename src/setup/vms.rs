@@ -119,23 +119,21 @@ impl Materials {
         for bar in bars {
             match self.add_region(Kind::Bar, bar.range, &bar.function.to_string()) {
                 Ok(id) => self.bars.push((id, bar.range)),
-                Err(error) => log::error!("event=error what=region why={error} {bar}"),
+                Err(error) => log::error!("event=error what=region {error} {bar}"),
             }
         }
         for range in reserved {
             match self.add_region(Kind::Reserved, *range, "reserved") {
                 Ok(id) => self.reserved.push((id, *range)),
-                Err(error) => log::error!("event=error what=region why={error} at={range}"),
+                Err(error) => log::error!("event=error what=region {error} at={range}"),
             }
         }
     }
 
-    fn add_region(
-        &mut self,
-        kind: Kind,
-        range: PaRange,
-        owner: &str,
-    ) -> Result<RegionId, RegisterError> {
+    fn add_region(&mut self, kind: Kind, range: PaRange, owner: &str) -> Result<RegionId, Error> {
+        if let Some(own) = mmu::conflict(range) {
+            return Err(Error::Window(mmu::Error::InUse(own)));
+        }
         let id = self.devmem.register(kind, range, owner, None)?;
         let (start, size) = (range.start(), range.size());
         log::info!("event=region id={id} kind={kind} pa={start} size={size:#x} owner={owner}");

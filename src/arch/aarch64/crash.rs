@@ -1,11 +1,12 @@
 //! The last words of a machine that stops because of Cordon itself.
 //!
-//! It works when nothing else does: no allocation, a UART port of its own, and the console's lock
-//! only if it can be had soon, so that no other CPU's line lands in the report. A second fault
-//! while the report is printed ends the machine at once. A second CPU that crashes leaves the word
-//! to the first.
+//! It works when nothing else does: no lock, no allocation, a UART port of its own. Any static may
+//! lie in the very page that went bad, the console's lock and this CPU's record included; so what a
+//! crash needs to remember is in a page of its own (linker.ld, `.bss.crash`), and it touches no
+//! other. A second fault while the report is printed ends the machine at once. A second CPU that
+//! crashes leaves the word to the first.
+#![expect(unsafe_code, reason = "puts statics into a section of their own")]
 
-use super::cpu;
 use super::smc;
 use super::uart;
 use aarch64_cpu::registers::{MPIDR_EL1, Readable};
@@ -13,9 +14,19 @@ use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// The MPIDR of the CPU that crashed first.
+#[unsafe(link_section = ".bss.crash")]
 static CRASHED: AtomicU64 = AtomicU64::new(NOBODY);
 /// No MPIDR: bit 31 of one is RES1.
 const NOBODY: u64 = 0;
+
+/// Where the UART is, 0 for nowhere.
+#[unsafe(link_section = ".bss.crash")]
+static UART: AtomicU64 = AtomicU64::new(0);
+
+/// Remembers where the UART is.
+pub fn remember_uart(base: u64) {
+    UART.store(base, Ordering::Relaxed);
+}
 
 /// Prints what `report` writes, then turns the machine off.
 pub fn stop(report: impl FnOnce(&mut dyn Write) -> fmt::Result) -> ! {
@@ -25,12 +36,9 @@ pub fn stop(report: impl FnOnce(&mut dyn Write) -> fmt::Result) -> ! {
         Err(first) if first == own => smc::system_off(),
         Err(_) => wait_for_ever(),
     }
-    // Never released: the others have nothing to say any more.
-    core::mem::forget(uart::try_silence());
-    let mut port = uart::steal();
-    let number = cpu::try_this().map_or(0, |cpu| cpu.index);
+    let mut port = uart::steal(UART.load(Ordering::Relaxed));
     // A UART that does not print leaves nothing to do but stop, which follows.
-    let _ = writeln!(port, "\ncordon: event=crash cpu={number}");
+    let _ = writeln!(port, "\ncordon: event=crash mpidr={own:#x}");
     let _ = report(&mut port);
     let _ = writeln!(port, "cordon: event=halt reason=hypervisor-error");
     smc::system_off()

@@ -4,7 +4,7 @@
 //! which goes on at its landing. Everything else is reported in full, and the machine stops.
 
 use super::vectors::HypFrame;
-use super::{cpu, crash, fixup, layout};
+use super::{crash, fixup, layout};
 use aarch64_cpu::registers::{ELR_EL2, ESR_EL2, FAR_EL2, Readable, SPSR_EL2, Writeable};
 use cordon::addr::Pa;
 use core::fmt::{self, Write};
@@ -73,8 +73,7 @@ fn write_memory_error(out: &mut dyn Write) -> fmt::Result {
     if !is_external_abort(esr) {
         return Ok(());
     }
-    let cpu = cpu::try_this().map_or(0, |cpu| cpu.index);
-    write!(out, "ras: event=fatal cpu={cpu} esr={esr:#x}")?;
+    write!(out, "ras: event=fatal esr={esr:#x}")?;
     if esr & FNV != 0 {
         return writeln!(out, " why=hypervisor-consumed-poison");
     }

@@ -71,7 +71,10 @@ impl Transport for Registers {
         let own = Pa::new((&raw const descriptor.bytes).addr() as u64);
         let (length, address) = match buffer {
             DmaBuffer::Skip(length) => (length, Pa::new(0)),
-            DmaBuffer::Memory(range) => (range.size() as u32, range.start()),
+            DmaBuffer::Memory(range) => match u32::try_from(range.size()) {
+                Ok(length) => (length, range.start()),
+                Err(_) => return DMA_ERROR,
+            },
             DmaBuffer::Bytes(bytes) => {
                 for (to, from) in descriptor.bytes.iter_mut().zip(bytes) {
                     *to = *from;
@@ -81,10 +84,12 @@ impl Transport for Registers {
         };
         descriptor.head = dma_descriptor(control, length, address);
         let at = &raw mut descriptor;
+        // Exposed: the device reads what was written there.
+        let address = at.expose_provenance() as u64;
         aarch64_cpu::asm::barrier::dsb(aarch64_cpu::asm::barrier::SY);
         // The device reads the descriptor, which lives until it has finished, and writes its first
         // word and, for a read, memory that the caller gave it.
-        self.0.dma.set((at.addr() as u64).to_be());
+        self.0.dma.set(address.to_be());
         loop {
             // SAFETY: the descriptor's control word, 4-byte aligned, as the device leaves it.
             let state = u32::from_be(unsafe { read_volatile(at.cast::<u32>()) });

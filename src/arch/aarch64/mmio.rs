@@ -2,9 +2,9 @@
 #![expect(unsafe_code, reason = "volatile access to mapped registers")]
 
 use super::mmu;
-use alloc::vec::Vec;
 use cordon::addr::{Pa, PaRange};
 use cordon::platform::machine::PcieHost;
+use cordon::platform::page_set::PageSet;
 use cordon::platform::pci::{Bdf, ConfigSpace};
 use cordon::ras::ghes::{MemoryError, PhysMemory};
 use core::ptr::{read_volatile, write_volatile};
@@ -67,27 +67,31 @@ impl ConfigSpace for Ecam {
 /// Memory that firmware and Cordon share: the error status blocks and what belongs to them.
 #[derive(Debug, Default)]
 pub struct SharedMemory {
-    ranges: Vec<PaRange>,
+    pages: PageSet,
 }
 
 impl SharedMemory {
-    /// Maps `range` as part of it, for good.
+    /// Maps `range` as part of it, for good. It may lie in pages that are part of it already.
     ///
     /// # Errors
     ///
     /// If EL2's map does not reach it, or it is in use otherwise.
     pub fn share(&mut self, range: PaRange) -> Result<(), mmu::Error> {
-        if self.ranges.iter().any(|known| known.contains_range(range)) {
-            return Ok(());
+        for gap in self.pages.missing(range) {
+            let mapped = mmu::map_shared(gap)?;
+            self.pages.insert(mapped);
         }
-        let mapped = mmu::map_shared(range)?;
-        self.ranges.push(mapped);
         Ok(())
+    }
+
+    /// All pages of it.
+    pub fn pages(&self) -> impl Iterator<Item = PaRange> + '_ {
+        self.pages.ranges()
     }
 
     fn check(&self, start: Pa, size: usize) -> Result<u64, MemoryError> {
         let range = PaRange::new(start, size as u64).ok_or(MemoryError::NotMapped(start))?;
-        match self.ranges.iter().any(|known| known.contains_range(range)) {
+        match self.pages.contains(range) {
             true => Ok(start.get()),
             false => Err(MemoryError::NotMapped(start)),
         }

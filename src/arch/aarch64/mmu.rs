@@ -38,6 +38,9 @@ const DEVICE: El23Attributes = El23Attributes::VALID
     .union(El23Attributes::USER_RES1)
     .union(El23Attributes::XN);
 
+/// The widest register of a device that Cordon drives, in bytes: one that is not aligned faults.
+const REGISTER_ALIGN: u64 = 8;
+
 /// Why memory could not be mapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
@@ -45,6 +48,8 @@ pub enum Error {
     NotReady,
     /// It is mapped already: Cordon's own memory, or another window's.
     InUse(PaRange),
+    /// Address 0, which Rust has no reference to, or registers that are not aligned.
+    BadAddress(PaRange),
     /// The paging library refused.
     Map(MapError),
 }
@@ -54,6 +59,7 @@ impl fmt::Display for Error {
         match self {
             Self::NotReady => f.write_str("no-map"),
             Self::InUse(range) => write!(f, "in-use:{range}"),
+            Self::BadAddress(range) => write!(f, "bad-address:{range}"),
             Self::Map(_) => f.write_str("outside-of-el2-map"),
         }
     }
@@ -117,6 +123,9 @@ pub fn root() -> u64 {
 ///
 /// As [`Error`] says. A second driver for the same page is refused.
 pub fn map_device(range: PaRange) -> Result<(), Error> {
+    if !range.start().is_aligned(REGISTER_ALIGN) {
+        return Err(Error::BadAddress(range));
+    }
     map(pages(range), DEVICE)
 }
 
@@ -137,12 +146,24 @@ fn map(range: PaRange, attributes: El23Attributes) -> Result<(), Error> {
     let map = guard.as_mut().ok_or(Error::NotReady)?;
     let own = layout::own_memory().ok_or(Error::NotReady)?;
     let taken = |other: &&PaRange| other.overlaps(range);
+    if range.start() == Pa::new(0) {
+        return Err(Error::BadAddress(range));
+    }
     if let Some(other) = map.used.iter().chain([&own]).find(taken) {
         return Err(Error::InUse(*other));
     }
     set(&mut map.tables, range, attributes)?;
     map.used.push(range);
     Ok(())
+}
+
+/// What of EL2's memory `range` overlaps, if any: Cordon itself, its devices, what it shares with
+/// firmware. None of that may ever be a guest's.
+pub fn conflict(range: PaRange) -> Option<PaRange> {
+    let guard = MAP.lock();
+    let used = guard.iter().flat_map(|map| map.used.iter().copied());
+    used.chain(layout::own_memory())
+        .find(|own| own.overlaps(range))
 }
 
 fn unmap(range: PaRange) {
@@ -156,13 +177,15 @@ fn unmap(range: PaRange) {
     map.used.retain(|used| *used != range);
 }
 
-fn set(
-    tables: &mut IdMap<El2>,
-    range: PaRange,
-    attributes: El23Attributes,
-) -> Result<(), MapError> {
-    let region = region(range.start().get(), range.last().get() + 1);
-    tables.map_range_with_constraints(&region, attributes, Constraints::NO_CONTIGUOUS_HINT)
+fn set(tables: &mut IdMap<El2>, range: PaRange, attributes: El23Attributes) -> Result<(), Error> {
+    let end = range
+        .last()
+        .checked_add(1)
+        .ok_or(Error::BadAddress(range))?;
+    let region = region(range.start().get(), end.get());
+    let mapped =
+        tables.map_range_with_constraints(&region, attributes, Constraints::NO_CONTIGUOUS_HINT);
+    mapped.map_err(Error::Map)
 }
 
 fn region(start: u64, end: u64) -> MemoryRegion {
@@ -171,8 +194,11 @@ fn region(start: u64, end: u64) -> MemoryRegion {
 
 fn pages(range: PaRange) -> PaRange {
     let start = range.start().page();
-    let last = Pa::new(range.last().get() | (PAGE_SIZE - 1));
-    PaRange::new(start, last.get() - start.get() + 1).unwrap_or(range)
+    let last = range.last().get() | (PAGE_SIZE - 1);
+    // All of the 64-bit address space has no size; EL2's map does not reach as far anyway.
+    let size = (last - start.get()).checked_add(1);
+    size.and_then(|size| PaRange::new(start, size))
+        .unwrap_or(range)
 }
 
 /// A view of memory that is not Cordon's, for as long as it lives.

@@ -4,7 +4,7 @@
 //! `ras: event=...`; everything without a target of its own is `cordon: `.
 #![expect(unsafe_code, reason = "device registers")]
 
-use super::mmu;
+use super::{crash, mmu};
 use arm_pl011_uart::{PL011Registers, Uart, UniqueMmioPointer};
 use cordon::addr::{PAGE_SIZE, Pa, PaRange};
 use cordon::console::Mux;
@@ -59,9 +59,6 @@ pub static CONSOLE: Mutex<Mux<Port>> = Mutex::new(Mux::new(Port {
     stuck: false,
 }));
 
-/// Where the registers are, for a crash that cannot wait for the lock.
-static BASE: spin::Once<u64> = spin::Once::new();
-
 struct Logger;
 
 static LOGGER: Logger = Logger;
@@ -99,7 +96,7 @@ pub fn init(base: Pa, level: LevelFilter) -> Result<(), mmu::Error> {
         mmu::map_device(range)?;
     }
     CONSOLE.lock().sink().uart = open(base.get());
-    BASE.call_once(|| base.get());
+    crash::remember_uart(base.get());
     // Fails only if there is a logger already.
     let _ = log::set_logger(&LOGGER);
     log::set_max_level(level);
@@ -114,18 +111,10 @@ fn open(base: u64) -> Option<Uart<'static>> {
     Some(Uart::new(unsafe { UniqueMmioPointer::new(registers) }))
 }
 
-/// A port of one's own, bypassing the lock: only for the last words of a machine that stops.
-pub fn steal() -> Port {
+/// A port of one's own on the UART at `base`, bypassing the lock: only for the last words of a machine that stops.
+pub fn steal(base: u64) -> Port {
     Port {
-        uart: BASE.get().copied().and_then(open),
+        uart: open(base),
         stuck: false,
     }
-}
-
-/// Keeps everybody else from printing for as long as what it returns lives; `None` where whoever
-/// prints does not come to an end, be it that it is the caller itself.
-pub fn try_silence() -> Option<spin::MutexGuard<'static, Mux<Port>>> {
-    /// Longer than a line takes.
-    const TRIES: u32 = 10_000_000;
-    (0..TRIES).find_map(|_| CONSOLE.try_lock())
 }
