@@ -1,18 +1,21 @@
 //! A run that is left to a person: the terminal is UART 0, nothing is asserted.
 //!
 //! Ctrl-A is the one key that is not passed on. After it, `x` leaves, `p` asks for a line for the
-//! firmware on the secure UART, `a` sends a Ctrl-A, `h` says all this. What the firmware writes is
+//! firmware on the secure UART (Escape or Ctrl-C gives it up), `a` sends a Ctrl-A, `h` says all this. What the firmware writes is
 //! shown as it comes, with `[secure]` before it. The terminal is in raw mode meanwhile and gets
 //! its old mode back on every way out, a panic included.
 
 use crate::interrupt;
 use crate::machine::{Arrival, Delivery, Machine, Port, Tools};
 use crate::scenario::{Boot, Scenario};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use std::io::{IsTerminal, Read, Write, stdin, stdout};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
+
+/// What stands before a command for the firmware.
+const PROMPT: &str = "firmware> ";
 
 const HELP: &str = "Ctrl-A x: leave   Ctrl-A p: a command for the firmware, such as `poison PA`   \
                     Ctrl-A a: Ctrl-A   Ctrl-A h: this";
@@ -52,11 +55,35 @@ pub fn run(tools: &Tools, scenario: &Scenario) -> Result<()> {
                 Action::Leave => return Ok(()),
                 Action::Send(port, bytes) => machine.send(port, &bytes)?,
                 Action::Show(text) => show_text(&text)?,
+                Action::Ask(text) => {
+                    show_text(&text)?;
+                    redraw(PROMPT)?;
+                }
                 Action::Redraw(text) => redraw(&text)?,
             }
         }
     }
-    Ok(())
+    if interrupt::requested() {
+        return Ok(());
+    }
+    farewell(&mut machine)
+}
+
+/// What the person is told when it was QEMU that left.
+fn farewell(machine: &mut Machine) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(2);
+    while machine.exit_status().is_none() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    match machine.exit_status() {
+        Some(status) if !status.success() => {
+            bail!("QEMU ended with {status}: {}", machine.stderr())
+        }
+        _ => show_text(&format!(
+            "The machine is off. Logs: {}",
+            machine.logs.display()
+        )),
+    }
 }
 
 /// Reads the keyboard in a thread of its own, which ends with the process.
@@ -123,6 +150,7 @@ enum Action {
     Leave,
     Send(Port, Vec<u8>),
     Show(String),
+    Ask(String),
     Redraw(String),
 }
 
@@ -154,7 +182,9 @@ impl Input {
             b'a' | ESCAPE => Action::Send(Port::Uart0, vec![ESCAPE]),
             b'p' if self.has_firmware => {
                 self.command = Some(String::new());
-                Action::Show("firmware, one line (`help` lists commands):".into())
+                Action::Ask(
+                    "One line for the firmware; `help` lists commands, Escape gives up.".into(),
+                )
             }
             b'p' => Action::Show("This machine has no firmware at EL3.".into()),
             _ => Action::Show(HELP.into()),
@@ -166,13 +196,15 @@ impl Input {
             b'\r' | b'\n' => {
                 return Action::Send(Port::Secure, format!("{command}\r").into_bytes());
             }
+            // Escape, Ctrl-C
+            0x1b | 0x03 => return Action::Redraw(String::new()),
             0x08 | 0x7f => {
                 command.pop();
             }
             b' '..=b'~' => command.push(char::from(key)),
             _ => {}
         }
-        let shown = format!("> {command}");
+        let shown = format!("{PROMPT}{command}");
         self.command = Some(command);
         Action::Redraw(shown)
     }
@@ -243,6 +275,16 @@ mod tests {
             [Action::Send(Port::Uart0, vec![ESCAPE])]
         );
         assert_eq!(typed(b"\x01h", true), [Action::Show(HELP.into())]);
+    }
+
+    #[test]
+    fn a_line_for_the_firmware_can_be_given_up() {
+        let actions = typed(b"\x01ppoison\x1bx", true);
+        let sent: Vec<_> = actions
+            .iter()
+            .filter(|action| matches!(action, Action::Send(..)))
+            .collect();
+        assert_eq!(sent, [&Action::Send(Port::Uart0, b"x".to_vec())]);
     }
 
     #[test]

@@ -489,7 +489,7 @@ pub struct Scenario {
 }
 
 fn default_timeout() -> u64 {
-    120
+    240
 }
 
 fn default_step_timeout() -> u64 {

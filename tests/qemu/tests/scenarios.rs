@@ -232,8 +232,8 @@ fn what_cannot_be_meant_is_refused_with_file_line_and_key() {
             "acpi.mutate: give one of",
         ),
         (
-            "firmware =",
-            "record = { at = \"0\", pa = \"${pgae}\" }\n#",
+            "firmware = \"poison ${bar.pa + page}\"\ncapture = { n = \"pages\" }",
+            "record = { at = \"0\", pa = \"${pgae}\" }",
             28,
             "`pgae`",
         ),
