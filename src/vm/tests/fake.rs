@@ -51,14 +51,14 @@ const FRAMES: usize = 3 + RESERVE;
 pub(super) struct Tables(Arc<Frames>);
 
 struct Frames {
-    words: Vec<Vec<AtomicU64>>,
+    words: Vec<[AtomicU64; 512]>,
     taken: AtomicUsize,
     lost: AtomicU64,
 }
 
 impl Tables {
     fn new(frames: usize) -> Self {
-        let frame = || (0..512).map(|_| AtomicU64::new(0)).collect();
+        let frame = || [const { AtomicU64::new(0) }; 512];
         Self(Arc::new(Frames {
             words: (0..frames).map(|_| frame()).collect(),
             taken: AtomicUsize::new(0),
