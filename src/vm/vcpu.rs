@@ -130,6 +130,15 @@ mod tests {
     }
 
     #[test]
+    fn while_its_entry_is_being_written_it_is_pending_and_does_not_start() {
+        let vcpu = Vcpu::new(0, 0);
+        vcpu.power.store(CLAIMED, Ordering::Relaxed);
+        assert_eq!(vcpu.power(), Power::OnPending);
+        assert_eq!(vcpu.turn_on(0x1000, 7), Err(Power::OnPending));
+        assert_eq!(vcpu.take_start(), None);
+    }
+
+    #[test]
     fn affinities_differ_and_leave_room_for_sgi_lists() {
         assert_eq!(mpidr(0), 0);
         assert_eq!(mpidr(15), 0xf);

@@ -110,8 +110,8 @@ fn other_immediates_are_undefined_at_the_instruction_itself() {
 #[test]
 fn what_is_trapped_without_being_emulated_is_undefined() {
     let traps = [class::SYS64, class::FP, class::UNKNOWN, 0x19, 0x3f];
+    let world = World::new();
     for class in traps {
-        let world = World::new();
         let mut cpu = FakeCpu::new(esr::of(class, 0x1f_ffff));
         assert_eq!(world.synchronous(0, &mut cpu), Next::Resume);
         assert_eq!(cpu.exception().esr_el1, esr_el1(0, 0), "{class:#x}");

@@ -42,20 +42,23 @@ pub(super) const PC: u64 = 0xffff_0000_0010_0040;
 pub(super) const EL1H: u64 = 0x6000_0005;
 
 const FIRST_FRAME: u64 = 0x6000_0000;
+/// Of each VM: two root tables, one for its RAM, and these many for holes, as no test needs more.
+const RESERVE: usize = 6;
+const FRAMES: usize = 3 + RESERVE;
 
 /// Frames for tables. One of them may be lost: then whoever looks at it brings the machine down.
 #[derive(Clone)]
 pub(super) struct Tables(Arc<Frames>);
 
 struct Frames {
-    words: Vec<Vec<AtomicU64>>,
+    words: Vec<[AtomicU64; 512]>,
     taken: AtomicUsize,
     lost: AtomicU64,
 }
 
 impl Tables {
     fn new(frames: usize) -> Self {
-        let frame = || (0..512).map(|_| AtomicU64::new(0)).collect();
+        let frame = || [const { AtomicU64::new(0) }; 512];
         Self(Arc::new(Frames {
             words: (0..frames).map(|_| frame()).collect(),
             taken: AtomicUsize::new(0),
@@ -237,7 +240,7 @@ impl World {
 
     pub(super) fn with(promises: triage::Machine) -> Self {
         let firmware = Firmware::new();
-        let tables: Vec<Tables> = (0..2).map(|_| Tables::new(24)).collect();
+        let tables: Vec<Tables> = (0..2).map(|_| Tables::new(FRAMES)).collect();
         let tlbs: Vec<TlbLog> = (0..2).map(|_| TlbLog::default()).collect();
         let vms = (0..2).map(|at| build(at, &tables[at], &tlbs[at]));
         let vms = vms.collect();
@@ -368,7 +371,7 @@ fn build(at: usize, tables: &Tables, tlb: &TlbLog) -> Vm<FakeMachine> {
         tables.clone(),
         tlb.clone(),
         &mut frames,
-        18,
+        RESERVE,
     );
     let mut map = map.unwrap();
     for (ipa, pa, size) in pieces(at) {

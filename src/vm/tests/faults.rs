@@ -64,9 +64,9 @@ fn where_there_is_nothing_the_guest_gets_an_external_abort() {
         RAM_AT + M2,
         (1 << 40) - 8,
     ];
+    let world = World::new();
     for ipa in nowhere {
         for syndrome in [FAULT, FAULT | STORE, access(2, 1), access(3, 31) | STORE] {
-            let world = World::new();
             let exit = world.fault(0, syndrome, ipa);
             assert_bus_abort(&world, &exit);
         }
@@ -176,12 +176,12 @@ fn a_fault_on_what_is_mapped_was_a_split_under_way_and_is_tried_again() {
 
 #[test]
 fn a_permission_fault_is_not_tried_again() {
+    let world = World::new();
     for syndrome in [
         esr::data(esr::PERMISSION),
         esr::data(esr::PERMISSION) | esr::S1PTW,
         esr::data(esr::PERMISSION) | access(2, 0) & !FAULT,
     ] {
-        let world = World::new();
         let (next, cpu) = world.fault(0, syndrome, RAM_AT);
         assert_eq!((next, cpu.delivered.len()), (Next::Resume, 1));
         assert_eq!(world.counters(), Snapshot::default());

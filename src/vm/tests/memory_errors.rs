@@ -301,9 +301,9 @@ fn the_handler_is_found_from_every_mode_and_told_the_level() {
         (0b0_0101, 0x200, SAME),
         (0b1_0000, 0x600, LOWER),
     ];
+    let world = World::new();
     for (mode, vector, class) in cases {
         for (syndrome, fetch) in [(SEA, 0), (esr::fetch(esr::EXTERNAL), 4)] {
-            let world = World::new();
             let mut cpu = FakeCpu::new(syndrome);
             (cpu.far, cpu.state.pstate) = (VA + IPA, mode);
             assert_eq!(world.synchronous(0, &mut cpu), Next::Resume);
