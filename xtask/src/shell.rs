@@ -5,6 +5,7 @@ use cordon_qemu::interrupt;
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::fs::File;
+use std::io::IsTerminal;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -80,9 +81,14 @@ pub(crate) fn tail(text: &str, lines: usize) -> String {
         .join("\n")
 }
 
-/// A spinner on the terminal, nothing elsewhere.
+/// A spinner on the terminal; elsewhere, in a log, one line that says what has begun.
 pub(crate) fn spinner(message: impl Into<String>) -> ProgressBar {
-    let bar = ProgressBar::new_spinner().with_message(message.into());
+    let message = message.into();
+    if !std::io::stderr().is_terminal() {
+        eprintln!("{message}");
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new_spinner().with_message(message);
     if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
         bar.set_style(style);
     }
