@@ -163,6 +163,8 @@ impl Materials {
             };
             match self.build(config, vmid, &mut pcpus) {
                 Ok(vm) => built.push(vm),
+                // What the description asks for is not there: the bundle is wrong, not the machine.
+                Err(Error::Config(error)) => log::error!("event=error what=bundle {error}"),
                 Err(error) => log::error!("event=error what=vm vm={} {error}", config.label),
             }
         }
