@@ -1,6 +1,6 @@
 //! `cargo xtask run`: one scenario, for a person to watch.
 
-use crate::{images, qemu, shell, workspace};
+use crate::{guests, images, qemu, shell, workspace};
 use anyhow::{Context, Result, bail};
 use cordon_qemu::machine::{Port, Tools};
 use cordon_qemu::outcome::Outcome;
@@ -49,7 +49,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         .iter()
         .map(|name| find(&all, name))
         .collect::<Result<_>>()?;
-    let tools = tools()?;
+    let tools = tools(&chosen)?;
     if args.interactive {
         let [scenario] = chosen[..] else {
             bail!("--interactive takes one scenario")
@@ -87,9 +87,12 @@ fn find<'a>(all: &'a [Scenario], name: &str) -> Result<&'a Scenario> {
         })
 }
 
-/// Images and QEMU, both made ready.
-pub(crate) fn tools() -> Result<Tools> {
+/// Images, guests' software and QEMU, all that these scenarios need, made ready.
+pub(crate) fn tools(scenarios: &[&Scenario]) -> Result<Tools> {
     images::build()?;
+    if guests::wanted(scenarios.iter().copied()) {
+        guests::ensure()?;
+    }
     let qemu = qemu::ensure()?;
     Ok(Tools {
         qemu: qemu.command,

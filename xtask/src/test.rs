@@ -88,7 +88,7 @@ fn scenario_rows(scenarios: &[&Scenario]) -> Result<Vec<Row>> {
     if scenarios.is_empty() {
         return Ok(Vec::new());
     }
-    let tools = match run::tools() {
+    let tools = match run::tools(scenarios) {
         Ok(tools) => tools,
         Err(error) => {
             // Without images or QEMU no scenario can be tried, which is not the same as skipped.

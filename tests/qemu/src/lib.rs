@@ -16,6 +16,7 @@
 
 pub mod bundle;
 mod check;
+pub mod cpio;
 pub mod expr;
 pub mod interactive;
 pub mod interrupt;
