@@ -22,6 +22,10 @@ pub trait GuestCpu {
     /// `PSTATE.BTYPE` and `PSTATE.SS` are cleared, as executing it would have done.
     fn skip_instruction(&mut self);
 
+    /// What the CPU has in its ID register with this `CRm` (1 to 7) and `op2` (0 to 7); reserved
+    /// ones are zero.
+    fn id_register(&self, crm: u8, op2: u8) -> u64;
+
     /// The exception level that was interrupted, 0 or 1.
     fn exception_level(&self) -> u8;
 

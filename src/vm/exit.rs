@@ -7,9 +7,10 @@ use super::config::UART;
 use super::cpu::GuestCpu;
 use super::hypervisor::{Hypervisor, Platform, StopReason, Vm};
 use super::psci::{Call, status};
+use super::system_registers::{self, Answer};
 use super::vcpu::{Power, Vcpu};
 use crate::addr::Ipa;
-use crate::ras::esr::{Abort, Fault, Mmio, Syndrome};
+use crate::ras::esr::{Abort, Fault, Mmio, Syndrome, System};
 use crate::ras::inject;
 use crate::stage2::Lookup;
 
@@ -49,7 +50,22 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
                 self.cpu.skip_instruction();
                 self.call()
             }
+            Syndrome::System(access) => self.system_register(&access),
             _ => self.undefined(),
+        }
+    }
+
+    fn system_register(&mut self, access: &System) -> Next {
+        let ipa_bits = self.vm.ipa_bits;
+        match system_registers::answer(access, self.cpu, ipa_bits) {
+            Answer::Value(value) => {
+                if access.is_read {
+                    self.cpu.set_register(access.rt, value);
+                }
+                self.cpu.skip_instruction();
+                Next::Resume
+            }
+            Answer::Undefined => self.undefined(),
         }
     }
 

@@ -66,6 +66,8 @@ pub struct Vm<P: Platform> {
     pub vmid: Vmid,
     /// Its vCPUs, by number.
     pub vcpus: Vec<Vcpu>,
+    /// Bits of its addresses.
+    pub ipa_bits: u32,
     /// Its map. Readers lock too: see [`crate::stage2`].
     pub stage2: Mutex<Space<P>>,
     /// Where it prints.
@@ -90,6 +92,7 @@ impl<P: Platform> Vm<P> {
             name,
             vmid,
             vcpus,
+            ipa_bits: stage2.config().ipa_bits(),
             stage2: Mutex::new(stage2),
             console,
             vseas: AtomicU64::new(0),

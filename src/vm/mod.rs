@@ -6,7 +6,8 @@
 //!   guest_dt     what the guest is told of its machine
 //!   hypervisor   the VMs and what they share
 //!   vcpu         on or off
-//!   exit         why a guest stopped, and the answer; psci, vuart: what it may ask for
+//!   exit         why a guest stopped, and the answer; psci, vuart: what it may ask for;
+//!                system_registers, id_registers: what it reads of its CPU
 //!   memory_error the part of exit that Cordon is for
 //! ```
 
@@ -15,7 +16,9 @@ pub mod cpu;
 pub mod exit;
 pub mod guest_dt;
 pub mod hypervisor;
+pub mod id_registers;
 pub mod memory_error;
 pub mod psci;
+pub mod system_registers;
 pub mod vcpu;
 pub mod vuart;
