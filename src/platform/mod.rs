@@ -3,8 +3,8 @@
 //! Everything read here was written by somebody else: firmware, a boot loader, a person with a
 //! text editor. Each module turns bytes into typed values once, at the edge, and names what it
 //! refuses. Errors display as the end of a `cordon: event=error what=...` line: `why=NAME` and the
-//! keys that say where. All of it runs at boot, on one CPU, with a heap; nothing here is called
-//! once VMs run.
+//! keys that say where. All of it runs at boot, on one CPU, with a heap; but for `sgi`,
+//! nothing here is called once VMs run.
 
 pub mod acpi;
 pub mod bundle;
@@ -16,6 +16,7 @@ pub mod image;
 pub mod machine;
 pub mod memory;
 pub mod pci;
+pub mod sgi;
 pub mod table_loader;
 
 /// What the modules' tests of damaged input share.

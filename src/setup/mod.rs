@@ -62,7 +62,9 @@ pub fn run(dtb: Pa, door: Door) {
     let sources = sources::find(inputs.hest.as_deref());
     let stage2 = stage2_config(&options);
     announce(door, &stage2, &inputs, sources.len());
-    start_interrupts(&machine);
+    if !start_interrupts(&machine) {
+        return;
+    }
 
     let mut materials = Materials {
         free,
@@ -252,18 +254,20 @@ fn announce(door: Door, stage2: &Config, inputs: &Inputs, sources: usize) {
     log::debug!("event=heap used={used} total={total}");
 }
 
-fn start_interrupts(machine: &Machine) {
-    match &machine.gic {
-        Some(found) => {
-            if let Err(error) = gic::init(found.distributor, &found.redistributors) {
-                log::error!("event=error what=gic why={error}");
-            }
-        }
-        None => log::error!("event=error what=gic why=no-gicv3"),
+/// Without interrupts no CPU could get another out of its guest: then there is nothing to start.
+fn start_interrupts(machine: &Machine) -> bool {
+    let Some(found) = &machine.gic else {
+        log::error!("event=error what=gic why=no-gicv3");
+        return false;
+    };
+    if let Err(error) = gic::init(found.distributor, &found.redistributors) {
+        log::error!("event=error what=gic why={error}");
+        return false;
     }
     if let Some(this) = cpu::try_this() {
         gic::init_cpu(this);
     }
+    true
 }
 
 /// Pins the vCPUs, gets the other CPUs up and lets the first vCPU of every VM go.

@@ -29,8 +29,16 @@ const SCTLR_EL2_VALUE: u64 = 0x30c5_0830 | 1 | 1 << 2 | 1 << 3 | 1 << 12;
 /// `HCR_EL2` while no guest runs: AArch64 below, no E2H, nothing routed.
 const HCR_EL2_BOOT: u64 = 1 << 31;
 
-/// A level-1 block of the boot table: valid, attribute index 1, inner-shareable, accessed.
-const BOOT_BLOCK: u64 = 1 | 1 << 2 | 3 << 8 | 1 << 10;
+/// `HCR_EL2.E2H`: with it, EL2's registers have another layout. Where it cannot be cleared
+/// (FEAT_E2H0 missing) Cordon cannot run.
+const HCR_E2H_BIT: u32 = 34;
+
+/// A level-1 block of the boot table: valid, attribute index 1, inner-shareable, accessed, and
+/// AP\[1\], which is RES1 where a regime has no EL0 (Arm ARM D8.4.1).
+const BOOT_BLOCK: u64 = 1 | 1 << 2 | 1 << 6 | 3 << 8 | 1 << 10;
+
+/// Entries of the boot table, a gigabyte each: all that 39 bits can address.
+const BOOT_ENTRIES: usize = 512;
 
 /// Where the *reset* door copies the image to, and where it looks for the DTB: QEMU `virt` puts
 /// the DTB at the start of RAM and leaves it 2 MiB (`hw/arm/boot.c`).
@@ -77,6 +85,7 @@ unsafe extern "C" fn _start() -> ! {
 #[unsafe(link_section = ".text.boot")]
 unsafe extern "C" fn primary_entry() -> ! {
     naked_asm!(
+        "msr    daifset, #0xf",
         "mrs    x4, CurrentEL",
         "cmp    x4, #(2 << 2)",
         "b.ne   {park}",
@@ -114,6 +123,10 @@ unsafe extern "C" fn primary_entry() -> ! {
 #[unsafe(link_section = ".text.boot")]
 unsafe extern "C" fn relocate_and_start() -> ! {
     naked_asm!(
+        // Whatever writes of a loader still wait in a cache must not land on top of these.
+        "mov    x1, x21",
+        "adrp   x3, __bss_end",
+        "bl     {invalidate}",
         // Relocations, addends relative to 0.
         "adrp   x0, __rela_start",
         "add    x0, x0, :lo12:__rela_start",
@@ -142,6 +155,8 @@ unsafe extern "C" fn relocate_and_start() -> ! {
         "adrp   x2, __image_end",
         "sub    x2, x2, #1",
     "4:  lsr    x3, x1, #30",
+        "cmp    x3, #{entries}",
+        "b.hs   {park}",                        // beyond what EL2's map can reach
         "lsl    x5, x3, #30",
         "orr    x5, x5, x4",
         "str    x5, [x0, x3, lsl #3]",
@@ -149,18 +164,11 @@ unsafe extern "C" fn relocate_and_start() -> ! {
         "mov    x1, x2",
         "b.ne   4b",
         // All of that was written past the caches: stale lines must not be found in them.
-        "dsb    sy",
-        "mrs    x1, ctr_el0",
-        "ubfx   x1, x1, #16, #4",
-        "mov    x2, #4",
-        "lsl    x2, x2, x1",
         "mov    x1, x21",
         "adrp   x3, __bss_end",
-    "5:  dc     ivac, x1",
-        "add    x1, x1, x2",
-        "cmp    x1, x3",
-        "b.lo   5b",
-        "dsb    sy",
+        "bl     {invalidate}",
+        "adrp   x0, {table}",
+        "add    x0, x0, :lo12:{table}",
         "bl     {enable_mmu}",
         "adrp   x0, __stacks_start",
         "ldr    x1, =__stack_slot_size",
@@ -172,10 +180,32 @@ unsafe extern "C" fn relocate_and_start() -> ! {
         "b      {main}",
         relative = const R_AARCH64_RELATIVE,
         park = sym park,
+        invalidate = sym invalidate_to_poc,
         table = sym BOOT_TABLE,
         block = const BOOT_BLOCK,
+        entries = const BOOT_ENTRIES,
         enable_mmu = sym enable_mmu,
         main = sym crate::boot_main,
+    )
+}
+
+/// Drops what the caches hold of x1 up to x3, and waits for the writes before it. Uses x1, x2, x4.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.boot")]
+unsafe extern "C" fn invalidate_to_poc() {
+    naked_asm!(
+        "dsb    sy",
+        // CTR_EL0.DminLine: log2 of the words in the smallest line.
+        "mrs    x2, ctr_el0",
+        "ubfx   x2, x2, #16, #4",
+        "mov    x4, #4",
+        "lsl    x2, x4, x2",
+        "1:  dc     ivac, x1",
+        "add    x1, x1, x2",
+        "cmp    x1, x3",
+        "b.lo   1b",
+        "dsb    sy",
+        "ret",
     )
 }
 
@@ -189,6 +219,7 @@ unsafe extern "C" fn relocate_and_start() -> ! {
 #[unsafe(link_section = ".text.boot")]
 pub unsafe extern "C" fn secondary_entry() -> ! {
     naked_asm!(
+        "msr    daifset, #0xf",
         "mrs    x4, CurrentEL",
         "cmp    x4, #(2 << 2)",
         "b.ne   {park}",
@@ -207,14 +238,20 @@ pub unsafe extern "C" fn secondary_entry() -> ! {
     )
 }
 
-/// Turns on the MMU and the caches with the tables at x0. Uses x1 and x2 only.
+/// Turns on the MMU and the caches with the tables at x0, and puts what reset leaves UNKNOWN into
+/// a known state: TPIDR_EL2 says that this CPU has no record yet, and no TLB entry, of whatever
+/// VMID, is left over from before. Uses x1 and x2 only.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
 unsafe extern "C" fn enable_mmu() {
     naked_asm!(
+        "msr    spsel, #1",
+        "msr    tpidr_el2, xzr",
         "ldr    x1, ={hcr}",
         "msr    hcr_el2, x1",
         "isb",
+        "mrs    x1, hcr_el2",
+        "tbnz   x1, #{e2h}, {park}",
         "ldr    x1, ={mair}",
         "msr    mair_el2, x1",
         "ldr    x1, ={tcr}",
@@ -231,6 +268,7 @@ unsafe extern "C" fn enable_mmu() {
         "add    x1, x1, :lo12:{vectors}",
         "msr    vbar_el2, x1",
         "tlbi   alle2",
+        "tlbi   alle1",
         "ic     iallu",
         "dsb    sy",
         "isb",
@@ -239,10 +277,39 @@ unsafe extern "C" fn enable_mmu() {
         "isb",
         "ret",
         hcr = const HCR_EL2_BOOT,
+        e2h = const HCR_E2H_BIT,
+        park = sym park,
         mair = const MAIR_EL2_VALUE,
         tcr = const TCR_EL2_BASE,
         sctlr = const SCTLR_EL2_VALUE,
         vectors = sym super::vectors::vectors,
+    )
+}
+
+/// Goes over from the table in use to the one at x0, which maps the caller at the same address.
+///
+/// The MMU is off in between: the two tables map the same addresses by blocks of different sizes,
+/// which a TLB must never hold together (break-before-make, Arm ARM D8.16.1).
+///
+/// # Safety
+///
+/// The new table must map everything that runs or is referred to.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.boot")]
+pub unsafe extern "C" fn switch_table(root: u64) {
+    naked_asm!(
+        "dsb    ish", // the new table is complete
+        "mrs    x1, sctlr_el2",
+        "bic    x2, x1, #1",
+        "msr    sctlr_el2, x2",
+        "isb",
+        "msr    ttbr0_el2, x0",
+        "tlbi   alle2",
+        "dsb    nsh",
+        "isb",
+        "msr    sctlr_el2, x1",
+        "isb",
+        "ret",
     )
 }
 
@@ -255,9 +322,9 @@ unsafe extern "C" fn park() -> ! {
 
 /// The boot table, written by the reset code alone.
 #[repr(C, align(4096))]
-struct BootTable(core::cell::UnsafeCell<[u64; 512]>);
+struct BootTable(core::cell::UnsafeCell<[u64; BOOT_ENTRIES]>);
 
 // SAFETY: written before any Rust code runs and read by the table walker alone.
 unsafe impl Sync for BootTable {}
 
-static BOOT_TABLE: BootTable = BootTable(core::cell::UnsafeCell::new([0; 512]));
+static BOOT_TABLE: BootTable = BootTable(core::cell::UnsafeCell::new([0; BOOT_ENTRIES]));

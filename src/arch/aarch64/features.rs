@@ -1,9 +1,10 @@
 //! What this CPU can do, from its ID registers. Each capability is found by itself; none is
 //! inferred from another.
+#![expect(unsafe_code, reason = "an ID register that has no name in the library")]
 
 use aarch64_cpu::registers::{
-    ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1, ID_AA64MMFR2_EL1, ID_AA64PFR0_EL1, ID_AA64PFR1_EL1,
-    Readable,
+    ID_AA64DFR0_EL1, ID_AA64ISAR1_EL1, ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1, ID_AA64MMFR2_EL1,
+    ID_AA64PFR0_EL1, ID_AA64PFR1_EL1, Readable,
 };
 use cordon::ras::inject;
 use spin::Once;
@@ -21,12 +22,22 @@ pub struct Features {
     pub ssbs: bool,
     /// FEAT_MTE.
     pub mte: bool,
+    /// FEAT_MTE2: tags in memory, and the registers that go with them.
+    pub mte2: bool,
+    /// FEAT_PAuth, by any algorithm.
+    pub pauth: bool,
+    /// PMUVer of FEAT_PMUv3, or 0 without it.
+    pub pmu: u8,
+    /// FEAT_AMUv1.
+    pub amu: bool,
     /// FEAT_DIT.
     pub dit: bool,
     /// FEAT_SVE.
     pub sve: bool,
     /// FEAT_FGT.
     pub fgt: bool,
+    /// FEAT_FGT2.
+    pub fgt2: bool,
     /// FEAT_HCX.
     pub hcx: bool,
 }
@@ -66,10 +77,36 @@ impl Features {
             pan: field(mmfr1, 20) != 0,
             ssbs: field(pfr1, 4) != 0,
             mte: field(pfr1, 8) != 0,
+            mte2: field(pfr1, 8) >= 2,
+            pauth: has_pauth(),
+            pmu: pmu_version(),
+            amu: field(pfr0, 44) != 0,
             dit: field(pfr0, 48) != 0,
             sve: field(pfr0, 32) != 0,
             fgt: field(mmfr0, 56) != 0,
+            fgt2: field(mmfr0, 56) >= 2,
             hcx: field(mmfr1, 40) != 0,
         }
+    }
+}
+
+/// ID_AA64ISAR1_EL1.{APA, API}: address authentication by QARMA5 or an algorithm of the
+/// implementation's own; ID_AA64ISAR2_EL1.APA3: by QARMA3.
+fn has_pauth() -> bool {
+    let isar1 = ID_AA64ISAR1_EL1.get();
+    let isar2: u64;
+    // SAFETY: an ID register; where it is not assigned it reads as zero (Arm ARM D19.1.3).
+    unsafe {
+        core::arch::asm!("mrs {}, s3_0_c0_c6_2", out(reg) isar2,
+                         options(nomem, nostack, preserves_flags));
+    }
+    field(isar1, 4) | field(isar1, 8) | field(isar2, 12) != 0
+}
+
+/// ID_AA64DFR0_EL1.PMUVer, 0 for a PMU that is none or is not the architecture's (0b1111).
+fn pmu_version() -> u8 {
+    match field(ID_AA64DFR0_EL1.get(), 8) {
+        0xf => 0,
+        version => version,
     }
 }

@@ -11,10 +11,18 @@ const PAR_F: u64 = 1;
 
 /// Stage 1 of the current guest for `va`, as `AT S1E1R` gives it in PAR_EL1, whose own value is
 /// kept for the guest. Poison in the guest's tables counts as a translation that failed.
+///
+/// An abort of the instruction overwrites the registers in which the exit that is being handled
+/// was reported, and where the guest goes on: they are brought back at the landing.
 #[unsafe(naked)]
 extern "C" fn at_s1e1r(va: u64) -> u64 {
     naked_asm!(
         "mrs x1, par_el1",
+        "mrs x2, elr_el2",
+        "mrs x3, spsr_el2",
+        "mrs x4, esr_el2",
+        "mrs x5, far_el2",
+        "mrs x6, hpfar_el2",
         ".global at_s1e1r_instruction",
     "at_s1e1r_instruction:",
         "at  s1e1r, x0",
@@ -25,6 +33,11 @@ extern "C" fn at_s1e1r(va: u64) -> u64 {
         ".global at_s1e1r_landing",
     "at_s1e1r_landing:",
         "msr par_el1, x1",
+        "msr elr_el2, x2",
+        "msr spsr_el2, x3",
+        "msr esr_el2, x4",
+        "msr far_el2, x5",
+        "msr hpfar_el2, x6",
         "mov x0, #{failed}",
         "ret",
         failed = const PAR_F,

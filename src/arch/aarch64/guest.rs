@@ -6,21 +6,18 @@
 
 use super::features::Features;
 use super::vectors::{self, GuestFrame};
-use super::{cpu::PerCpu, gic};
+use super::{cpu::PerCpu, features, gic, reset};
 use aarch64_cpu::registers::{
-    CNTHCTL_EL2, CNTV_CTL_EL0, CNTVOFF_EL2, CPACR_EL1, CPTR_EL2, ELR_EL1, ELR_EL2, ESR_EL1,
-    ESR_EL2, FAR_EL1, FAR_EL2, HCR_EL2, HDFGRTR_EL2, HDFGWTR_EL2, HFGITR_EL2, HFGRTR_EL2,
-    HFGWTR_EL2, HPFAR_EL2, MDCR_EL2, ReadWriteable, Readable, SCTLR_EL1, SPSR_EL1, SPSR_EL2,
-    TCR_EL1, TTBR0_EL1, TTBR1_EL1, VBAR_EL1, VMPIDR_EL2, VTCR_EL2, VTTBR_EL2, Writeable,
+    CNTHCTL_EL2, CNTVOFF_EL2, CPTR_EL2, ELR_EL1, ELR_EL2, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2,
+    HAFGRTR_EL2, HCR_EL2, HDFGRTR_EL2, HDFGWTR_EL2, HFGITR_EL2, HFGRTR_EL2, HFGWTR_EL2, HPFAR_EL2,
+    MDCR_EL2, MIDR_EL1, ReadWriteable, Readable, SCTLR_EL1, SPSR_EL1, SPSR_EL2, VBAR_EL1,
+    VMPIDR_EL2, VTCR_EL2, VTTBR_EL2, Writeable,
 };
 use cordon::addr::Ipa;
 use cordon::ras::inject::{GuestState, Injected};
 use cordon::vm::cpu::GuestCpu;
 use core::arch::asm;
 
-/// SCTLR_EL1 out of reset: MMU and caches off; the bits that are RES1 without their features
-/// (Arm ARM D19.2.136).
-const SCTLR_EL1_RESET: u64 = 0x30d0_0800;
 /// PSTATE out of reset and after CPU_ON: EL1h, D, A, I and F masked (Arm ARM D1.3.1.2).
 const PSTATE_RESET: u64 = 0x3c5;
 /// SPSR_ELx.BTYPE and .SS.
@@ -29,6 +26,17 @@ const PSTATE_SS: u64 = 1 << 21;
 /// CPTR_EL2 with E2H = 0: its RES1 bits, SME (TSM) and SVE (TZ, bit 8) trapped, FP not.
 const CPTR_EL2_BASE: u64 = 0x33ff;
 const CPTR_EL2_TZ: u64 = 1 << 8;
+/// CPTR_EL2.TTA and .TAM: trace and activity monitors are trapped. What they count and show is the
+/// CPU's, EL2 included.
+const CPTR_EL2_TTA: u64 = 1 << 20;
+const CPTR_EL2_TAM: u64 = 1 << 30;
+/// CNTHCTL_EL2 with E2H = 0: EL1PCTEN and EL1PCEN, counter and timer are the guest's.
+const CNTHCTL_GUEST_TIMERS: u64 = 0b11;
+/// ZCR_EL2.LEN: the longest vectors there are.
+const ZCR_LONGEST: u64 = 0xf;
+/// PMUVer of FEAT_PMUv3p1 and FEAT_PMUv3p5 (ID_AA64DFR0_EL1).
+const PMU_V3P1: u8 = 4;
+const PMU_V3P5: u8 = 6;
 /// VMPIDR_EL2: RES1 bit 31.
 const MPIDR_RES1: u64 = 1 << 31;
 
@@ -45,13 +53,15 @@ pub struct Confinement {
     pub mpidr: u64,
 }
 
-/// Confines this CPU's EL1 and EL0 to a VM: set once, before its vCPU first runs.
+/// Confines this CPU's EL1 and EL0 to a VM: set once, before its vCPU first runs. Every register
+/// that reset leaves UNKNOWN and that a guest could feel is written.
 ///
-/// Traps: SMC, implementation-defined registers, external aborts (TEA), SErrors and interrupts go
-/// to EL2. Pointer authentication, MTE and FP are the guest's to use.
+/// Traps: SMC, implementation-defined registers, LORegions, external aborts (TEA), SErrors and
+/// interrupts go to EL2. Pointer authentication, MTE and FP are the guest's to use.
 pub fn confine(to: &Confinement, features: &Features) {
     VTCR_EL2.set(to.vtcr);
     VTTBR_EL2.set(to.vttbr);
+    set_virtual_midr(MIDR_EL1.get());
     VMPIDR_EL2.set(to.mpidr | MPIDR_RES1);
     HCR_EL2.write(
         HCR_EL2::VM::Enable
@@ -62,6 +72,8 @@ pub fn confine(to: &Confinement, features: &Features) {
             + HCR_EL2::SWIO::SET
             + HCR_EL2::TSC::EnableTrapEl1SmcToEl2
             + HCR_EL2::TIDCP::SET
+            + HCR_EL2::TACR::SET
+            + HCR_EL2::TLOR::SET
             + HCR_EL2::TEA::SET
             + HCR_EL2::TERR::SET
             + HCR_EL2::API::SET
@@ -70,25 +82,39 @@ pub fn confine(to: &Confinement, features: &Features) {
             + HCR_EL2::ATA.val(features.mte.into()),
     );
     let trap_sve = if features.sve { 0 } else { CPTR_EL2_TZ };
-    CPTR_EL2.set(CPTR_EL2_BASE & !CPTR_EL2_TZ | trap_sve);
-    // All of the PMU's counters are the guest's (HPMN = PMCR_EL0.N), nothing is trapped.
-    MDCR_EL2.write(MDCR_EL2::HPMN.val(pmu_counters()));
-    CNTHCTL_EL2.set(0b11);
+    CPTR_EL2.set(CPTR_EL2_BASE & !CPTR_EL2_TZ | trap_sve | CPTR_EL2_TTA | CPTR_EL2_TAM);
+    confine_monitors(features);
+    CNTHCTL_EL2.set(CNTHCTL_GUEST_TIMERS);
     CNTVOFF_EL2.set(0);
     set_optional_controls(features);
     aarch64_cpu::asm::barrier::isb(aarch64_cpu::asm::barrier::SY);
 }
 
-/// PMCR_EL0.N, bits 15:11.
-fn pmu_counters() -> u64 {
+/// Debug and the PMU are the guest's, all counters of it (HPMN = PMCR_EL0.N), but they count
+/// nothing of EL2's. Profiling and tracing, which write memory by themselves, are trapped.
+fn confine_monitors(features: &Features) {
+    MDCR_EL2.write(
+        MDCR_EL2::HPMN.val(pmu_counters(features))
+            + MDCR_EL2::HPMD.val((features.pmu >= PMU_V3P1).into())
+            + MDCR_EL2::HCCD.val((features.pmu >= PMU_V3P5).into())
+            + MDCR_EL2::TPMS::SET
+            + MDCR_EL2::TTRF::SET,
+    );
+}
+
+/// PMCR_EL0.N, bits 15:11; 0 where there is no PMU.
+fn pmu_counters(features: &Features) -> u64 {
+    if features.pmu == 0 {
+        return 0;
+    }
     let pmcr: u64;
-    // SAFETY: reads a register of FEAT_PMUv3, which every CPU with EL2 that Cordon knows has.
+    // SAFETY: reads a register of FEAT_PMUv3, which is there.
     unsafe { asm!("mrs {}, pmcr_el0", out(reg) pmcr, options(nomem, nostack, preserves_flags)) };
     pmcr >> 11 & 0x1f
 }
 
-/// Registers that exist only with their feature and reset to UNKNOWN: no fine-grained traps but
-/// those of features that are newer than Cordon (their bits are inverted), no extensions enabled.
+/// No fine-grained traps but those of features that are newer than Cordon (their bits are
+/// inverted), no extensions enabled, no traps of AArch32.
 fn set_optional_controls(features: &Features) {
     if features.fgt {
         HFGRTR_EL2.set(0);
@@ -97,8 +123,26 @@ fn set_optional_controls(features: &Features) {
         HDFGRTR_EL2.set(0);
         HDFGWTR_EL2.set(0);
     }
-    // SAFETY: each register is written only where its feature is there.
+    if features.fgt && features.amu {
+        HAFGRTR_EL2.set(0);
+    }
+    // SAFETY: EL2's controls of its guest; each is written only where its feature is there.
     unsafe {
+        asm!(
+            "msr hstr_el2, xzr",
+            options(nomem, nostack, preserves_flags)
+        );
+        if features.fgt2 {
+            // HFGRTR2_EL2, HFGWTR2_EL2, HFGITR2_EL2, HDFGRTR2_EL2, HDFGWTR2_EL2.
+            asm!(
+                "msr s3_4_c3_c1_2, xzr",
+                "msr s3_4_c3_c1_3, xzr",
+                "msr s3_4_c3_c1_7, xzr",
+                "msr s3_4_c3_c1_0, xzr",
+                "msr s3_4_c3_c1_1, xzr",
+                options(nomem, nostack, preserves_flags)
+            );
+        }
         if features.hcx {
             // HCRX_EL2.
             asm!(
@@ -107,33 +151,25 @@ fn set_optional_controls(features: &Features) {
             );
         }
         if features.sve {
-            // ZCR_EL2: the longest vectors there are.
-            asm!("msr s3_4_c1_c2_0, {}", in(reg) 0xf_u64, options(nomem, nostack, preserves_flags));
+            // ZCR_EL2.
+            asm!("msr s3_4_c1_c2_0, {}", in(reg) ZCR_LONGEST,
+                 options(nomem, nostack, preserves_flags));
         }
     }
 }
 
-/// Puts EL1 into its reset state and PC and PSTATE to `entry`.
-fn reset_el1(entry: u64) {
-    SCTLR_EL1.set(SCTLR_EL1_RESET);
-    CPACR_EL1.set(0);
-    TCR_EL1.set(0);
-    TTBR0_EL1.set(0);
-    TTBR1_EL1.set(0);
-    VBAR_EL1.set(0);
-    ELR_EL1.set(0);
-    SPSR_EL1.set(0);
-    ESR_EL1.set(0);
-    FAR_EL1.set(0);
-    CNTV_CTL_EL0.set(0);
-    ELR_EL2.set(entry);
-    SPSR_EL2.set(PSTATE_RESET);
+/// Lets guests read `midr` as MIDR_EL1: VPIDR_EL2 is UNKNOWN out of reset where there is an EL3.
+fn set_virtual_midr(midr: u64) {
+    // SAFETY: only guests see it.
+    unsafe { asm!("msr vpidr_el2, {}", in(reg) midr, options(nomem, nostack, preserves_flags)) };
 }
 
 /// Runs a vCPU from its reset state, at `entry` with `context` in x0. Comes back never: the next
 /// exit starts on a fresh stack.
 pub fn start(cpu: &PerCpu, entry: u64, context: u64) -> ! {
-    reset_el1(entry);
+    reset::reset_el1(features::get());
+    ELR_EL2.set(entry);
+    SPSR_EL2.set(PSTATE_RESET);
     gic::acknowledge_all();
     let mut frame = GuestFrame::default();
     frame.x[0] = context;

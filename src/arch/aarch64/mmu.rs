@@ -92,8 +92,11 @@ pub fn init() -> Result<(), Error> {
     map(layout::heap_start(), layout::heap_end(), DATA)?;
     // SAFETY: everything that runs or is referred to, the tables themselves included, is part of
     // the image, which was mapped just now with the rights that each part of it needs. The map is
-    // never dropped.
-    unsafe { tables.activate() };
+    // never dropped. `activate` sets the same root again and remembers that it is live.
+    unsafe {
+        super::boot::switch_table(tables.root_address().0 as u64);
+        tables.activate();
+    }
     *MAP.lock() = Some(Map {
         tables,
         used: alloc::vec::Vec::with_capacity(16),

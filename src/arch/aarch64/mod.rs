@@ -17,6 +17,7 @@ pub mod heap;
 pub mod layout;
 pub mod mmio;
 pub mod mmu;
+pub mod reset;
 pub mod smc;
 pub mod tables;
 pub mod tlb;
