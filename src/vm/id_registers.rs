@@ -205,7 +205,9 @@ pub fn visible(register: SystemRegister, host: u64, ipa_bits: u32) -> u64 {
         return 0;
     }
     if crm < 4 {
-        let masked = AARCH32_MASKED.iter().find(|row| (row.0, row.1) == (crm, op2));
+        let masked = AARCH32_MASKED
+            .iter()
+            .find(|row| (row.0, row.1) == (crm, op2));
         return host & !masked.map_or(0, |(_, _, mask)| *mask);
     }
     let shown = AARCH64.iter().find(|row| (row.0, row.1) == (crm, op2));
@@ -305,7 +307,15 @@ mod tests {
 
     #[test]
     fn addresses_are_no_longer_than_the_stage_2_input() {
-        for (bits, range) in [(32, 0), (36, 1), (40, 2), (42, 3), (44, 4), (48, 5), (52, 5)] {
+        for (bits, range) in [
+            (32, 0),
+            (36, 1),
+            (40, 2),
+            (42, 3),
+            (44, 4),
+            (48, 5),
+            (52, 5),
+        ] {
             assert_eq!(field(visible(id(7, 0), 6, bits), 0), range);
         }
         assert_eq!(field(visible(id(7, 0), 2, 48), 0), 2, "nor than the CPU's");

@@ -56,7 +56,7 @@ pub struct Confinement {
 /// Confines this CPU's EL1 and EL0 to a VM: set once, before its vCPU first runs. Every register
 /// that reset leaves UNKNOWN and that a guest could feel is written.
 ///
-/// Traps: SMC, implementation-defined registers, LORegions, external aborts (TEA), SErrors and
+/// Traps: SMC, ID registers, implementation-defined registers, LORegions, external aborts (TEA), SErrors and
 /// interrupts go to EL2. Pointer authentication, MTE and FP are the guest's to use.
 pub fn confine(to: &Confinement, features: &Features) {
     VTCR_EL2.set(to.vtcr);
@@ -72,6 +72,7 @@ pub fn confine(to: &Confinement, features: &Features) {
             + HCR_EL2::SWIO::SET
             + HCR_EL2::TSC::EnableTrapEl1SmcToEl2
             + HCR_EL2::TIDCP::SET
+            + HCR_EL2::TID3::SET
             + HCR_EL2::TACR::SET
             + HCR_EL2::TLOR::SET
             + HCR_EL2::TEA::SET
@@ -90,11 +91,14 @@ pub fn confine(to: &Confinement, features: &Features) {
     aarch64_cpu::asm::barrier::isb(aarch64_cpu::asm::barrier::SY);
 }
 
-/// Debug and the PMU are the guest's, all counters of it (HPMN = PMCR_EL0.N), but they count
-/// nothing of EL2's. Profiling and tracing, which write memory by themselves, are trapped.
+/// Debug is the guest's. The PMU is trapped, for its interrupt is not delivered and no ID register
+/// shows it; its counters are EL1's all the same (HPMN = PMCR_EL0.N) and count nothing of EL2's.
+/// Profiling and tracing, which write memory by themselves, are trapped.
 fn confine_monitors(features: &Features) {
     MDCR_EL2.write(
         MDCR_EL2::HPMN.val(pmu_counters(features))
+            + MDCR_EL2::TPM::SET
+            + MDCR_EL2::TPMCR::SET
             + MDCR_EL2::HPMD.val((features.pmu >= PMU_V3P1).into())
             + MDCR_EL2::HCCD.val((features.pmu >= PMU_V3P5).into())
             + MDCR_EL2::TPMS::SET
@@ -235,6 +239,10 @@ impl GuestCpu for ThisCpu<'_> {
     fn skip_instruction(&mut self) {
         ELR_EL2.set(ELR_EL2.get().wrapping_add(4));
         SPSR_EL2.set(SPSR_EL2.get() & !(PSTATE_BTYPE | PSTATE_SS));
+    }
+
+    fn id_register(&self, crm: u8, op2: u8) -> u64 {
+        super::id::read(crm, op2)
     }
 
     fn exception_level(&self) -> u8 {

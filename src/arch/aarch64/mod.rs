@@ -14,6 +14,7 @@ pub mod fw_cfg;
 pub mod gic;
 pub mod guest;
 pub mod heap;
+pub mod id;
 pub mod layout;
 pub mod mmio;
 pub mod mmu;
