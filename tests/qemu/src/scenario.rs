@@ -71,6 +71,8 @@ pub enum Boot {
     Kernel,
     /// Cordon itself at the reset vector.
     Bios,
+    /// No Cordon: the one VM's kernel at EL1 of a machine of its own, to compare with.
+    Direct,
 }
 
 /// The `[machine]` table.
@@ -111,6 +113,8 @@ pub struct Vm {
     pub initrd: Option<Spanned<String>>,
     /// Its command line.
     pub bootargs: Option<String>,
+    /// What is added to that where the console is left to a person.
+    pub interactive_bootargs: Option<String>,
     /// The device memory it owns.
     #[serde(default)]
     pub device_memory: Vec<DeviceMemory>,
@@ -245,6 +249,8 @@ pub struct Step {
     pub pause: Option<u64>,
     /// Wait until QEMU has ended by itself with status 0.
     pub exit: Option<Spanned<bool>>,
+    /// The variable that holds when the line came, in milliseconds since QEMU's start.
+    pub clock: Option<String>,
     /// Variables to take from keys of the line that was waited for.
     #[serde(default)]
     pub capture: BTreeMap<String, String>,
@@ -257,7 +263,19 @@ pub struct Step {
     pub timeout: Option<u64>,
 }
 
-/// One `[[variant]]` table: the same scenario again on another command line.
+/// The `[compare]` table: a figure that is also measured elsewhere.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Comparison {
+    /// The scenario that measures it too.
+    pub with: String,
+    /// The key of the figure, the same in both.
+    pub figure: String,
+    /// What the quotient is wanted to stay below.
+    pub goal: f64,
+}
+
+/// One `[[variant]]` table: the same scenario again on a somewhat different machine.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Variant {
@@ -266,7 +284,11 @@ pub struct Variant {
     /// Its own summary.
     pub summary: String,
     /// Its command line.
-    pub cmdline: String,
+    pub cmdline: Option<String>,
+    /// Its way to come up.
+    pub boot: Option<Boot>,
+    /// Its CPU model.
+    pub cpu: Option<String>,
     /// Constants that take the place of the scenario's.
     #[serde(default)]
     pub set: BTreeMap<String, u64>,
@@ -316,7 +338,9 @@ pub struct Scenario {
     pub allow: Vec<Spanned<String>>,
     /// `key=${value}`, what the PASS line says.
     pub figures: Vec<Spanned<String>>,
-    /// The same on other command lines.
+    /// What it is compared with.
+    pub compare: Option<Comparison>,
+    /// The same on somewhat different machines.
     #[serde(default)]
     pub variant: Vec<Variant>,
 
@@ -404,8 +428,29 @@ impl Scenario {
         let mut scenario = self.clone();
         scenario.name = Spanned::new(self.name.span(), variant.name.clone());
         scenario.summary.clone_from(&variant.summary);
-        scenario.machine.cmdline = Some(Spanned::new(0..0, variant.cmdline.clone()));
+        if let Some(cmdline) = &variant.cmdline {
+            scenario.machine.cmdline = Some(Spanned::new(0..0, cmdline.clone()));
+        }
+        if let Some(boot) = variant.boot {
+            scenario.machine.boot = boot;
+        }
+        if variant.cpu.is_some() {
+            scenario.machine.cpu.clone_from(&variant.cpu);
+        }
+        scenario.compare = None;
         scenario.set.extend(variant.set.clone());
+        scenario
+    }
+
+    /// The same with its VMs told that a person sits at their consoles.
+    pub fn interactive(&self) -> Self {
+        let mut scenario = self.clone();
+        for vm in &mut scenario.vm {
+            if let Some(more) = &vm.interactive_bootargs {
+                let bootargs = vm.bootargs.take().unwrap_or_default();
+                vm.bootargs = Some(format!("{bootargs} {more}").trim_start().to_owned());
+            }
+        }
         scenario
     }
 
@@ -418,6 +463,11 @@ impl Scenario {
             column,
             message: message.into(),
         }
+    }
+
+    /// Whether the machine is handed a bundle.
+    pub fn has_bundle(&self) -> bool {
+        !self.bundle.absent && self.machine.boot != Boot::Direct
     }
 
     /// The name, as in `cargo xtask run NAME`.
