@@ -62,11 +62,16 @@ fn current() -> Option<(
 pub extern "C" fn idle() -> ! {
     loop {
         gic::acknowledge_all();
-        if let (Some(cpu), Some((_, vm, vcpu))) = (cpu::try_this(), current())
-            && !vm.is_stopped()
-            && let Some((entry, context)) = vcpu.take_start()
-        {
-            guest::start(cpu, entry, context);
+        if let (Some(cpu), Some((hypervisor, vm, vcpu))) = (cpu::try_this(), current()) {
+            if vm.is_stopped() {
+                vcpu.cancel_start();
+                hypervisor.settle(vm);
+            }
+            if !vm.is_stopped()
+                && let Some((entry, context)) = vcpu.take_start()
+            {
+                guest::start(cpu, entry, context);
+            }
         }
         aarch64_cpu::asm::wfi();
     }

@@ -3,7 +3,9 @@
 use crate::arch::aarch64::mmio::SharedMemory;
 use crate::arch::aarch64::tables::HeapFrames;
 use crate::arch::aarch64::tlb::HardwareTlb;
-use crate::arch::aarch64::{cpu, gic, uart};
+use crate::arch::aarch64::{cpu, gic, load, mmu, uart};
+use cordon::addr::PaRange;
+use cordon::vm::boot::Contents;
 use cordon::vm::hypervisor::{Hypervisor, Platform};
 use spin::Once;
 
@@ -21,6 +23,7 @@ impl Platform for ThisMachine {
     type Tables = HeapFrames;
     type Tlb = HardwareTlb;
     type Shared = SharedMemory;
+    type LoadError = mmu::Error;
 
     fn kick(&self, cpu: usize) {
         if let Some(cpu) = cpu::all().get(cpu) {
@@ -37,5 +40,9 @@ impl Platform for ThisMachine {
         let mut mux = uart::CONSOLE.lock();
         let _ = mux.guest_waits(console);
         (console == FOCUS).then(|| mux.sink().get())?
+    }
+
+    fn load(&self, to: PaRange, contents: &Contents, offset: u64) -> Result<(), mmu::Error> {
+        load::load(to, contents, offset)
     }
 }

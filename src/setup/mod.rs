@@ -35,7 +35,7 @@ use cordon::ras::triage;
 use cordon::stage2::{Config, Strategy};
 use cordon::vm::hypervisor::{Hypervisor, Vm};
 use firmware::Firmware;
-use vms::{Built, Materials};
+use vms::Materials;
 
 /// Pages that the poison set can remember.
 const POISON_CAPACITY: usize = 4096;
@@ -75,12 +75,12 @@ pub fn run(dtb: Pa, door: Door) {
     };
     let reserved = reserve(&options, &mut materials.free);
     materials.register(&machine::find_bars(&machine), &reserved);
-    let built = inputs.build_vms(&mut materials);
+    let vms = inputs.build_vms(&mut materials);
 
     let nodes = alloc::vec::Vec::from_iter((0..POISON_CAPACITY).map(|_| PoisonedPage::new()));
     let poison = PoisonSet::new(nodes.leak());
     let ras = Ras::new(materials.devmem, poison, sources);
-    start_vms(ras, built);
+    start_vms(ras, vms);
 }
 
 fn find_machine(dtb: Pa) -> Option<Machine> {
@@ -205,7 +205,7 @@ impl Inputs {
         }
     }
 
-    fn build_vms(&self, materials: &mut Materials) -> Vec<Built> {
+    fn build_vms(&self, materials: &mut Materials) -> Vec<Vm<ThisMachine>> {
         let Some(range) = self.bundle else {
             log::error!("event=error what=bundle why=none");
             return Vec::new();
@@ -271,16 +271,14 @@ fn start_interrupts(machine: &Machine) -> bool {
 }
 
 /// Pins the vCPUs, gets the other CPUs up and lets the first vCPU of every VM go.
-fn start_vms(ras: Ras<'static, crate::arch::aarch64::mmio::SharedMemory>, built: Vec<Built>) {
+fn start_vms(
+    ras: Ras<'static, crate::arch::aarch64::mmio::SharedMemory>,
+    vms: Vec<Vm<ThisMachine>>,
+) {
     let promises = triage::Machine {
         feat_ras: features::get().ras,
         isolates_vms: false,
     };
-    let starts: Vec<(Ipa, Ipa, u64)> = built
-        .iter()
-        .map(|built| (built.entry, built.dtb, built.ram))
-        .collect();
-    let vms: Vec<Vm<ThisMachine>> = built.into_iter().map(|built| built.vm).collect();
     let hypervisor = HYPERVISOR.call_once(|| Hypervisor::new(ThisMachine, ras, promises, vms));
     for (number, vm) in hypervisor.vms().iter().enumerate() {
         for vcpu in &vm.vcpus {
@@ -290,16 +288,8 @@ fn start_vms(ras: Ras<'static, crate::arch::aarch64::mmio::SharedMemory>, built:
         }
     }
     start_cpus();
-    for (vm, (entry, dtb, ram)) in hypervisor.vms().iter().zip(starts) {
-        hypervisor.announce(vm, entry, ram);
-        let Some(first) = vm.vcpus.first() else {
-            continue;
-        };
-        if first.turn_on(entry.get(), dtb.get()).is_ok()
-            && let Some(cpu) = cpu::all().get(first.pcpu)
-        {
-            gic::kick(cpu);
-        }
+    for vm in hypervisor.vms() {
+        hypervisor.start(vm);
     }
 }
 

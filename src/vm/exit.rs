@@ -93,7 +93,10 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             Call::AffinityInfo { target, level } => self.affinity_info(target, level),
             Call::CpuOff => return self.park(),
             Call::SystemOff => return self.stop(StopReason::Off),
-            Call::SystemReset => return self.stop(StopReason::Reset),
+            Call::SystemReset => {
+                self.hypervisor.reset(self.vm);
+                return self.park();
+            }
         };
         self.cpu.set_register(0, answer.cast_unsigned());
         Next::Resume
@@ -215,6 +218,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     /// This vCPU goes off. Whoever turns the last one off for good ends the machine.
     fn park(&mut self) -> Next {
         self.vcpu.turn_off();
+        self.hypervisor.settle(self.vm);
         if self.hypervisor.is_idle() {
             Next::Halt
         } else {

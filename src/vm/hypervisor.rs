@@ -2,9 +2,10 @@
 //!
 //! Built once at boot, then only shared: every field that changes has a lock or is atomic.
 
+use super::boot::{Boot, Contents};
 use super::vcpu::Vcpu;
 use super::vuart::{Terminal, Vuart};
-use crate::addr::{Ipa, Vmid};
+use crate::addr::{Ipa, PaRange, Vmid};
 use crate::ras::contain::AddressSpaces;
 use crate::ras::ghes::PhysMemory;
 use crate::ras::pipeline::Ras;
@@ -24,6 +25,8 @@ pub trait Platform {
     type Tlb: Tlb;
     /// Reaches error status blocks.
     type Shared: PhysMemory;
+    /// Why memory could not be written.
+    type LoadError: fmt::Display;
 
     /// Gets physical CPU number `cpu` out of its guest, or out of its sleep.
     fn kick(&self, cpu: usize);
@@ -31,15 +34,22 @@ pub trait Platform {
     fn print(&self, console: usize, byte: u8);
     /// A byte typed for a VM's console. It asks because its guest does.
     fn typed(&self, console: usize) -> Option<u8>;
+    /// Writes `to`, memory of a VM that does not run, with what `contents` hold from `offset` on, and
+    /// with zeros behind their end, so that a CPU without caches sees it.
+    ///
+    /// # Errors
+    ///
+    /// Where the memory cannot be reached; part of it may be written then.
+    fn load(&self, to: PaRange, contents: &Contents, offset: u64) -> Result<(), Self::LoadError>;
 }
 
-/// Why a VM no longer runs.
+/// Why a VM does not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum StopReason {
     /// It turned itself off.
     Off = 1,
-    /// It asked to be reset.
+    /// It asked to be reset, and will run again.
     Reset = 2,
     /// It could not go on.
     Killed = 3,
@@ -54,6 +64,10 @@ impl fmt::Display for StopReason {
         })
     }
 }
+
+/// Values of [`Vm`]'s `stopped` that are no [`StopReason`]: it runs, it is being loaded anew.
+const RUNNING: u8 = 0;
+const RELOADING: u8 = 4;
 
 /// A VM's address space.
 pub type Space<P> = Stage2<<P as Platform>::Tables, <P as Platform>::Tlb>;
@@ -72,10 +86,12 @@ pub struct Vm<P: Platform> {
     pub stage2: Mutex<Space<P>>,
     /// Where it prints.
     pub console: usize,
+    /// What it is started with.
+    pub boot: Boot,
     /// Virtual aborts that its vCPUs were given for memory errors.
     pub vseas: AtomicU64,
     uart: Mutex<Vuart>,
-    /// 0 while it runs, then a [`StopReason`].
+    /// [`RUNNING`], a [`StopReason`] or, after [`StopReason::Reset`], [`RELOADING`].
     stopped: AtomicU8,
 }
 
@@ -87,6 +103,7 @@ impl<P: Platform> Vm<P> {
         vcpus: Vec<Vcpu>,
         stage2: Space<P>,
         console: usize,
+        boot: Boot,
     ) -> Self {
         Self {
             name,
@@ -95,15 +112,38 @@ impl<P: Platform> Vm<P> {
             ipa_bits: stage2.config().ipa_bits(),
             stage2: Mutex::new(stage2),
             console,
+            boot,
             vseas: AtomicU64::new(0),
             uart: Mutex::new(Vuart::default()),
-            stopped: AtomicU8::new(0),
+            stopped: AtomicU8::new(RUNNING),
         }
     }
 
     /// Whether its vCPUs must not run any more.
     pub fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Acquire) != 0
+        self.stopped.load(Ordering::Acquire) != RUNNING
+    }
+
+    /// Exchanges `stopped`. True if it was `from`.
+    fn pass(&self, from: u8, to: u8) -> bool {
+        self.stopped
+            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
+    /// Claims the VM for loading it anew, if it waits for that.
+    pub(super) fn begin_reload(&self) -> bool {
+        self.pass(StopReason::Reset as u8, RELOADING)
+    }
+
+    /// Lets it run again, if it was not ended meanwhile.
+    pub(super) fn end_reload(&self) -> bool {
+        self.pass(RELOADING, RUNNING)
+    }
+
+    /// Puts its devices into the state of a machine that was turned on.
+    pub(super) fn reset_devices(&self) {
+        *self.uart.lock() = Vuart::default();
     }
 
     /// Uses its console's registers.
@@ -177,25 +217,43 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Says that `vm` is about to run its first instruction.
-    pub fn announce(&self, vm: &Vm<P>, entry: Ipa, ram: u64) {
+    pub(super) fn announce(&self, vm: &Vm<P>) {
         log::info!(
-            "event=vm-start vm={} vcpus={} ram={ram:#x} entry={entry}",
+            "event=vm-start vm={} vcpus={} ram={:#x} entry={}",
             vm.name,
-            vm.vcpus.len()
+            vm.vcpus.len(),
+            vm.boot.ram,
+            vm.boot.entry
         );
         self.print_stage2(vm, "start");
     }
 
-    /// Ends a VM: none of its vCPUs runs a guest instruction after its next exit, which comes at
-    /// once. True if that was the last VM. Of several reasons the first counts.
+    /// Ends a VM for good: none of its vCPUs runs a guest instruction after its next exit, which
+    /// comes at once. True if that was the last VM. Of several reasons the first counts, but a
+    /// reset that has not been carried out is not carried out.
     pub fn stop(&self, vm: &Vm<P>, reason: StopReason) -> bool {
-        let first = vm
+        let end = |seen| {
+            let ended = [StopReason::Off as u8, StopReason::Killed as u8].contains(&seen);
+            (!ended).then_some(reason as u8)
+        };
+        let before = vm
             .stopped
-            .compare_exchange(0, reason as u8, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok();
-        if !first {
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, end);
+        if before.is_err() {
             return false;
         }
+        self.say_stopped(vm, reason);
+        self.running.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// Starts a VM anew as soon as its vCPUs are off (see [`super::boot`]).
+    pub fn reset(&self, vm: &Vm<P>) {
+        if vm.pass(RUNNING, StopReason::Reset as u8) {
+            self.say_stopped(vm, StopReason::Reset);
+        }
+    }
+
+    fn say_stopped(&self, vm: &Vm<P>, reason: StopReason) {
         for vcpu in &vm.vcpus {
             self.platform.kick(vcpu.pcpu);
         }
@@ -205,7 +263,6 @@ impl<P: Platform> Hypervisor<P> {
             vm.name,
             vm.vseas.load(Ordering::Relaxed)
         );
-        self.running.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
     /// Says what a VM's map is made of, as a whole and by the regions that it maps.

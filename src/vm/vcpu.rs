@@ -109,6 +109,16 @@ impl Vcpu {
         Some(start)
     }
 
+    /// On its own CPU: if it was asked to start, it does not.
+    pub fn cancel_start(&self) {
+        let _ = self.power.compare_exchange(
+            Power::OnPending as u8,
+            Power::Off as u8,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+    }
+
     /// On its own CPU: it stops.
     pub fn turn_off(&self) {
         self.power.store(Power::Off as u8, Ordering::Release);

@@ -16,6 +16,7 @@ pub mod guest;
 pub mod heap;
 pub mod id;
 pub mod layout;
+pub mod load;
 pub mod mmio;
 pub mod mmu;
 pub mod reset;
