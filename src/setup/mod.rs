@@ -20,7 +20,7 @@ mod vms;
 use crate::arch::aarch64::{cpu, features, gic, guest, heap, layout, mmu, smc, uart};
 use crate::exit::halt;
 use crate::machine::{HYPERVISOR, ThisMachine};
-use aarch64_cpu::registers::{ID_AA64MMFR0_EL1, ID_AA64MMFR2_EL1, MPIDR_EL1, Readable};
+use aarch64_cpu::registers::{CNTPCT_EL0, ID_AA64MMFR0_EL1, ID_AA64MMFR2_EL1, MPIDR_EL1, Readable};
 use acpi::TableMemory;
 use alloc::vec::Vec;
 use cordon::addr::{Ipa, Pa, PaRange};
@@ -34,6 +34,7 @@ use cordon::ras::poison::{PoisonSet, PoisonedPage};
 use cordon::ras::triage;
 use cordon::stage2::{Config, Strategy};
 use cordon::vm::hypervisor::{Hypervisor, Vm};
+use core::sync::atomic::Ordering;
 use firmware::Firmware;
 use vms::{Built, Materials};
 
@@ -122,8 +123,7 @@ fn cpu_records(machine: &Machine) {
     cpu::init(&mpidrs);
     if let Some(this) = cpu::all().first() {
         cpu::install(this);
-        this.online
-            .store(true, core::sync::atomic::Ordering::Release);
+        this.online.store(true, Ordering::Release);
     }
 }
 
@@ -253,13 +253,11 @@ fn announce(door: Door, stage2: &Config, inputs: &Inputs, sources: usize) {
 }
 
 fn start_interrupts(machine: &Machine) {
-    match &machine.gic {
-        Some(found) => {
-            if let Err(error) = gic::init(found.distributor, &found.redistributors) {
-                log::error!("event=error what=gic why={error}");
-            }
-        }
-        None => log::error!("event=error what=gic why=no-gicv3"),
+    if machine.gic.is_none() {
+        log::error!("event=error what=gic why=no-gicv3");
+    }
+    if let Err(error) = gic::init(machine) {
+        log::error!("event=error what=gic why={error}");
     }
     if let Some(this) = cpu::try_this() {
         gic::init_cpu(this);
@@ -291,6 +289,8 @@ fn start_vms(ras: Ras<'static, crate::arch::aarch64::mmio::SharedMemory>, built:
         let Some(first) = vm.vcpus.first() else {
             continue;
         };
+        // The guest's time begins now.
+        vm.counter_offset.store(CNTPCT_EL0.get(), Ordering::Relaxed);
         if first.turn_on(entry.get(), dtb.get()).is_ok()
             && let Some(cpu) = cpu::all().get(first.pcpu)
         {

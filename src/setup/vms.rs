@@ -3,7 +3,7 @@
 use crate::arch::aarch64::mmu::{self, Window};
 use crate::arch::aarch64::tables::HeapFrames;
 use crate::arch::aarch64::tlb::{self, HardwareTlb};
-use crate::arch::aarch64::uart;
+use crate::arch::aarch64::{gic, uart};
 use crate::machine::ThisMachine;
 use alloc::collections::VecDeque;
 use alloc::string::ToString;
@@ -208,7 +208,14 @@ impl Materials {
             .ok_or(Error::OutOfRange)?;
         let console = uart::CONSOLE.lock().add(config.label);
         Ok(Built {
-            vm: Vm::new(config.label.into(), vmid, vcpus, space, console),
+            vm: Vm::new(
+                config.label.into(),
+                vmid,
+                vcpus,
+                space,
+                console,
+                gic::timers(),
+            ),
             entry: config.layout.kernel.start(),
             dtb: config.layout.dtb.start(),
             ram: config.ram.size(),

@@ -6,6 +6,7 @@
 //!   guest_dt     what the guest is told of its machine
 //!   hypervisor   the VMs and what they share
 //!   vcpu         on or off
+//!   vgic         interrupts
 //!   exit         why a guest stopped, and the answer; psci, vuart: what it may ask for
 //!   memory_error the part of exit that Cordon is for
 //! ```
@@ -18,4 +19,5 @@ pub mod hypervisor;
 pub mod memory_error;
 pub mod psci;
 pub mod vcpu;
+pub mod vgic;
 pub mod vuart;

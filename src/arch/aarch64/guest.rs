@@ -4,19 +4,24 @@
 //! starts, and is the guest's from then on.
 #![expect(unsafe_code, reason = "system registers and guest entry")]
 
+use super::cpu::PerCpu;
 use super::features::Features;
 use super::vectors::{self, GuestFrame};
-use super::{cpu::PerCpu, gic};
+use super::vgic::VirtualInterface;
+use crate::machine::ThisMachine;
 use aarch64_cpu::registers::{
-    CNTHCTL_EL2, CNTV_CTL_EL0, CNTVOFF_EL2, CPACR_EL1, CPTR_EL2, ELR_EL1, ELR_EL2, ESR_EL1,
-    ESR_EL2, FAR_EL1, FAR_EL2, HCR_EL2, HDFGRTR_EL2, HDFGWTR_EL2, HFGITR_EL2, HFGRTR_EL2,
-    HFGWTR_EL2, HPFAR_EL2, MDCR_EL2, ReadWriteable, Readable, SCTLR_EL1, SPSR_EL1, SPSR_EL2,
-    TCR_EL1, TTBR0_EL1, TTBR1_EL1, VBAR_EL1, VMPIDR_EL2, VTCR_EL2, VTTBR_EL2, Writeable,
+    CNTHCTL_EL2, CNTKCTL_EL1, CNTVOFF_EL2, CPACR_EL1, CPTR_EL2, ELR_EL1, ELR_EL2, ESR_EL1, ESR_EL2,
+    FAR_EL1, FAR_EL2, HCR_EL2, HDFGRTR_EL2, HDFGWTR_EL2, HFGITR_EL2, HFGRTR_EL2, HFGWTR_EL2,
+    HPFAR_EL2, MDCR_EL2, ReadWriteable, Readable, SCTLR_EL1, SPSR_EL1, SPSR_EL2, TCR_EL1,
+    TTBR0_EL1, TTBR1_EL1, VBAR_EL1, VMPIDR_EL2, VTCR_EL2, VTTBR_EL2, Writeable,
 };
 use cordon::addr::Ipa;
 use cordon::ras::inject::{GuestState, Injected};
 use cordon::vm::cpu::GuestCpu;
+use cordon::vm::hypervisor::Vm;
+use cordon::vm::vgic::CpuInterface;
 use core::arch::asm;
+use core::sync::atomic::Ordering;
 
 /// SCTLR_EL1 out of reset: MMU and caches off; the bits that are RES1 without their features
 /// (Arm ARM D19.2.136).
@@ -74,7 +79,6 @@ pub fn confine(to: &Confinement, features: &Features) {
     // All of the PMU's counters are the guest's (HPMN = PMCR_EL0.N), nothing is trapped.
     MDCR_EL2.write(MDCR_EL2::HPMN.val(pmu_counters()));
     CNTHCTL_EL2.set(0b11);
-    CNTVOFF_EL2.set(0);
     set_optional_controls(features);
     aarch64_cpu::asm::barrier::isb(aarch64_cpu::asm::barrier::SY);
 }
@@ -125,16 +129,20 @@ fn reset_el1(entry: u64) {
     SPSR_EL1.set(0);
     ESR_EL1.set(0);
     FAR_EL1.set(0);
-    CNTV_CTL_EL0.set(0);
+    CNTKCTL_EL1.set(0);
     ELR_EL2.set(entry);
     SPSR_EL2.set(PSTATE_RESET);
 }
 
-/// Runs a vCPU from its reset state, at `entry` with `context` in x0. Comes back never: the next
-/// exit starts on a fresh stack.
-pub fn start(cpu: &PerCpu, entry: u64, context: u64) -> ! {
+/// Runs vCPU number `vcpu` of `vm` from its reset state, at `entry` with `context` in x0. Comes back
+/// never: the next exit starts on a fresh stack.
+pub fn start(cpu: &PerCpu, vm: &Vm<ThisMachine>, vcpu: usize, (entry, context): (u64, u64)) -> ! {
+    let mut interrupts = VirtualInterface;
+    interrupts.silence_timers();
+    CNTVOFF_EL2.set(vm.counter_offset.load(Ordering::Relaxed));
     reset_el1(entry);
-    gic::acknowledge_all();
+    interrupts.reset();
+    vm.vgic.start(vcpu, &mut interrupts);
     let mut frame = GuestFrame::default();
     frame.x[0] = context;
     // SAFETY: `confine` has given this CPU's EL1 an address space of its own, `reset_el1` has set
@@ -164,16 +172,22 @@ pub fn leave(then: extern "C" fn() -> !) -> ! {
 /// The CPU that took an exit, with its guest's registers.
 pub struct ThisCpu<'a> {
     frame: &'a mut GuestFrame,
+    interrupts: VirtualInterface,
 }
 
 impl<'a> ThisCpu<'a> {
     /// At the exit that pushed `frame`.
     pub fn new(frame: &'a mut GuestFrame) -> Self {
-        Self { frame }
+        Self {
+            frame,
+            interrupts: VirtualInterface,
+        }
     }
 }
 
 impl GuestCpu for ThisCpu<'_> {
+    type Interrupts = VirtualInterface;
+
     fn esr(&self) -> u64 {
         ESR_EL2.get()
     }
@@ -231,6 +245,11 @@ impl GuestCpu for ThisCpu<'_> {
 
     fn virtual_serror(&mut self, vsesr: u64) {
         set_virtual_serror(vsesr, super::features::get());
+    }
+
+    #[inline]
+    fn interrupts(&mut self) -> &mut VirtualInterface {
+        &mut self.interrupts
     }
 
     fn translate(&self, va: u64) -> Option<Ipa> {
