@@ -34,6 +34,7 @@ use cordon::ras::poison::{PoisonSet, PoisonedPage};
 use cordon::ras::triage;
 use cordon::stage2::{Config, Strategy};
 use cordon::vm::hypervisor::{Hypervisor, Vm};
+use core::sync::atomic::Ordering;
 use firmware::Firmware;
 use vms::Materials;
 
@@ -124,8 +125,7 @@ fn cpu_records(machine: &Machine) {
     cpu::init(&mpidrs);
     if let Some(this) = cpu::all().first() {
         cpu::install(this);
-        this.online
-            .store(true, core::sync::atomic::Ordering::Release);
+        this.online.store(true, Ordering::Release);
     }
 }
 
@@ -256,11 +256,11 @@ fn announce(door: Door, stage2: &Config, inputs: &Inputs, sources: usize) {
 
 /// Without interrupts no CPU could get another out of its guest: then there is nothing to start.
 fn start_interrupts(machine: &Machine) -> bool {
-    let Some(found) = &machine.gic else {
+    if machine.gic.is_none() {
         log::error!("event=error what=gic why=no-gicv3");
         return false;
-    };
-    if let Err(error) = gic::init(found.distributor, &found.redistributors) {
+    }
+    if let Err(error) = gic::init(machine) {
         log::error!("event=error what=gic why={error}");
         return false;
     }

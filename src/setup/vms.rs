@@ -2,7 +2,7 @@
 
 use crate::arch::aarch64::tables::HeapFrames;
 use crate::arch::aarch64::tlb::HardwareTlb;
-use crate::arch::aarch64::uart;
+use crate::arch::aarch64::{gic, uart};
 use crate::machine::ThisMachine;
 use alloc::collections::VecDeque;
 use alloc::string::ToString;
@@ -197,6 +197,7 @@ impl Materials {
             vcpus,
             space,
             console,
+            gic::timers(),
             boot,
         ))
     }

@@ -64,6 +64,9 @@ impl<P: Platform> Hypervisor<P> {
         }
         let boot = &vm.boot;
         self.announce(vm);
+        // The guest's time begins now.
+        let now = self.platform.counter();
+        vm.counter_offset.store(now, Ordering::Relaxed);
         if let Some(first) = vm.vcpus.first()
             && first.turn_on(boot.entry.get(), boot.dtb.get()).is_ok()
         {

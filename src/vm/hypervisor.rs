@@ -3,7 +3,9 @@
 //! Built once at boot, then only shared: every field that changes has a lock or is atomic.
 
 use super::boot::{Boot, Contents};
+use super::config::UART_INTERRUPT;
 use super::vcpu::Vcpu;
+use super::vgic::{Timers, VcpuSet, Vgic};
 use super::vuart::{Terminal, Vuart};
 use crate::addr::{Ipa, PaRange, Vmid};
 use crate::ras::contain::AddressSpaces;
@@ -32,7 +34,9 @@ pub trait Platform {
     fn kick(&self, cpu: usize);
     /// Prints a byte of a VM's console.
     fn print(&self, console: usize, byte: u8);
-    /// A byte typed for a VM's console. It asks because its guest does.
+    /// A VM has printed all that it wants to for now: what is there of a line can be shown.
+    fn pause(&self, console: usize);
+    /// A byte typed for a VM's console.
     fn typed(&self, console: usize) -> Option<u8>;
     /// Writes `to`, memory of a VM that does not run, with what `contents` hold from `offset` on, and
     /// with zeros behind their end, so that a CPU without caches sees it.
@@ -41,6 +45,14 @@ pub trait Platform {
     ///
     /// Where the memory cannot be reached; part of it may be written then.
     fn load(&self, to: PaRange, contents: &Contents, offset: u64) -> Result<(), Self::LoadError>;
+    /// A VM's console has room for what is typed: [`Hypervisor::input`] is to be called when there
+    /// is something.
+    fn listen(&self, console: usize);
+    /// Which of the timers of the guest on physical CPU number `cpu` ask for an interrupt at this
+    /// moment, as bits by virtual INTID.
+    fn timer_lines(&self, cpu: usize) -> u32;
+    /// The physical counter (CNTPCT_EL0).
+    fn counter(&self) -> u64;
 }
 
 /// Why a VM does not run.
@@ -90,6 +102,10 @@ pub struct Vm<P: Platform> {
     pub boot: Boot,
     /// Virtual aborts that its vCPUs were given for memory errors.
     pub vseas: AtomicU64,
+    /// Its interrupt controller.
+    pub vgic: Vgic,
+    /// What its virtual counter lags behind the physical one (CNTVOFF_EL2).
+    pub counter_offset: AtomicU64,
     uart: Mutex<Vuart>,
     /// [`RUNNING`], a [`StopReason`] or, after [`StopReason::Reset`], [`RELOADING`].
     stopped: AtomicU8,
@@ -103,11 +119,14 @@ impl<P: Platform> Vm<P> {
         vcpus: Vec<Vcpu>,
         stage2: Space<P>,
         console: usize,
+        timers: Timers,
         boot: Boot,
     ) -> Self {
         Self {
             name,
             vmid,
+            vgic: Vgic::new(vcpus.len(), timers),
+            counter_offset: AtomicU64::new(0),
             vcpus,
             ipa_bits: stage2.config().ipa_bits(),
             stage2: Mutex::new(stage2),
@@ -144,19 +163,37 @@ impl<P: Platform> Vm<P> {
     /// Puts its devices into the state of a machine that was turned on.
     pub(super) fn reset_devices(&self) {
         *self.uart.lock() = Vuart::default();
+        self.vgic.reset();
     }
 
-    /// Uses its console's registers.
+    /// Uses its console's registers. Returns whom the console's interrupt concerns as well.
     pub fn with_uart<R>(
         &self,
         platform: &P,
         access: impl FnOnce(&mut Vuart, &mut Line<'_, P>) -> R,
-    ) -> R {
+    ) -> (R, VcpuSet) {
         let mut line = Line {
             platform,
             console: self.console,
         };
-        access(&mut self.uart.lock(), &mut line)
+        let mut uart = self.uart.lock();
+        let result = access(&mut uart, &mut line);
+        // Before the lock is released: of two changes, the later must be the last to arrive.
+        let concerned = uart.line_change().map_or(VcpuSet::NONE, |high| {
+            self.vgic.set_line(UART_INTERRUPT, high)
+        });
+        (result, concerned)
+    }
+
+    /// Has vCPUs look after their list registers. `here` is the calling CPU's number: a vCPU that
+    /// is pinned to it does so before it goes on, without a kick.
+    pub fn knock(&self, platform: &P, concerned: VcpuSet, here: Option<usize>) {
+        self.vgic.knock(concerned);
+        for vcpu in concerned.iter().filter_map(|vcpu| self.vcpus.get(vcpu)) {
+            if Some(vcpu.pcpu) != here {
+                platform.kick(vcpu.pcpu);
+            }
+        }
     }
 }
 
@@ -173,6 +210,14 @@ impl<P: Platform> Terminal for Line<'_, P> {
 
     fn get(&mut self) -> Option<u8> {
         self.platform.typed(self.console)
+    }
+
+    fn pause(&mut self) {
+        self.platform.pause(self.console);
+    }
+
+    fn listen(&mut self) {
+        self.platform.listen(self.console);
     }
 }
 
@@ -290,6 +335,12 @@ impl<P: Platform> Hypervisor<P> {
                 }
             }
         }
+    }
+
+    /// Something was typed for a VM's console. `here` as for [`Vm::knock`].
+    pub fn input(&self, vm: &Vm<P>, here: Option<usize>) {
+        let ((), concerned) = vm.with_uart(&self.platform, |uart, line| uart.receive(line));
+        vm.knock(&self.platform, concerned, here);
     }
 
     /// Whether no VM runs any more.

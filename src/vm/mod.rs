@@ -7,6 +7,7 @@
 //!   hypervisor   the VMs and what they share
 //!   boot         how a VM starts, and starts again
 //!   vcpu         on or off
+//!   vgic         interrupts
 //!   exit         why a guest stopped, and the answer; psci, vuart: what it may ask for;
 //!                system_registers, id_registers: what it reads of its CPU
 //!   memory_error the part of exit that Cordon is for
@@ -23,4 +24,5 @@ pub mod memory_error;
 pub mod psci;
 pub mod system_registers;
 pub mod vcpu;
+pub mod vgic;
 pub mod vuart;

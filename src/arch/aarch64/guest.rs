@@ -6,7 +6,9 @@
 
 use super::features::Features;
 use super::vectors::{self, GuestFrame};
-use super::{cpu::PerCpu, features, gic, reset};
+use super::vgic::VirtualInterface;
+use super::{cpu::PerCpu, features, reset};
+use crate::machine::ThisMachine;
 use aarch64_cpu::registers::{
     CNTHCTL_EL2, CNTVOFF_EL2, CPTR_EL2, ELR_EL1, ELR_EL2, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2,
     HAFGRTR_EL2, HCR_EL2, HDFGRTR_EL2, HDFGWTR_EL2, HFGITR_EL2, HFGRTR_EL2, HFGWTR_EL2, HPFAR_EL2,
@@ -16,7 +18,10 @@ use aarch64_cpu::registers::{
 use cordon::addr::Ipa;
 use cordon::ras::inject::{GuestState, Injected};
 use cordon::vm::cpu::GuestCpu;
+use cordon::vm::hypervisor::Vm;
+use cordon::vm::vgic::CpuInterface;
 use core::arch::asm;
+use core::sync::atomic::Ordering;
 
 /// PSTATE out of reset and after CPU_ON: EL1h, D, A, I and F masked (Arm ARM D1.3.1.2).
 const PSTATE_RESET: u64 = 0x3c5;
@@ -86,7 +91,6 @@ pub fn confine(to: &Confinement, features: &Features) {
     CPTR_EL2.set(CPTR_EL2_BASE & !CPTR_EL2_TZ | trap_sve | CPTR_EL2_TTA | CPTR_EL2_TAM);
     confine_monitors(features);
     CNTHCTL_EL2.set(CNTHCTL_GUEST_TIMERS);
-    CNTVOFF_EL2.set(0);
     set_optional_controls(features);
     aarch64_cpu::asm::barrier::isb(aarch64_cpu::asm::barrier::SY);
 }
@@ -168,13 +172,17 @@ fn set_virtual_midr(midr: u64) {
     unsafe { asm!("msr vpidr_el2, {}", in(reg) midr, options(nomem, nostack, preserves_flags)) };
 }
 
-/// Runs a vCPU from its reset state, at `entry` with `context` in x0. Comes back never: the next
-/// exit starts on a fresh stack.
-pub fn start(cpu: &PerCpu, entry: u64, context: u64) -> ! {
+/// Runs vCPU number `vcpu` of `vm` from its reset state, at `entry` with `context` in x0. Comes back
+/// never: the next exit starts on a fresh stack.
+pub fn start(cpu: &PerCpu, vm: &Vm<ThisMachine>, vcpu: usize, (entry, context): (u64, u64)) -> ! {
+    let mut interrupts = VirtualInterface;
+    interrupts.silence_timers();
+    CNTVOFF_EL2.set(vm.counter_offset.load(Ordering::Relaxed));
     reset::reset_el1(features::get());
     ELR_EL2.set(entry);
     SPSR_EL2.set(PSTATE_RESET);
-    gic::acknowledge_all();
+    interrupts.reset();
+    vm.vgic.start(vcpu, &mut interrupts);
     let mut frame = GuestFrame::default();
     frame.x[0] = context;
     // SAFETY: `confine` has given this CPU's EL1 an address space of its own, `reset_el1` has set
@@ -204,16 +212,22 @@ pub fn leave(then: extern "C" fn() -> !) -> ! {
 /// The CPU that took an exit, with its guest's registers.
 pub struct ThisCpu<'a> {
     frame: &'a mut GuestFrame,
+    interrupts: VirtualInterface,
 }
 
 impl<'a> ThisCpu<'a> {
     /// At the exit that pushed `frame`.
     pub fn new(frame: &'a mut GuestFrame) -> Self {
-        Self { frame }
+        Self {
+            frame,
+            interrupts: VirtualInterface,
+        }
     }
 }
 
 impl GuestCpu for ThisCpu<'_> {
+    type Interrupts = VirtualInterface;
+
     fn esr(&self) -> u64 {
         ESR_EL2.get()
     }
@@ -275,6 +289,10 @@ impl GuestCpu for ThisCpu<'_> {
 
     fn virtual_serror(&mut self, vsesr: u64) {
         set_virtual_serror(vsesr, super::features::get());
+    }
+
+    fn interrupts(&mut self) -> &mut VirtualInterface {
+        &mut self.interrupts
     }
 
     fn translate(&self, va: u64) -> Option<Ipa> {

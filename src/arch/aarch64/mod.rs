@@ -25,3 +25,4 @@ pub mod tables;
 pub mod tlb;
 pub mod uart;
 pub mod vectors;
+pub mod vgic;
