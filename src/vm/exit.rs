@@ -10,7 +10,7 @@ use super::psci::{Call, status};
 use super::system_registers::{self, Answer};
 use super::vcpu::{Power, Vcpu};
 use super::vgic::{
-    CpuInterface, Frame, PHYSICAL_TIMER, REDISTRIBUTOR_SIZE, VIRTUAL_TIMER, VcpuSet,
+    CpuInterface, Frame, Others, PHYSICAL_TIMER, REDISTRIBUTOR_SIZE, VIRTUAL_TIMER, VcpuSet,
 };
 use crate::addr::Ipa;
 use crate::ras::esr::{Abort, Fault, Mmio, Syndrome, System};
@@ -227,12 +227,14 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     fn emulate(&mut self, mmio: &Mmio, device: Device) -> Next {
         let (size, vcpu) = (mmio.size, self.vcpu.index);
         let (vm, platform) = (self.vm, &self.hypervisor.platform);
+        let others = OtherCpus { vm, platform };
         let concerned = if mmio.write {
             let value = mmio.stored(self.cpu.register(mmio.register));
             match device {
                 Device::Gic(frame, offset) => {
                     let place = (frame, offset, size);
-                    vm.vgic.write(vcpu, place, value, self.cpu.interrupts())
+                    vm.vgic
+                        .write(vcpu, place, value, self.cpu.interrupts(), &others)
                 }
                 Device::Uart(offset) => {
                     let write =
@@ -243,9 +245,8 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         } else {
             let (value, concerned) = match device {
                 Device::Gic(frame, offset) => {
-                    let lines = |vcpu: usize| timer_lines(self.hypervisor, vm, vcpu);
                     let place = (frame, offset, size);
-                    let value = vm.vgic.read(vcpu, place, self.cpu.interrupts(), lines);
+                    let value = vm.vgic.read(vcpu, place, self.cpu.interrupts(), &others);
                     (value, VcpuSet::NONE)
                 }
                 Device::Uart(offset) => {
@@ -319,8 +320,21 @@ fn device(ipa: Ipa, vcpus: usize) -> Option<Device> {
     offset(UART).map(Device::Uart)
 }
 
-/// Which timers of vCPU number `vcpu` ask for an interrupt.
-fn timer_lines<P: Platform>(hypervisor: &Hypervisor<P>, vm: &Vm<P>, vcpu: usize) -> u32 {
-    let vcpu = vm.vcpus.get(vcpu);
-    vcpu.map_or(0, |vcpu| hypervisor.platform.timer_lines(vcpu.pcpu))
+/// A VM's CPUs, as its interrupt controller needs them.
+struct OtherCpus<'a, P: Platform> {
+    vm: &'a Vm<P>,
+    platform: &'a P,
+}
+
+impl<P: Platform> Others for OtherCpus<'_, P> {
+    fn kick(&self, vcpu: usize) {
+        if let Some(vcpu) = self.vm.vcpus.get(vcpu) {
+            self.platform.kick(vcpu.pcpu);
+        }
+    }
+
+    fn timer_lines(&self, vcpu: usize) -> u32 {
+        let vcpu = self.vm.vcpus.get(vcpu);
+        vcpu.map_or(0, |vcpu| self.platform.timer_lines(vcpu.pcpu))
+    }
 }

@@ -51,7 +51,17 @@ impl Bank {
 
     /// What may be signalled where the groups in `groups` are enabled, and is not yet.
     pub const fn candidates(&self, groups: Groups) -> u32 {
-        self.pending() & self.enabled & groups.of(self.group1) & !self.active & !self.in_flight
+        self.pending() & self.forwardable(groups) & !self.active & !self.in_flight
+    }
+
+    /// What is enabled, and its group as well.
+    pub const fn forwardable(&self, groups: Groups) -> u32 {
+        self.enabled & groups.of(self.group1)
+    }
+
+    /// What became pending once more while it was in flight.
+    pub const fn again(&self, groups: Groups) -> u32 {
+        self.latch & self.in_flight & self.forwardable(groups)
     }
 
     /// The priority of interrupt `number`, of which five bits count.

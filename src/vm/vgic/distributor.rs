@@ -107,6 +107,27 @@ impl State {
         }
     }
 
+    /// Whose list registers hold interrupts that the state at `offset` is about.
+    pub fn distributor_away(&self, offset: u64) -> VcpuSet {
+        let mut away = VcpuSet::NONE;
+        let (spis, interrupts) = match (offset, Register::at(offset)) {
+            (_, Some((register, bank, _))) if register.shows_state() => {
+                (self.spi_bank(bank), u32::MAX)
+            }
+            (IROUTER..=IROUTER_END, _) => {
+                let intid = (offset - IROUTER) / 8;
+                (self.spi_bank((intid / 32) as usize), 1 << (intid % 32))
+            }
+            _ => return away,
+        };
+        if let Some(spis) = spis {
+            for number in ones(spis.bank.in_flight & interrupts) {
+                away.insert(spis.holder[usize::from(number % 32)].into());
+            }
+        }
+        away
+    }
+
     /// Carries out a store to the distributor. Returns whom it may concern.
     pub fn write_distributor(&mut self, offset: u64, size: u8, value: u64) -> VcpuSet {
         match (offset, size) {

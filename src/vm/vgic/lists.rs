@@ -105,14 +105,18 @@ impl View<'_> {
         }
     }
 
+    /// Gives up the registers of interrupts that the guest is done with.
+    pub fn retire(&mut self, cpu: &impl CpuInterface) {
+        for index in ones((self.lists.used & cpu.empty_lists()).into()) {
+            self.fold(index, 0);
+        }
+    }
+
     /// Puts what became pending into free registers. False if there are too few, or if what became
     /// pending is in one already.
     fn has_room_for_all(&mut self, cpu: &mut impl CpuInterface) -> bool {
-        let done = self.lists.used & cpu.empty_lists();
-        for index in ones(done.into()) {
-            self.fold(index, 0);
-        }
-        if self.own.latch & self.own.in_flight != 0 {
+        self.retire(cpu);
+        if self.own.again(self.groups) != 0 {
             return false;
         }
         for number in ones(self.own.candidates(self.groups)) {
@@ -124,7 +128,7 @@ impl View<'_> {
             let Some(spis) = self.spis.get(index) else {
                 break;
             };
-            let again = spis.bank.latch & spis.bank.in_flight;
+            let again = spis.bank.again(self.groups);
             if again != 0 && spis.of(again, &spis.holder, self.vcpu) != 0 {
                 return false;
             }
@@ -261,11 +265,11 @@ impl View<'_> {
             return false;
         }
         let physical = self.timers.physical_intid(intid);
-        let vcpu = self.vcpu;
+        let (vcpu, groups) = (self.vcpu, self.groups);
         let Some((bank, holder)) = self.bank(intid) else {
             return true;
         };
-        cpu.write_list(index, launch(bank, intid, physical));
+        cpu.write_list(index, launch(bank, groups, intid, physical));
         if let Some(holder) = holder {
             *holder = vcpu;
         }
@@ -323,10 +327,11 @@ impl View<'_> {
 /// (IHI 0069, ICH_LR<n>_EL2.State): then the link is left out, and the physical interrupt is
 /// settled when it ends. The end of a level-sensitive interrupt without a link must be seen, since
 /// its line may still be high.
-fn launch(bank: &mut Bank, intid: u16, physical: Option<u16>) -> u64 {
+fn launch(bank: &mut Bank, groups: Groups, intid: u16, physical: Option<u16>) -> u64 {
     let bit = 1 << (intid % 32);
     let active = bank.active & bit != 0;
-    let latched = bank.latch & bit != 0;
+    // What is active may be disabled; then the latch stays where it is.
+    let latched = bank.latch & bank.forwardable(groups) & bit != 0;
     let mut value = u64::from(intid);
     value |= u64::from(bank.priority(intid)) << entry::PRIORITY_SHIFT;
     if bank.group1 & bit != 0 {
@@ -347,7 +352,9 @@ fn launch(bank: &mut Bank, intid: u16, physical: Option<u16>) -> u64 {
         None => {}
     }
     bank.in_flight |= bit;
-    bank.in_lr |= bank.latch & bit;
-    bank.latch &= !bit;
+    if latched {
+        bank.in_lr |= bit;
+        bank.latch &= !bit;
+    }
     value
 }

@@ -16,7 +16,8 @@
 //! the CPU that they are in, so a CPU changes the state, then [`knocks`](Vgic::knock) at the vCPUs
 //! that this concerns and gets their CPUs out of their guests; each then looks after its own list
 //! registers in [`answer`](Vgic::answer). The door is set after the state and looked at before it,
-//! so no knock is missed. An exit that has nothing to do with interrupts never comes here.
+//! so no knock is missed. What must be known of an interrupt in another CPU's list register is had
+//! by recalling it (`Vgic::recall`). An exit that has nothing to do with interrupts never comes here.
 
 mod bank;
 mod distributor;
@@ -30,11 +31,11 @@ mod tests;
 
 use crate::ras::esr::SystemRegister;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use redistributor::Redistributor;
 use registers::FRAME_SIZE;
 use sgi::{Generator, Sgi};
-use spin::Mutex;
+use spin::{Mutex, MutexGuard};
 use state::State;
 
 /// Bytes of the distributor's registers.
@@ -76,6 +77,14 @@ pub trait CpuInterface {
     fn silence_timers(&mut self);
     /// Deactivates a physical interrupt (ICC_DIR_EL1).
     fn deactivate(&mut self, physical: u16);
+}
+
+/// The other CPUs of a VM, by the numbers of their vCPUs.
+pub trait Others {
+    /// Gets a CPU out of its guest.
+    fn kick(&self, vcpu: usize);
+    /// Which of the timers of a vCPU ask for an interrupt at this moment, as bits by INTID.
+    fn timer_lines(&self, vcpu: usize) -> u32;
 }
 
 /// Physical INTIDs of the two timers that guests have; `None` for one whose interrupt is not wired.
@@ -166,8 +175,17 @@ pub enum Frame {
 #[derive(Debug)]
 pub struct Vgic {
     state: Mutex<State>,
-    /// By vCPU: somebody has changed something that its list registers do not show yet.
-    doors: Vec<AtomicBool>,
+    /// By vCPU.
+    doors: Vec<Door>,
+}
+
+/// Where a vCPU hears of what others did.
+#[derive(Debug, Default)]
+struct Door {
+    /// Something has changed that its list registers do not show yet.
+    knocked: AtomicBool,
+    /// How many want its list registers empty.
+    recalls: AtomicU32,
 }
 
 impl Vgic {
@@ -175,7 +193,7 @@ impl Vgic {
     pub fn new(vcpus: usize, timers: Timers) -> Self {
         Self {
             state: Mutex::new(State::new(vcpus, timers)),
-            doors: (0..vcpus).map(|_| AtomicBool::new(false)).collect(),
+            doors: (0..vcpus).map(|_| Door::default()).collect(),
         }
     }
 
@@ -210,6 +228,8 @@ impl Vgic {
     /// was dropped, but it is active until the guest deactivates the virtual one.
     pub fn timer(&self, vcpu: usize, intid: u16, cpu: &mut impl CpuInterface) {
         if let Some(mut view) = self.state.lock().view(vcpu) {
+            // The last one has been deactivated, or this one could not have fired.
+            view.retire(cpu);
             view.own.line |= 1 << (intid % 32);
             view.own.forwarded |= 1 << (intid % 32);
             view.refresh(cpu);
@@ -227,18 +247,69 @@ impl Vgic {
     pub fn knock(&self, vcpus: VcpuSet) {
         for vcpu in vcpus.iter() {
             if let Some(door) = self.doors.get(vcpu) {
-                door.store(true, Ordering::Release);
+                door.knocked.store(true, Ordering::Release);
             }
         }
     }
 
     /// On the CPU of `vcpu`, before its guest goes on: does what it was told to by a knock.
     pub fn answer(&self, vcpu: usize, cpu: &mut impl CpuInterface) {
-        let knocked = self.doors.get(vcpu).is_some_and(|door| {
-            door.load(Ordering::Relaxed) && door.swap(false, Ordering::Acquire)
-        });
-        if knocked {
-            self.maintain(vcpu, cpu);
+        let Some(door) = self.doors.get(vcpu) else {
+            return;
+        };
+        if !door.knocked.load(Ordering::Relaxed) || !door.knocked.swap(false, Ordering::Acquire) {
+            return;
+        }
+        while self.surrender(vcpu, cpu) {
+            core::hint::spin_loop();
+        }
+        self.maintain(vcpu, cpu);
+    }
+
+    /// Empties the list registers of `vcpu`, on its CPU, if somebody wants that. True if so.
+    fn surrender(&self, vcpu: usize, cpu: &mut impl CpuInterface) -> bool {
+        let recalled =
+            (self.doors.get(vcpu)).is_some_and(|door| door.recalls.load(Ordering::Acquire) != 0);
+        if recalled && let Some(mut view) = self.state.lock().view(vcpu) {
+            view.gather(cpu);
+        }
+        recalled
+    }
+
+    /// The state, when nothing that the register at `offset` of `frame` shows is in another vCPU's
+    /// list registers.
+    ///
+    /// Their owners are [kicked](Others::kick) and empty them; they keep them empty while they are
+    /// recalled, and look after them when that is over. Whoever waits here may be recalled too, and
+    /// obeys, so that two who want something of each other both get it.
+    fn recall(
+        &self,
+        vcpu: usize,
+        (frame, offset): (Frame, u64),
+        cpu: &mut impl CpuInterface,
+        others: &impl Others,
+    ) -> MutexGuard<'_, State> {
+        let mut recalled = VcpuSet::NONE;
+        loop {
+            let state = self.state.lock();
+            let away = state.away(frame, offset).without(vcpu);
+            if away == VcpuSet::NONE {
+                for door in recalled.iter().filter_map(|vcpu| self.doors.get(vcpu)) {
+                    door.recalls.fetch_sub(1, Ordering::Release);
+                }
+                return state;
+            }
+            drop(state);
+            for owner in away.iter().filter(|owner| !recalled.contains(*owner)) {
+                if let Some(door) = self.doors.get(owner) {
+                    door.recalls.fetch_add(1, Ordering::Release);
+                    self.knock(VcpuSet::only(owner));
+                    others.kick(owner);
+                }
+            }
+            recalled = recalled.union(away);
+            self.surrender(vcpu, cpu);
+            core::hint::spin_loop();
         }
     }
 
@@ -326,20 +397,23 @@ impl Vgic {
         others.without(from)
     }
 
-    /// `vcpu`, on this CPU, loads `size` bytes at `offset` of `frame`. `lines` tells which of a
-    /// vCPU's timers ask for an interrupt at this moment, as bits by INTID.
+    /// `vcpu`, on this CPU, loads `size` bytes at `offset` of `frame`.
     pub fn read(
         &self,
         vcpu: usize,
         (frame, offset, size): (Frame, u64, u8),
         cpu: &mut impl CpuInterface,
-        lines: impl FnOnce(usize) -> u32,
+        others: &impl Others,
     ) -> u64 {
         if !offset.is_multiple_of(size.into()) {
             return 0;
         }
-        let mut state = self.state.lock();
         let shows_state = shows_state(frame, offset);
+        let mut state = if shows_state {
+            self.recall(vcpu, (frame, offset), cpu, others)
+        } else {
+            self.state.lock()
+        };
         if shows_state && let Some(mut view) = state.view(vcpu) {
             view.gather(cpu);
         }
@@ -347,7 +421,11 @@ impl Vgic {
             Frame::Distributor => state.read_distributor(offset, size),
             Frame::Redistributors => {
                 let (owner, offset) = split(offset);
-                let lines = if shows_state { lines(owner) } else { 0 };
+                let lines = if shows_state {
+                    others.timer_lines(owner)
+                } else {
+                    0
+                };
                 state.read_redistributor(owner, offset, size, lines)
             }
         };
@@ -364,11 +442,12 @@ impl Vgic {
         (frame, offset, size): (Frame, u64, u8),
         value: u64,
         cpu: &mut impl CpuInterface,
+        others: &impl Others,
     ) -> VcpuSet {
         if !offset.is_multiple_of(size.into()) {
             return VcpuSet::NONE;
         }
-        let mut state = self.state.lock();
+        let mut state = self.recall(vcpu, (frame, offset), cpu, others);
         if let Some(mut view) = state.view(vcpu) {
             view.gather(cpu);
         }
@@ -383,6 +462,24 @@ impl Vgic {
             view.rebuild(cpu);
         }
         concerned.without(vcpu)
+    }
+}
+
+impl State {
+    /// Whose list registers hold what the register at `offset` of `frame` is about.
+    fn away(&self, frame: Frame, offset: u64) -> VcpuSet {
+        match frame {
+            Frame::Distributor => self.distributor_away(offset),
+            Frame::Redistributors => {
+                let (owner, _) = split(offset);
+                let in_flight = self.cpus.get(owner).map_or(0, |cpu| cpu.own.bank.in_flight);
+                if in_flight != 0 && shows_state(frame, offset) {
+                    VcpuSet::only(owner)
+                } else {
+                    VcpuSet::NONE
+                }
+            }
+        }
     }
 }
 

@@ -47,9 +47,11 @@ impl State {
         };
         if let Some(offset) = offset.checked_sub(FRAME_SIZE) {
             return match Register::at(offset) {
-                Some((register @ (Register::SetPending | Register::ClearPending), 0, byte)) => {
-                    cpu.own.bank.read(register, byte, size)
-                        | if size == 4 { lines.into() } else { 0 }
+                Some((Register::SetPending | Register::ClearPending, 0, _)) if size == 4 => {
+                    // Of a timer that fired, `line` remembers just that; `lines` is how it is now.
+                    let own = &cpu.own.bank;
+                    let asking = own.pending() & !own.forwarded | lines;
+                    (own.latch | asking).into()
                 }
                 Some((register, 0, byte)) => cpu.own.bank.read(register, byte, size),
                 _ if size == 4 => registers::identification(offset),
