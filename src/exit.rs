@@ -3,7 +3,7 @@
 use crate::arch::aarch64::guest::{self, ThisCpu};
 use crate::arch::aarch64::vectors::GuestFrame;
 use crate::arch::aarch64::{cpu, crash, gic, smc};
-use crate::machine::{HYPERVISOR, ThisMachine};
+use crate::machine::{self, HYPERVISOR, ThisMachine};
 use cordon::vm::exit::{Exit, Next};
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,8 +14,11 @@ pub extern "C" fn guest_sync(frame: &mut GuestFrame) {
 
 /// An interrupt while a guest ran.
 pub extern "C" fn guest_irq(frame: &mut GuestFrame) {
-    gic::acknowledge_all();
-    with_exit(frame, |exit| exit.interrupt());
+    let taken = gic::acknowledge_all();
+    if taken.console {
+        machine::console_input();
+    }
+    with_exit(frame, |exit| exit.interrupt(taken.arrived));
 }
 
 /// An SError while a guest ran.
@@ -62,12 +65,19 @@ fn current() -> Option<(
 /// A CPU without a guest to run sleeps until its vCPU is turned on.
 pub extern "C" fn idle() -> ! {
     loop {
-        gic::acknowledge_all();
-        if let (Some(cpu), Some((_, vm, vcpu))) = (cpu::try_this(), current())
-            && !vm.is_stopped()
-            && let Some((entry, context)) = vcpu.take_start()
-        {
-            guest::start(cpu, entry, context);
+        if gic::acknowledge_all().console {
+            machine::console_input();
+        }
+        if let (Some(cpu), Some((hypervisor, vm, vcpu))) = (cpu::try_this(), current()) {
+            if vm.is_stopped() {
+                vcpu.cancel_start();
+                hypervisor.settle(vm);
+            }
+            if !vm.is_stopped()
+                && let Some(start) = vcpu.take_start()
+            {
+                guest::start(cpu, vm, vcpu.index, start);
+            }
         }
         aarch64_cpu::asm::wfi();
     }

@@ -3,7 +3,10 @@
 use crate::arch::aarch64::mmio::SharedMemory;
 use crate::arch::aarch64::tables::HeapFrames;
 use crate::arch::aarch64::tlb::HardwareTlb;
-use crate::arch::aarch64::{cpu, gic, uart};
+use crate::arch::aarch64::{cpu, gic, load, mmu, uart};
+use aarch64_cpu::registers::{CNTPCT_EL0, Readable};
+use cordon::addr::PaRange;
+use cordon::vm::boot::Contents;
 use cordon::vm::hypervisor::{Hypervisor, Platform};
 use spin::Once;
 
@@ -17,10 +20,22 @@ pub static HYPERVISOR: Once<Hypervisor<ThisMachine>> = Once::new();
 /// The console that gets what is typed: the first VM's.
 const FOCUS: usize = 0;
 
+/// Something was typed: it is for the VM that has the console.
+pub fn console_input() {
+    let here = cpu::try_this().map(|cpu| cpu.index);
+    let Some(hypervisor) = HYPERVISOR.get() else {
+        return;
+    };
+    if let Some(vm) = hypervisor.vms().iter().find(|vm| vm.console == FOCUS) {
+        hypervisor.input(vm, here);
+    }
+}
+
 impl Platform for ThisMachine {
     type Tables = HeapFrames;
     type Tlb = HardwareTlb;
     type Shared = SharedMemory;
+    type LoadError = mmu::Error;
 
     fn kick(&self, cpu: usize) {
         if let Some(cpu) = cpu::all().get(cpu) {
@@ -33,9 +48,30 @@ impl Platform for ThisMachine {
         let _ = uart::CONSOLE.lock().guest_byte(console, byte);
     }
 
+    fn pause(&self, console: usize) {
+        // The UART does not fail.
+        let _ = uart::CONSOLE.lock().guest_waits(console);
+    }
+
     fn typed(&self, console: usize) -> Option<u8> {
-        let mut mux = uart::CONSOLE.lock();
-        let _ = mux.guest_waits(console);
-        (console == FOCUS).then(|| mux.sink().get())?
+        (console == FOCUS).then(|| uart::CONSOLE.lock().sink().get())?
+    }
+
+    fn listen(&self, console: usize) {
+        if console == FOCUS {
+            uart::CONSOLE.lock().sink().listen();
+        }
+    }
+
+    fn timer_lines(&self, cpu: usize) -> u32 {
+        cpu::all().get(cpu).map_or(0, gic::timer_lines)
+    }
+
+    fn load(&self, to: PaRange, contents: &Contents, offset: u64) -> Result<(), mmu::Error> {
+        load::load(to, contents, offset)
+    }
+
+    fn counter(&self) -> u64 {
+        CNTPCT_EL0.get()
     }
 }

@@ -31,6 +31,8 @@ pub struct Machine {
     pub psci: Option<Conduit>,
     /// The registers of the PL011 that is `stdout-path`, or else of the first one.
     pub uart: Option<PaRange>,
+    /// INTID of its interrupt, where that is one of the GIC's shared ones.
+    pub uart_interrupt: Option<u32>,
     /// The interrupt controller, where it is a GICv3.
     pub gic: Option<GicV3>,
     /// The generic timer's interrupts.
@@ -143,6 +145,8 @@ pub struct GicV3 {
     /// Bytes from one redistributor to the next where it is not the architecture's 128 KiB
     /// (GICv3) or 256 KiB (GICv4).
     pub redistributor_stride: Option<u64>,
+    /// INTID of the maintenance interrupt of the CPUs' virtual interfaces, 16 to 31.
+    pub maintenance: Option<u32>,
 }
 
 /// INTIDs of the generic timer's interrupts, each 16 to 31.

@@ -34,8 +34,9 @@ use cordon::ras::poison::{PoisonSet, PoisonedPage};
 use cordon::ras::triage;
 use cordon::stage2::{Config, Strategy};
 use cordon::vm::hypervisor::{Hypervisor, Vm};
+use core::sync::atomic::Ordering;
 use firmware::Firmware;
-use vms::{Built, Materials};
+use vms::Materials;
 
 /// Pages that the poison set can remember.
 const POISON_CAPACITY: usize = 4096;
@@ -75,12 +76,12 @@ pub fn run(dtb: Pa, door: Door) {
     };
     let reserved = reserve(&options, &mut materials.free);
     materials.register(&machine::find_bars(&machine), &reserved);
-    let built = inputs.build_vms(&machine, &mut materials);
+    let vms = inputs.build_vms(&machine, &mut materials);
 
     let nodes = alloc::vec::Vec::from_iter((0..POISON_CAPACITY).map(|_| PoisonedPage::new()));
     let poison = PoisonSet::new(nodes.leak());
     let ras = Ras::new(materials.devmem, poison, sources);
-    start_vms(ras, built);
+    start_vms(ras, vms);
 }
 
 fn find_machine(dtb: Pa) -> Option<Machine> {
@@ -124,8 +125,7 @@ fn cpu_records(machine: &Machine) {
     cpu::init(&mpidrs);
     if let Some(this) = cpu::all().first() {
         cpu::install(this);
-        this.online
-            .store(true, core::sync::atomic::Ordering::Release);
+        this.online.store(true, Ordering::Release);
     }
 }
 
@@ -202,7 +202,7 @@ impl Inputs {
         }
     }
 
-    fn build_vms(&self, machine: &Machine, materials: &mut Materials) -> Vec<Built> {
+    fn build_vms(&self, machine: &Machine, materials: &mut Materials) -> Vec<Vm<ThisMachine>> {
         let Some(range) = self.bundle else {
             log::error!("event=error what=bundle why=none");
             return Vec::new();
@@ -257,11 +257,11 @@ fn announce(door: Door, stage2: &Config, inputs: &Inputs, sources: usize) {
 
 /// Without interrupts no CPU could get another out of its guest: then there is nothing to start.
 fn start_interrupts(machine: &Machine) -> bool {
-    let Some(found) = &machine.gic else {
+    if machine.gic.is_none() {
         log::error!("event=error what=gic why=no-gicv3");
         return false;
-    };
-    if let Err(error) = gic::init(found.distributor, &found.redistributors) {
+    }
+    if let Err(error) = gic::init(machine) {
         log::error!("event=error what=gic why={error}");
         return false;
     }
@@ -272,16 +272,14 @@ fn start_interrupts(machine: &Machine) -> bool {
 }
 
 /// Pins the vCPUs, gets the other CPUs up and lets the first vCPU of every VM go.
-fn start_vms(ras: Ras<'static, crate::arch::aarch64::mmio::SharedMemory>, built: Vec<Built>) {
+fn start_vms(
+    ras: Ras<'static, crate::arch::aarch64::mmio::SharedMemory>,
+    vms: Vec<Vm<ThisMachine>>,
+) {
     let promises = triage::Machine {
         feat_ras: features::get().ras,
         isolates_vms: false,
     };
-    let starts: Vec<(Ipa, Ipa, u64)> = built
-        .iter()
-        .map(|built| (built.entry, built.dtb, built.ram))
-        .collect();
-    let vms: Vec<Vm<ThisMachine>> = built.into_iter().map(|built| built.vm).collect();
     let hypervisor = HYPERVISOR.call_once(|| Hypervisor::new(ThisMachine, ras, promises, vms));
     for (number, vm) in hypervisor.vms().iter().enumerate() {
         for vcpu in &vm.vcpus {
@@ -291,16 +289,8 @@ fn start_vms(ras: Ras<'static, crate::arch::aarch64::mmio::SharedMemory>, built:
         }
     }
     start_cpus();
-    for (vm, (entry, dtb, ram)) in hypervisor.vms().iter().zip(starts) {
-        hypervisor.announce(vm, entry, ram);
-        let Some(first) = vm.vcpus.first() else {
-            continue;
-        };
-        if first.turn_on(entry.get(), dtb.get()).is_ok()
-            && let Some(cpu) = cpu::all().get(first.pcpu)
-        {
-            gic::kick(cpu);
-        }
+    for vm in hypervisor.vms() {
+        hypervisor.start(vm);
     }
 }
 

@@ -1,19 +1,19 @@
 //! From the bundle's descriptions to VMs that can be started: memory, tables, images, registry.
 
-use crate::arch::aarch64::mmu::{self, Window};
 use crate::arch::aarch64::tables::HeapFrames;
-use crate::arch::aarch64::tlb::{self, HardwareTlb};
-use crate::arch::aarch64::uart;
+use crate::arch::aarch64::tlb::HardwareTlb;
+use crate::arch::aarch64::{gic, uart};
 use crate::machine::ThisMachine;
 use alloc::collections::VecDeque;
 use alloc::string::ToString;
 use alloc::vec::Vec;
-use cordon::addr::{Ipa, PaRange, Vmid};
+use cordon::addr::{Pa, PaRange, Vmid};
 use cordon::devmem::{DevMem, Kind, Mapping, RegionId, RegisterError};
-use cordon::platform::bundle::Bundle;
+use cordon::platform::bundle::{Bundle, File};
 use cordon::platform::memory::{FreeMemory, MemoryError};
 use cordon::platform::pci::DeviceBar;
 use cordon::stage2::{Access, Attrs, BuildError, Config, MapError, MemoryType, Stage2};
+use cordon::vm::boot::{Boot, Contents, Image};
 use cordon::vm::config::{self, ConfigError, IpaRange, Limits, Source, VmConfig};
 use cordon::vm::guest_dt::{self, GuestDtError};
 use cordon::vm::hypervisor::Vm;
@@ -47,8 +47,6 @@ pub enum Error {
     Map(MapError),
     /// The guest's DTB.
     GuestDt(GuestDtError),
-    /// EL2's view of the guest's memory.
-    Window(mmu::Error),
     /// The configuration's own arithmetic.
     OutOfRange,
 }
@@ -62,7 +60,6 @@ impl fmt::Display for Error {
             Self::Build(error) => write!(f, "why={error}"),
             Self::Map(error) => write!(f, "why={error}"),
             Self::GuestDt(error) => error.fmt(f),
-            Self::Window(error) => write!(f, "why={error}"),
             Self::OutOfRange => f.write_str("why=out-of-range"),
         }
     }
@@ -84,7 +81,6 @@ from_errors!(
     Build(BuildError),
     Map(MapError),
     GuestDt(GuestDtError),
-    Window(mmu::Error),
 );
 
 /// What VMs are made from.
@@ -99,18 +95,6 @@ pub struct Materials {
     pub reserved: Vec<(RegionId, PaRange)>,
     /// The shape of all stage-2 tables.
     pub stage2: Config,
-}
-
-/// A VM and where it starts.
-pub struct Built {
-    /// The VM.
-    pub vm: Vm<ThisMachine>,
-    /// The first vCPU's first instruction.
-    pub entry: Ipa,
-    /// Its x0: the DTB.
-    pub dtb: Ipa,
-    /// Bytes of RAM.
-    pub ram: u64,
 }
 
 impl Materials {
@@ -142,7 +126,7 @@ impl Materials {
 
     /// Builds all VMs of `bundle` on the CPUs `cpus`. A VM that cannot be built is left out; so
     /// are all of them if the description as a whole is wrong.
-    pub fn build_all(&mut self, bundle: &Bundle<'_>, cpus: usize) -> Vec<Built> {
+    pub fn build_all(&mut self, bundle: &Bundle<'_>, cpus: usize) -> Vec<Vm<ThisMachine>> {
         let limits = Limits {
             cpus,
             ipa_bits: self.stage2.ipa_bits(),
@@ -176,7 +160,7 @@ impl Materials {
         config: &VmConfig<'_>,
         vmid: Vmid,
         pcpus: &mut VecDeque<usize>,
-    ) -> Result<Built, Error> {
+    ) -> Result<Vm<ThisMachine>, Error> {
         let mut frames = HeapFrames;
         let mut space = Stage2::new(
             self.stage2,
@@ -201,18 +185,21 @@ impl Materials {
             let (id, _) = source.ok_or(Error::OutOfRange)?;
             self.map(&mut space, config, vmid, id, piece.ipa, range)?;
         }
-        load(config, ram)?;
+        let boot = boot(config)?;
         let vcpus = (0..config.vcpus as usize)
             .map(|index| Some(Vcpu::new(index, pcpus.pop_front()?)))
             .collect::<Option<Vec<Vcpu>>>()
             .ok_or(Error::OutOfRange)?;
         let console = uart::CONSOLE.lock().add(config.label);
-        Ok(Built {
-            vm: Vm::new(config.label.into(), vmid, vcpus, space, console),
-            entry: config.layout.kernel.start(),
-            dtb: config.layout.dtb.start(),
-            ram: config.ram.size(),
-        })
+        Ok(Vm::new(
+            config.label.into(),
+            vmid,
+            vcpus,
+            space,
+            console,
+            gic::timers(),
+            boot,
+        ))
     }
 
     fn map(
@@ -241,30 +228,34 @@ impl Materials {
     }
 }
 
-/// Puts kernel, initrd and DTB into the guest's RAM, which is at `ram`.
-fn load(config: &VmConfig<'_>, ram: PaRange) -> Result<(), Error> {
-    let dtb = guest_dt::build(config)?;
+/// What the VM is started with. Kernel and initrd stay in the bundle, whose memory is kept: a reset
+/// wants them again.
+fn boot(config: &VmConfig<'_>) -> Result<Boot, Error> {
     let layout = &config.layout;
-    copy(config, ram, layout.kernel, config.kernel.bytes)?;
-    if let (Some(place), Some(initrd)) = (layout.initrd, &config.initrd) {
-        copy(config, ram, place, initrd.bytes)?;
+    let mut images = alloc::vec![
+        file(layout.kernel, config.kernel)?,
+        Image {
+            place: layout.dtb,
+            contents: Contents::Bytes(guest_dt::build(config)?),
+        },
+    ];
+    if let (Some(place), Some(initrd)) = (layout.initrd, config.initrd) {
+        images.push(file(place, initrd)?);
     }
-    copy(config, ram, layout.dtb, &dtb)
+    Ok(Boot {
+        images,
+        entry: layout.kernel.start(),
+        dtb: layout.dtb.start(),
+        ram: config.ram.size(),
+    })
 }
 
-/// Copies `bytes` to where the guest has `place`, zeroes the rest of it, and cleans the caches: the
-/// guest starts with its own off.
-fn copy(config: &VmConfig<'_>, ram: PaRange, place: IpaRange, bytes: &[u8]) -> Result<(), Error> {
-    let offset = place.start().checked_offset_from(config.ram.start());
-    let start = offset.and_then(|offset| ram.start().checked_add(offset));
-    let range = start.and_then(|start| PaRange::new(start, place.size()));
-    let range = range.ok_or(Error::OutOfRange)?;
-    let mut window = Window::open_at_boot(range)?;
-    let (head, tail) = window
-        .split_at_mut_checked(bytes.len())
-        .ok_or(Error::OutOfRange)?;
-    head.copy_from_slice(bytes);
-    tail.fill(0);
-    tlb::clean_to_poc(range.start().get(), range.size());
-    Ok(())
+/// A file of the bundle, by where it lies: EL2's map is the identity.
+fn file(place: IpaRange, file: File<'_>) -> Result<Image, Error> {
+    let start = Pa::new(file.bytes.as_ptr().addr() as u64);
+    let range = PaRange::new(start, file.bytes.len() as u64).ok_or(Error::OutOfRange)?;
+    Ok(Image {
+        place,
+        contents: Contents::Memory(range),
+    })
 }

@@ -20,6 +20,7 @@ use alloc::vec::Vec;
 pub use error::{ConfigError, Why};
 use section::Section;
 
+use super::vgic;
 use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange};
 use crate::platform::bundle::{Bundle, File};
 use crate::platform::fdt::CheckedFdt;
@@ -43,6 +44,18 @@ const MAX_LABEL: usize = 15;
 
 /// Registers of the emulated PL011.
 pub const UART: (Ipa, u64) = (Ipa::new(0x0900_0000), 0x1000);
+
+/// Registers of the emulated GICv3's distributor.
+pub const DISTRIBUTOR: (Ipa, u64) = (Ipa::new(0x0800_0000), vgic::DISTRIBUTOR_SIZE);
+
+/// Registers of the redistributors, one behind the other, for as many vCPUs as a VM can have.
+pub const REDISTRIBUTORS: (Ipa, u64) = (
+    Ipa::new(0x080a_0000),
+    vgic::REDISTRIBUTOR_SIZE * MAX_VCPUS as u64,
+);
+
+/// INTID of the PL011's interrupt: SPI 1.
+pub const UART_INTERRUPT: u16 = 33;
 
 /// A non-empty range of a guest's addresses that does not wrap around.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

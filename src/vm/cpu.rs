@@ -1,11 +1,15 @@
 //! What handling an exit needs of the CPU that took it, as a trait: the image implements it with
 //! system registers, tests with plain values.
 
+use super::vgic::CpuInterface;
 use crate::addr::Ipa;
 use crate::ras::inject::{GuestState, Injected};
 
 /// The CPU, stopped in EL2 by an exit of the guest that is pinned to it.
 pub trait GuestCpu {
+    /// The hypervisor's side of its virtual interrupts.
+    type Interrupts: CpuInterface;
+
     /// `ESR_EL2`.
     fn esr(&self) -> u64;
     /// `FAR_EL2`. Whether it means anything, the syndrome says.
@@ -22,6 +26,10 @@ pub trait GuestCpu {
     /// `PSTATE.BTYPE` and `PSTATE.SS` are cleared, as executing it would have done.
     fn skip_instruction(&mut self);
 
+    /// What the CPU has in its ID register with this `CRm` (1 to 7) and `op2` (0 to 7); reserved
+    /// ones are zero.
+    fn id_register(&self, crm: u8, op2: u8) -> u64;
+
     /// The exception level that was interrupted, 0 or 1.
     fn exception_level(&self) -> u8;
 
@@ -31,6 +39,9 @@ pub trait GuestCpu {
     fn deliver(&mut self, exception: &Injected);
     /// Makes a virtual SError pending, with this syndrome where the guest has FEAT_RAS.
     fn virtual_serror(&mut self, vsesr: u64);
+
+    /// Its virtual interrupts.
+    fn interrupts(&mut self) -> &mut Self::Interrupts;
 
     /// The guest's stage 1 for `va`: `None` where it gives none, or meets poison itself.
     fn translate(&self, va: u64) -> Option<Ipa>;

@@ -6,13 +6,17 @@
 //! Any CPU may stop any VM at any time. So a VM that is stopped gets nothing done, none of its exits
 //! ends in its guest, and its map is left alone: a stage-2 table gone bad may be why it was stopped.
 
-use super::config::UART;
+use super::config::{DISTRIBUTOR, REDISTRIBUTORS, UART};
 use super::cpu::GuestCpu;
 use super::hypervisor::{Hypervisor, Platform, StopReason, Vm};
 use super::psci::{Call, status};
+use super::system_registers::{self, Answer};
 use super::vcpu::{Power, Vcpu};
+use super::vgic::{
+    CpuInterface, Frame, Others, PHYSICAL_TIMER, REDISTRIBUTOR_SIZE, VIRTUAL_TIMER, VcpuSet,
+};
 use crate::addr::Ipa;
-use crate::ras::esr::{Abort, Fault, Mmio, Syndrome};
+use crate::ras::esr::{Abort, Fault, Mmio, Syndrome, System};
 use crate::ras::inject;
 use crate::stage2::Lookup;
 
@@ -29,6 +33,25 @@ pub enum Next {
     Park,
     /// The whole machine stops.
     Halt,
+}
+
+/// The physical interrupts that ended a guest's run, as far as they are its own business. They have
+/// been acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Arrived {
+    /// The guest's virtual timer fired. The interrupt stays active.
+    pub virtual_timer: bool,
+    /// The guest's physical timer fired. The interrupt stays active.
+    pub physical_timer: bool,
+    /// The virtual CPU interface wants maintenance.
+    pub maintenance: bool,
+}
+
+/// An emulated device, and where in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Device {
+    Gic(Frame, u64),
+    Uart(u64),
 }
 
 /// A vCPU at an exit, and everything around it.
@@ -50,6 +73,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             Syndrome::Abort(abort) if abort.fault.is_external() => self.external_abort(&abort),
             _ if self.vm.is_stopped() => Next::Resume,
             Syndrome::Abort(abort) => self.stage2_fault(&abort),
+            Syndrome::System(system) => self.system_register(&system),
             Syndrome::Hvc(0) => self.call(),
             // HVC returns behind itself, a trapped SMC to itself (Arm ARM D1.3.5).
             Syndrome::Smc(0) => {
@@ -62,18 +86,73 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         self.unless_stopped(next)
     }
 
-    /// An interrupt came: somebody wants this CPU's attention.
-    pub fn interrupt(&mut self) -> Next {
-        self.unless_stopped(Next::Resume)
-    }
-
     /// `next`, but the guest only where its VM has not been stopped, by whomever.
-    pub(super) fn unless_stopped(&self, next: Next) -> Next {
+    pub(super) fn unless_stopped(&mut self, next: Next) -> Next {
         if next == Next::Resume && self.vm.is_stopped() {
             self.park()
         } else {
             next
         }
+    }
+
+    /// Interrupts came.
+    pub fn interrupt(&mut self, arrived: Arrived) -> Next {
+        if self.vm.is_stopped() {
+            return self.park();
+        }
+        let (vgic, vcpu) = (&self.vm.vgic, self.vcpu.index);
+        let cpu = self.cpu.interrupts();
+        if arrived.virtual_timer {
+            vgic.timer(vcpu, VIRTUAL_TIMER, cpu);
+        }
+        if arrived.physical_timer {
+            vgic.timer(vcpu, PHYSICAL_TIMER, cpu);
+        }
+        if arrived.maintenance {
+            vgic.maintain(vcpu, cpu);
+        }
+        vgic.answer(vcpu, cpu);
+        Next::Resume
+    }
+
+    /// An access to a system register that is not the guest's own.
+    fn system_register(&mut self, system: &System) -> Next {
+        if !system.is_read && self.write_interrupt_register(system) {
+            self.cpu.skip_instruction();
+            return Next::Resume;
+        }
+        match system_registers::answer(system, self.cpu, self.vm.ipa_bits) {
+            Answer::Value(value) => {
+                if system.is_read {
+                    self.cpu.set_register(system.rt, value);
+                }
+                self.cpu.skip_instruction();
+                Next::Resume
+            }
+            Answer::Undefined => self.undefined(0),
+        }
+    }
+
+    /// False where the interrupt controller has no such register.
+    fn write_interrupt_register(&mut self, system: &System) -> bool {
+        let value = self.cpu.register(system.rt);
+        let (vgic, vcpu) = (&self.vm.vgic, self.vcpu.index);
+        let cpu = self.cpu.interrupts();
+        let written = vgic.write_system_register(vcpu, system.register, value, cpu);
+        if let Some(concerned) = written {
+            self.concern(concerned);
+        }
+        written.is_some()
+    }
+
+    /// Has vCPUs look after their list registers: this one at once, the others by a kick.
+    fn concern(&mut self, concerned: VcpuSet) {
+        if concerned == VcpuSet::NONE {
+            return;
+        }
+        let (vm, platform) = (self.vm, &self.hypervisor.platform);
+        vm.knock(platform, concerned, Some(self.vcpu.pcpu));
+        vm.vgic.answer(self.vcpu.index, self.cpu.interrupts());
     }
 
     /// SMCCC: function in w0, arguments from x1, result in x0.
@@ -91,7 +170,10 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             Call::AffinityInfo { target, level } => self.affinity_info(target, level),
             Call::CpuOff => return self.cpu_off(),
             Call::SystemOff => return self.stop(StopReason::Off),
-            Call::SystemReset => return self.stop(StopReason::Reset),
+            Call::SystemReset => {
+                self.hypervisor.reset(self.vm);
+                return self.park();
+            }
         };
         self.cpu.set_register(0, answer.cast_unsigned());
         Next::Resume
@@ -120,7 +202,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     }
 
     /// A VM whose last vCPU goes off can never run again, for only its own vCPUs can turn one on.
-    fn cpu_off(&self) -> Next {
+    fn cpu_off(&mut self) -> Next {
         self.vcpu.turn_off();
         let all_off = self.vm.vcpus.iter().all(|it| it.power() == Power::Off);
         if all_off {
@@ -150,13 +232,20 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         };
         // The offset is known but for walks, whose page is all that matters.
         let ipa = abort.ipa(self.cpu.hpfar(), self.cpu.far()).unwrap_or(page);
+        // No memory is mapped where an emulated device is (`config`), so this needs no look at the
+        // map, and no lock.
+        if let (Some(mmio), Some(device)) = (abort.mmio, device(ipa, self.vm.vcpus.len()))
+            && !abort.stage1_walk
+        {
+            return self.emulate(&mmio, device);
+        }
         let found = self.vm.stage2.lock().lookup(ipa);
         match found {
             Ok(Lookup::Poisoned { pa, .. }) => self.touched(abort, ipa, pa),
             Ok(Lookup::Mapped { .. }) if abort.fault.is_translation() => Next::Resume,
             Ok(Lookup::Parked { .. }) => Next::Resume,
             Ok(Lookup::Mapped { .. }) => self.give_external_abort(abort),
-            Ok(Lookup::Unmapped) => self.unmapped(abort, ipa),
+            Ok(Lookup::Unmapped) => self.give_external_abort(abort),
             Err(damage) => {
                 log::error!("event=error what=stage2 vm={} why={damage}", self.vm.name);
                 self.stop(StopReason::Killed)
@@ -164,30 +253,39 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         }
     }
 
-    /// An access to what is not memory: an emulated device, or the bus where nobody answers.
-    fn unmapped(&mut self, abort: &Abort, ipa: Ipa) -> Next {
-        let (base, size) = UART;
-        let uart = ipa
-            .checked_offset_from(base)
-            .filter(|offset| *offset < size);
-        match (abort.mmio, uart) {
-            (Some(mmio), Some(offset)) if !abort.stage1_walk => self.uart(&mmio, offset),
-            _ => self.give_external_abort(abort),
-        }
-    }
-
-    fn uart(&mut self, mmio: &Mmio, offset: u64) -> Next {
-        let platform = &self.hypervisor.platform;
-        if mmio.write {
+    fn emulate(&mut self, mmio: &Mmio, device: Device) -> Next {
+        let (size, vcpu) = (mmio.size, self.vcpu.index);
+        let (vm, platform) = (self.vm, &self.hypervisor.platform);
+        let others = OtherCpus { vm, platform };
+        let concerned = if mmio.write {
             let value = mmio.stored(self.cpu.register(mmio.register));
-            self.vm
-                .with_uart(platform, |uart, line| uart.write(offset, value, line));
+            match device {
+                Device::Gic(frame, offset) => {
+                    let place = (frame, offset, size);
+                    vm.vgic
+                        .write(vcpu, place, value, self.cpu.interrupts(), &others)
+                }
+                Device::Uart(offset) => {
+                    let write =
+                        vm.with_uart(platform, |uart, line| uart.write(offset, value, line));
+                    write.1
+                }
+            }
         } else {
-            let value = self
-                .vm
-                .with_uart(platform, |uart, line| uart.read(offset, line));
+            let (value, concerned) = match device {
+                Device::Gic(frame, offset) => {
+                    let place = (frame, offset, size);
+                    let value = vm.vgic.read(vcpu, place, self.cpu.interrupts(), &others);
+                    (value, VcpuSet::NONE)
+                }
+                Device::Uart(offset) => {
+                    vm.with_uart(platform, |uart, line| uart.read(offset, line))
+                }
+            };
             self.cpu.set_register(mmio.register, mmio.loaded(value));
-        }
+            concerned
+        };
+        self.concern(concerned);
         self.cpu.skip_instruction();
         Next::Resume
     }
@@ -219,18 +317,56 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         }
     }
 
-    pub(super) fn stop(&self, reason: StopReason) -> Next {
+    pub(super) fn stop(&mut self, reason: StopReason) -> Next {
         self.hypervisor.stop(self.vm, reason);
         self.park()
     }
 
     /// This vCPU goes off. Whoever turns the last one off for good ends the machine.
-    pub(super) fn park(&self) -> Next {
+    pub(super) fn park(&mut self) -> Next {
+        self.cpu.interrupts().silence_timers();
+        self.vm.vgic.stop(self.vcpu.index, self.cpu.interrupts());
         self.vcpu.turn_off();
+        self.hypervisor.settle(self.vm);
         if self.hypervisor.is_idle() {
             Next::Halt
         } else {
             Next::Park
         }
+    }
+}
+
+/// The emulated device of a VM with `vcpus` vCPUs that has registers at `ipa`.
+fn device(ipa: Ipa, vcpus: usize) -> Option<Device> {
+    let offset = |(base, size): (Ipa, u64)| {
+        ipa.checked_offset_from(base)
+            .filter(|offset| *offset < size)
+    };
+    if let Some(offset) = offset(DISTRIBUTOR) {
+        return Some(Device::Gic(Frame::Distributor, offset));
+    }
+    let redistributors = (REDISTRIBUTORS.0, REDISTRIBUTOR_SIZE * vcpus as u64);
+    if let Some(offset) = offset(redistributors) {
+        return Some(Device::Gic(Frame::Redistributors, offset));
+    }
+    offset(UART).map(Device::Uart)
+}
+
+/// A VM's CPUs, as its interrupt controller needs them.
+struct OtherCpus<'a, P: Platform> {
+    vm: &'a Vm<P>,
+    platform: &'a P,
+}
+
+impl<P: Platform> Others for OtherCpus<'_, P> {
+    fn kick(&self, vcpu: usize) {
+        if let Some(vcpu) = self.vm.vcpus.get(vcpu) {
+            self.platform.kick(vcpu.pcpu);
+        }
+    }
+
+    fn timer_lines(&self, vcpu: usize) -> u32 {
+        let vcpu = self.vm.vcpus.get(vcpu);
+        vcpu.map_or(0, |vcpu| self.platform.timer_lines(vcpu.pcpu))
     }
 }

@@ -9,11 +9,23 @@ use core::fmt;
 
 use vm_fdt::FdtWriter;
 
-use super::config::{DTB_SIZE, IpaRange, UART, VmConfig};
+use super::config::{
+    DISTRIBUTOR, DTB_SIZE, IpaRange, REDISTRIBUTORS, UART, UART_INTERRUPT, VmConfig,
+};
+use super::vgic;
 use crate::platform::machine::Mpidr;
 
 /// What a piece of device memory is recognised by.
 pub const DEVICE_MEMORY_COMPATIBLE: &str = "cordon,device-memory";
+
+/// Phandles.
+const GIC: u32 = 1;
+const CLOCK: u32 = 2;
+
+/// Interrupt specifiers: shared or private, and level-sensitive, active high (`arm,gic-v3.yaml`).
+const SPI: u32 = 0;
+const PPI: u32 = 1;
+const LEVEL: u32 = 4;
 
 /// Why a tree could not be written.
 #[derive(Debug, PartialEq, Eq)]
@@ -62,10 +74,14 @@ pub fn build(vm: &VmConfig<'_>) -> Result<Vec<u8>, GuestDtError> {
     dt.property_string("compatible", "cordon,vm")?;
     dt.property_u32("#address-cells", 2)?;
     dt.property_u32("#size-cells", 2)?;
+    dt.property_u32("interrupt-parent", GIC)?;
     chosen(&mut dt, vm)?;
     memory(&mut dt, vm)?;
     cpus(&mut dt, vm.vcpus)?;
     psci(&mut dt)?;
+    interrupt_controller(&mut dt, vm.vcpus)?;
+    timer(&mut dt)?;
+    clock(&mut dt)?;
     uart(&mut dt)?;
     for device_memory in &vm.device_memory {
         let range = device_memory.ipa;
@@ -132,12 +148,64 @@ fn psci(dt: &mut FdtWriter) -> Result<(), vm_fdt::Error> {
     dt.end_node(node)
 }
 
+/// `arm,gic-v3.yaml`.
+fn interrupt_controller(dt: &mut FdtWriter, vcpus: u32) -> Result<(), vm_fdt::Error> {
+    let (distributor, size) = DISTRIBUTOR;
+    let redistributors = u64::from(vcpus) * vgic::REDISTRIBUTOR_SIZE;
+    let node = dt.begin_node(&format!("intc@{:x}", distributor.get()))?;
+    dt.property_string("compatible", "arm,gic-v3")?;
+    let (first, _) = REDISTRIBUTORS;
+    dt.property_array_u64(
+        "reg",
+        &[distributor.get(), size, first.get(), redistributors],
+    )?;
+    dt.property_null("interrupt-controller")?;
+    dt.property_u32("#interrupt-cells", 3)?;
+    dt.property_u32("#address-cells", 0)?;
+    dt.property_phandle(GIC)?;
+    dt.end_node(node)
+}
+
+/// `arm,arch_timer.yaml`: the secure, physical, virtual and hypervisor's timers. What the guest
+/// does not have needs its place in the list nevertheless.
+fn timer(dt: &mut FdtWriter) -> Result<(), vm_fdt::Error> {
+    const SECURE: u16 = 29;
+    const HYPERVISOR: u16 = 26;
+    let lines = [
+        SECURE,
+        vgic::PHYSICAL_TIMER,
+        vgic::VIRTUAL_TIMER,
+        HYPERVISOR,
+    ];
+    let cells = lines.map(|intid| [PPI, u32::from(intid) - 16, LEVEL]);
+    let node = dt.begin_node("timer")?;
+    dt.property_string("compatible", "arm,armv8-timer")?;
+    dt.property_array_u32("interrupts", cells.as_flattened())?;
+    dt.property_null("always-on")?;
+    dt.end_node(node)
+}
+
+/// What the PL011's rate is derived from. It has none, but its driver wants one.
+fn clock(dt: &mut FdtWriter) -> Result<(), vm_fdt::Error> {
+    let node = dt.begin_node("apb-pclk")?;
+    dt.property_string("compatible", "fixed-clock")?;
+    dt.property_u32("#clock-cells", 0)?;
+    dt.property_u32("clock-frequency", 24_000_000)?;
+    dt.property_string("clock-output-names", "clk24mhz")?;
+    dt.property_phandle(CLOCK)?;
+    dt.end_node(node)
+}
+
 fn uart(dt: &mut FdtWriter) -> Result<(), vm_fdt::Error> {
     let (start, size) = UART;
     let node = dt.begin_node(&format!("pl011@{:x}", start.get()))?;
     let models = ["arm,pl011", "arm,primecell"].map(Into::into).into();
     dt.property_string_list("compatible", models)?;
     dt.property_array_u64("reg", &[start.get(), size])?;
+    dt.property_array_u32("interrupts", &[SPI, u32::from(UART_INTERRUPT) - 32, LEVEL])?;
+    dt.property_array_u32("clocks", &[CLOCK, CLOCK])?;
+    let names = ["uartclk", "apb_pclk"].map(Into::into).into();
+    dt.property_string_list("clock-names", names)?;
     dt.end_node(node)
 }
 
@@ -170,6 +238,13 @@ mod tests {
         assert_eq!(guest.psci, Some(Conduit::Hvc));
         assert_eq!(guest.uart.unwrap().start(), Pa::new(0x0900_0000));
         assert_eq!(guest.bootargs.as_deref(), Some("console=ttyAMA0 quiet"));
+        assert_eq!(guest.uart_interrupt, Some(33));
+        let gic = guest.gic.unwrap();
+        assert_eq!(gic.distributor.start(), Pa::new(0x0800_0000));
+        assert_eq!(gic.redistributors[0].start(), Pa::new(0x080a_0000));
+        assert_eq!(gic.redistributors[0].size(), 18 * 0x2_0000);
+        let timer = guest.timer.unwrap();
+        assert_eq!((timer.virtual_, timer.physical), (Some(27), Some(30)));
         let initrd = guest.initrd.unwrap();
         assert_eq!(initrd.size(), vm.initrd.unwrap().bytes.len() as u64);
         assert_eq!(
@@ -197,6 +272,9 @@ mod tests {
             "memory@40000000",
             "cpus",
             "psci",
+            "intc@8000000",
+            "timer",
+            "apb-pclk",
             "pl011@9000000",
             "device-memory@1000000000",
         ];

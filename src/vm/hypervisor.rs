@@ -2,9 +2,12 @@
 //!
 //! Built once at boot, then only shared: every field that changes has a lock or is atomic.
 
+use super::boot::{Boot, Contents};
+use super::config::UART_INTERRUPT;
 use super::vcpu::Vcpu;
+use super::vgic::{Timers, VcpuSet, Vgic};
 use super::vuart::{Terminal, Vuart};
-use crate::addr::{Ipa, Vmid};
+use crate::addr::{Ipa, PaRange, Vmid};
 use crate::ras::contain::AddressSpaces;
 use crate::ras::ghes::PhysMemory;
 use crate::ras::pipeline::Ras;
@@ -24,22 +27,41 @@ pub trait Platform {
     type Tlb: Tlb;
     /// Reaches error status blocks.
     type Shared: PhysMemory;
+    /// Why memory could not be written.
+    type LoadError: fmt::Display;
 
     /// Gets physical CPU number `cpu` out of its guest, or out of its sleep.
     fn kick(&self, cpu: usize);
     /// Prints a byte of a VM's console.
     fn print(&self, console: usize, byte: u8);
-    /// A byte typed for a VM's console. It asks because its guest does.
+    /// A VM has printed all that it wants to for now: what is there of a line can be shown.
+    fn pause(&self, console: usize);
+    /// A byte typed for a VM's console.
     fn typed(&self, console: usize) -> Option<u8>;
+    /// Writes `to`, memory of a VM that does not run, with what `contents` hold from `offset` on, and
+    /// with zeros behind their end, so that a CPU without caches sees it.
+    ///
+    /// # Errors
+    ///
+    /// Where the memory cannot be reached; part of it may be written then.
+    fn load(&self, to: PaRange, contents: &Contents, offset: u64) -> Result<(), Self::LoadError>;
+    /// A VM's console has room for what is typed: [`Hypervisor::input`] is to be called when there
+    /// is something.
+    fn listen(&self, console: usize);
+    /// Which of the timers of the guest on physical CPU number `cpu` ask for an interrupt at this
+    /// moment, as bits by virtual INTID.
+    fn timer_lines(&self, cpu: usize) -> u32;
+    /// The physical counter (CNTPCT_EL0).
+    fn counter(&self) -> u64;
 }
 
-/// Why a VM no longer runs.
+/// Why a VM does not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum StopReason {
     /// It turned itself off.
     Off = 1,
-    /// It asked to be reset.
+    /// It asked to be reset, and will run again.
     Reset = 2,
     /// It could not go on.
     Killed = 3,
@@ -55,6 +77,10 @@ impl fmt::Display for StopReason {
     }
 }
 
+/// Values of [`Vm`]'s `stopped` that are no [`StopReason`]: it runs, it is being loaded anew.
+const RUNNING: u8 = 0;
+const RELOADING: u8 = 4;
+
 /// A VM's address space.
 pub type Space<P> = Stage2<<P as Platform>::Tables, <P as Platform>::Tlb>;
 
@@ -66,14 +92,22 @@ pub struct Vm<P: Platform> {
     pub vmid: Vmid,
     /// Its vCPUs, by number.
     pub vcpus: Vec<Vcpu>,
+    /// Bits of its addresses.
+    pub ipa_bits: u32,
     /// Its map. Readers lock too: see [`crate::stage2`].
     pub stage2: Mutex<Space<P>>,
     /// Where it prints.
     pub console: usize,
+    /// What it is started with.
+    pub boot: Boot,
     /// Virtual aborts that its vCPUs were given for memory errors.
     pub vseas: AtomicU64,
+    /// Its interrupt controller.
+    pub vgic: Vgic,
+    /// What its virtual counter lags behind the physical one (CNTVOFF_EL2).
+    pub counter_offset: AtomicU64,
     uart: Mutex<Vuart>,
-    /// 0 while it runs, then a [`StopReason`].
+    /// [`RUNNING`], a [`StopReason`] or, after [`StopReason::Reset`], [`RELOADING`].
     stopped: AtomicU8,
 }
 
@@ -85,35 +119,81 @@ impl<P: Platform> Vm<P> {
         vcpus: Vec<Vcpu>,
         stage2: Space<P>,
         console: usize,
+        timers: Timers,
+        boot: Boot,
     ) -> Self {
         Self {
             name,
             vmid,
+            vgic: Vgic::new(vcpus.len(), timers),
+            counter_offset: AtomicU64::new(0),
             vcpus,
+            ipa_bits: stage2.config().ipa_bits(),
             stage2: Mutex::new(stage2),
             console,
+            boot,
             vseas: AtomicU64::new(0),
             uart: Mutex::new(Vuart::default()),
-            stopped: AtomicU8::new(0),
+            stopped: AtomicU8::new(RUNNING),
         }
     }
 
     /// Whether its vCPUs must not run any more.
     pub fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Acquire) != 0
+        self.stopped.load(Ordering::Acquire) != RUNNING
     }
 
-    /// Uses its console's registers.
+    /// Exchanges `stopped`. True if it was `from`.
+    fn pass(&self, from: u8, to: u8) -> bool {
+        self.stopped
+            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
+    /// Claims the VM for loading it anew, if it waits for that.
+    pub(super) fn begin_reload(&self) -> bool {
+        self.pass(StopReason::Reset as u8, RELOADING)
+    }
+
+    /// Lets it run again, if it was not ended meanwhile.
+    pub(super) fn end_reload(&self) -> bool {
+        self.pass(RELOADING, RUNNING)
+    }
+
+    /// Puts its devices into the state of a machine that was turned on.
+    pub(super) fn reset_devices(&self) {
+        *self.uart.lock() = Vuart::default();
+        self.vgic.reset();
+    }
+
+    /// Uses its console's registers. Returns whom the console's interrupt concerns as well.
     pub fn with_uart<R>(
         &self,
         platform: &P,
         access: impl FnOnce(&mut Vuart, &mut Line<'_, P>) -> R,
-    ) -> R {
+    ) -> (R, VcpuSet) {
         let mut line = Line {
             platform,
             console: self.console,
         };
-        access(&mut self.uart.lock(), &mut line)
+        let mut uart = self.uart.lock();
+        let result = access(&mut uart, &mut line);
+        // Before the lock is released: of two changes, the later must be the last to arrive.
+        let concerned = uart.line_change().map_or(VcpuSet::NONE, |high| {
+            self.vgic.set_line(UART_INTERRUPT, high)
+        });
+        (result, concerned)
+    }
+
+    /// Has vCPUs look after their list registers. `here` is the calling CPU's number: a vCPU that
+    /// is pinned to it does so before it goes on, without a kick.
+    pub fn knock(&self, platform: &P, concerned: VcpuSet, here: Option<usize>) {
+        self.vgic.knock(concerned);
+        for vcpu in concerned.iter().filter_map(|vcpu| self.vcpus.get(vcpu)) {
+            if Some(vcpu.pcpu) != here {
+                platform.kick(vcpu.pcpu);
+            }
+        }
     }
 }
 
@@ -130,6 +210,14 @@ impl<P: Platform> Terminal for Line<'_, P> {
 
     fn get(&mut self) -> Option<u8> {
         self.platform.typed(self.console)
+    }
+
+    fn pause(&mut self) {
+        self.platform.pause(self.console);
+    }
+
+    fn listen(&mut self) {
+        self.platform.listen(self.console);
     }
 }
 
@@ -174,25 +262,44 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Says that `vm` is about to run its first instruction.
-    pub fn announce(&self, vm: &Vm<P>, entry: Ipa, ram: u64) {
+    pub(super) fn announce(&self, vm: &Vm<P>) {
         log::info!(
-            "event=vm-start vm={} vcpus={} ram={ram:#x} entry={entry}",
+            "event=vm-start vm={} vcpus={} ram={:#x} entry={}",
             vm.name,
-            vm.vcpus.len()
+            vm.vcpus.len(),
+            vm.boot.ram,
+            vm.boot.entry
         );
         self.print_stage2(vm, "start");
     }
 
-    /// Ends a VM: none of its vCPUs runs a guest instruction after its next exit, which comes at
-    /// once. True if it ran until now: of several reasons the first counts.
+    /// Ends a VM for good: none of its vCPUs runs a guest instruction after its next exit, which
+    /// comes at once. True if it had not been ended before: of several reasons the first counts, but
+    /// a reset that has not been carried out is not carried out.
     pub fn stop(&self, vm: &Vm<P>, reason: StopReason) -> bool {
-        let first = vm
+        let end = |seen| {
+            let ended = [StopReason::Off as u8, StopReason::Killed as u8].contains(&seen);
+            (!ended).then_some(reason as u8)
+        };
+        let before = vm
             .stopped
-            .compare_exchange(0, reason as u8, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok();
-        if !first {
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, end);
+        if before.is_err() {
             return false;
         }
+        self.say_stopped(vm, reason);
+        self.running.fetch_sub(1, Ordering::AcqRel);
+        true
+    }
+
+    /// Starts a VM anew as soon as its vCPUs are off (see [`super::boot`]).
+    pub fn reset(&self, vm: &Vm<P>) {
+        if vm.pass(RUNNING, StopReason::Reset as u8) {
+            self.say_stopped(vm, StopReason::Reset);
+        }
+    }
+
+    fn say_stopped(&self, vm: &Vm<P>, reason: StopReason) {
         for vcpu in &vm.vcpus {
             self.platform.kick(vcpu.pcpu);
         }
@@ -206,8 +313,6 @@ impl<P: Platform> Hypervisor<P> {
             vm.name,
             vm.vseas.load(Ordering::Relaxed)
         );
-        self.running.fetch_sub(1, Ordering::AcqRel);
-        true
     }
 
     /// Says what a VM's map is made of, as a whole and by the regions that it maps.
@@ -235,6 +340,12 @@ impl<P: Platform> Hypervisor<P> {
                 }
             }
         }
+    }
+
+    /// Something was typed for a VM's console. `here` as for [`Vm::knock`].
+    pub fn input(&self, vm: &Vm<P>, here: Option<usize>) {
+        let ((), concerned) = vm.with_uart(&self.platform, |uart, line| uart.receive(line));
+        vm.knock(&self.platform, concerned, here);
     }
 
     /// Whether no VM runs any more.

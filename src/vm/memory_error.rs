@@ -236,7 +236,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     }
 
     /// The VM cannot go on, and it is not its own doing.
-    fn give_up(&self, why: &str, event: &ErrorEvent) -> Next {
+    fn give_up(&mut self, why: &str, event: &ErrorEvent) -> Next {
         log::error!(
             "event=error what=vm vm={} why={why} seq={}",
             self.vm.name,

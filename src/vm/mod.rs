@@ -5,19 +5,26 @@
 //!   config       the bundle's description, checked
 //!   guest_dt     what the guest is told of its machine
 //!   hypervisor   the VMs and what they share
+//!   boot         how a VM starts, and starts again
 //!   vcpu         on or off
-//!   exit         why a guest stopped, and the answer; psci, vuart: what it may ask for
+//!   vgic         interrupts
+//!   exit         why a guest stopped, and the answer; psci, vuart: what it may ask for;
+//!                system_registers, id_registers: what it reads of its CPU
 //!   memory_error the part of exit that Cordon is for
 //! ```
 
+pub mod boot;
 pub mod config;
 pub mod cpu;
 pub mod exit;
 pub mod guest_dt;
 pub mod hypervisor;
+pub mod id_registers;
 pub mod memory_error;
 pub mod psci;
+pub mod system_registers;
 #[cfg(test)]
 mod tests;
 pub mod vcpu;
+pub mod vgic;
 pub mod vuart;

@@ -30,6 +30,8 @@ mod function {
     pub(super) const SMCCC_VERSION: u32 = 0x8000_0000;
     pub(super) const SMCCC_ARCH_FEATURES: u32 = 0x8000_0001;
     pub(super) const PSCI_VERSION: u32 = 0x8400_0000;
+    pub(super) const CPU_SUSPEND_32: u32 = 0x8400_0001;
+    pub(super) const CPU_SUSPEND_64: u32 = 0xc400_0001;
     pub(super) const CPU_OFF: u32 = 0x8400_0002;
     pub(super) const CPU_ON_32: u32 = 0x8400_0003;
     pub(super) const CPU_ON_64: u32 = 0xc400_0003;
@@ -39,6 +41,8 @@ mod function {
     pub(super) const SYSTEM_OFF: u32 = 0x8400_0008;
     pub(super) const SYSTEM_RESET: u32 = 0x8400_0009;
     pub(super) const PSCI_FEATURES: u32 = 0x8400_000a;
+    pub(super) const SYSTEM_RESET2_32: u32 = 0x8400_0012;
+    pub(super) const SYSTEM_RESET2_64: u32 = 0xc400_0012;
 }
 
 /// A call that needs doing, or its answer where the numbers alone decide it.
@@ -81,6 +85,9 @@ impl Call {
             function::PSCI_VERSION => Self::Answer(PSCI_VERSION),
             function::PSCI_FEATURES => Self::Answer(psci_features(a)),
             function::MIGRATE_INFO_TYPE => Self::Answer(NO_TRUSTED_OS),
+            // A standby that ends at once: a caller must expect that (DEN0022 5.4.5), and no
+            // power-down state is described to it.
+            function::CPU_SUSPEND_32 | function::CPU_SUSPEND_64 => Self::Answer(status::SUCCESS),
             function::CPU_OFF => Self::CpuOff,
             function::CPU_ON_32 => Self::CpuOn {
                 target: low(a),
@@ -102,8 +109,19 @@ impl Call {
             },
             function::SYSTEM_OFF => Self::SystemOff,
             function::SYSTEM_RESET => Self::SystemReset,
+            function::SYSTEM_RESET2_32 | function::SYSTEM_RESET2_64 => reset2(low(a)),
             _ => Self::Answer(status::NOT_SUPPORTED),
         }
+    }
+}
+
+/// SYSTEM_RESET2: the one architectural type there is, a warm reset, is a reset like any other
+/// (DEN0022 5.11).
+fn reset2(kind: u64) -> Call {
+    const SYSTEM_WARM_RESET: u64 = 0;
+    match kind {
+        SYSTEM_WARM_RESET => Call::SystemReset,
+        _ => Call::Answer(status::INVALID_PARAMETERS),
     }
 }
 
@@ -122,13 +140,17 @@ fn psci_features(asked: u64) -> i64 {
             | function::PSCI_VERSION
             | function::PSCI_FEATURES
             | function::MIGRATE_INFO_TYPE
+            | function::CPU_SUSPEND_32
+            | function::CPU_SUSPEND_64
             | function::CPU_OFF
             | function::CPU_ON_32
             | function::CPU_ON_64
             | function::AFFINITY_INFO_32
             | function::AFFINITY_INFO_64
             | function::SYSTEM_OFF
-            | function::SYSTEM_RESET,
+            | function::SYSTEM_RESET
+            | function::SYSTEM_RESET2_32
+            | function::SYSTEM_RESET2_64,
         ) => status::SUCCESS,
         _ => status::NOT_SUPPORTED,
     }
@@ -166,6 +188,16 @@ mod tests {
                 || function == function::PSCI_FEATURES;
             let told = Call::decode(function::PSCI_FEATURES, [u64::from(function), 0, 0]);
             assert_eq!(told == Call::Answer(0), known, "{function:#x}");
+        }
+    }
+
+    #[test]
+    fn of_the_kinds_of_reset_only_the_warm_one_is_known() {
+        for function in [0x8400_0012, 0xc400_0012] {
+            assert_eq!(Call::decode(function, [0, 9, 9]), Call::SystemReset);
+            for kind in [1, 0x8000_0000] {
+                assert_eq!(Call::decode(function, [kind, 0, 0]), Call::Answer(-2));
+            }
         }
     }
 

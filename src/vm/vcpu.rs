@@ -104,6 +104,16 @@ impl Vcpu {
         Some(start)
     }
 
+    /// On its own CPU: if it was asked to start, it does not.
+    pub fn cancel_start(&self) {
+        let _ = self.power.compare_exchange(
+            Power::OnPending as u8,
+            Power::Off as u8,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+    }
+
     /// On its own CPU: it stops. All CPUs agree on the order in which vCPUs stop, so that of the last
     /// two at least one sees that both have.
     pub fn turn_off(&self) {

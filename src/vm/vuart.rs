@@ -1,10 +1,13 @@
-//! The VM's console: an emulated PL011 (Arm DDI 0183), polled. It has no interrupt yet.
+//! The VM's console: an emulated PL011 (Arm DDI 0183).
 //!
-//! Only what software looks at is there: data, flags, the identification registers, and the
-//! control registers as plain storage.
+//! Its transmitter sends at once, so its FIFO is always empty; its receiver's FIFO is filled from the
+//! terminal whenever there is room. Characters have no duration here, so the receive timeout, which
+//! tells that fewer of them than the trigger level are waiting, comes at once too.
+
+use super::config::UART;
 
 /// Size in bytes of the register window.
-const SIZE: u64 = super::config::UART.1;
+const SIZE: u64 = UART.1;
 
 const DR: u64 = 0x000;
 const FR: u64 = 0x018;
@@ -14,11 +17,25 @@ const LCR_H: u64 = 0x02c;
 const CR: u64 = 0x030;
 const IFLS: u64 = 0x034;
 const IMSC: u64 = 0x038;
+const RIS: u64 = 0x03c;
+const MIS: u64 = 0x040;
+const ICR: u64 = 0x044;
 const ID: u64 = 0xfe0;
 
-/// Flags: receive FIFO empty, transmit FIFO empty. The transmitter never fills.
+/// Flags: receive FIFO empty and full, transmit FIFO empty. The transmitter never fills.
 const FR_RXFE: u64 = 1 << 4;
+const FR_RXFF: u64 = 1 << 6;
 const FR_TXFE: u64 = 1 << 7;
+
+/// Interrupts: received as many as the trigger level says, ready to transmit, received fewer and no
+/// more for a while (DDI 0183 3.3.10).
+const INT_RX: u16 = 1 << 4;
+const INT_TX: u16 = 1 << 5;
+const INT_RT: u16 = 1 << 6;
+const INT_ALL: u16 = 0x7ff;
+
+/// LCR_H.FEN: the FIFOs are in use.
+const LCR_H_FEN: u16 = 1 << 4;
 
 /// PL011 r1p5: peripheral ID 0x00341011, cell ID 0xb105f00d, a byte per word (DDI 0183 3.3.15).
 const ID_BYTES: [u8; 8] = [0x11, 0x10, 0x34, 0x00, 0x0d, 0xf0, 0x05, 0xb1];
@@ -28,19 +45,54 @@ const CR_RESET: u16 = 0x0300;
 /// IFLS after reset (DDI 0183 3.3.9).
 const IFLS_RESET: u16 = 0x12;
 
+/// Depth of the receive FIFO of an r1p5, where FIFOs are in use.
+const DEPTH: usize = 32;
+
 /// Where characters go to and come from.
 pub trait Terminal {
     /// The guest printed `byte`.
     fn put(&mut self, byte: u8);
     /// A character for the guest, if one is waiting.
     fn get(&mut self) -> Option<u8>;
+    /// The guest has printed all that it wants to for now.
+    fn pause(&mut self);
+    /// There is room: [`Vuart::receive`] is to be called when a character is waiting.
+    fn listen(&mut self);
+}
+
+/// Characters that the guest has not read yet.
+#[derive(Debug, Default)]
+struct Fifo {
+    bytes: [u8; DEPTH],
+    first: usize,
+    len: usize,
+}
+
+impl Fifo {
+    fn push(&mut self, byte: u8) {
+        if let Some(slot) = self.bytes.get_mut((self.first + self.len) % DEPTH) {
+            *slot = byte;
+            self.len = (self.len + 1).min(DEPTH);
+        }
+    }
+
+    fn pop(&mut self) -> Option<u8> {
+        let byte = *self.bytes.get(self.first).filter(|_| self.len > 0)?;
+        self.first = (self.first + 1) % DEPTH;
+        self.len -= 1;
+        Some(byte)
+    }
 }
 
 /// The emulated registers.
 #[derive(Debug)]
 pub struct Vuart {
-    /// A character taken from the terminal because the guest asked whether there was one.
-    received: Option<u8>,
+    received: Fifo,
+    /// The guest has printed something since it last looked at the flags.
+    printing: bool,
+    /// The interrupt line, as it was last reported.
+    line: bool,
+    raw: u16,
     ibrd: u16,
     fbrd: u16,
     lcr_h: u16,
@@ -52,7 +104,10 @@ pub struct Vuart {
 impl Default for Vuart {
     fn default() -> Self {
         Self {
-            received: None,
+            received: Fifo::default(),
+            printing: false,
+            line: false,
+            raw: 0,
             ibrd: 0,
             fbrd: 0,
             lcr_h: 0,
@@ -67,24 +122,16 @@ impl Vuart {
     /// What a load from `offset` gives. Registers that are not there read as zero.
     pub fn read(&mut self, offset: u64, terminal: &mut impl Terminal) -> u64 {
         match offset {
-            DR => {
-                self.fill(terminal);
-                self.received.take().map_or(0, u64::from)
-            }
-            FR => {
-                self.fill(terminal);
-                if self.received.is_some() {
-                    FR_TXFE
-                } else {
-                    FR_TXFE | FR_RXFE
-                }
-            }
+            DR => self.read_data(terminal),
+            FR => self.read_flags(terminal),
             IBRD => self.ibrd.into(),
             FBRD => self.fbrd.into(),
             LCR_H => self.lcr_h.into(),
             CR => self.cr.into(),
             IFLS => self.ifls.into(),
             IMSC => self.imsc.into(),
+            RIS => self.raw.into(),
+            MIS => (self.raw & self.imsc).into(),
             ID..SIZE if offset.is_multiple_of(4) => {
                 let index = usize::try_from((offset - ID) / 4).unwrap_or(usize::MAX);
                 ID_BYTES.get(index).copied().map_or(0, u64::from)
@@ -99,20 +146,100 @@ impl Vuart {
         let [low, high, ..] = value.to_le_bytes();
         let half = u16::from_le_bytes([low, high]);
         match offset {
-            DR => terminal.put(low),
+            DR => {
+                terminal.put(low);
+                self.printing = true;
+                // Sent already: there is room again.
+                self.raw |= INT_TX;
+            }
             IBRD => self.ibrd = half,
             FBRD => self.fbrd = half & 0x3f,
             LCR_H => self.lcr_h = half & 0xff,
             CR => self.cr = half,
             IFLS => self.ifls = half & 0x3f,
-            IMSC => self.imsc = half & 0x7ff,
+            IMSC => self.write_mask(half & INT_ALL, terminal),
+            ICR => self.raw &= !half,
             _ => {}
         }
     }
 
-    fn fill(&mut self, terminal: &mut impl Terminal) {
-        if self.received.is_none() {
-            self.received = terminal.get();
+    /// Characters may be waiting at the terminal.
+    pub fn receive(&mut self, terminal: &mut impl Terminal) {
+        let depth = if self.lcr_h & LCR_H_FEN != 0 {
+            DEPTH
+        } else {
+            1
+        };
+        while self.received.len < depth {
+            let Some(byte) = terminal.get() else {
+                terminal.listen();
+                return;
+            };
+            self.received.push(byte);
+            self.raw |= INT_RT;
+            if self.received.len >= self.trigger() {
+                self.raw |= INT_RX;
+            }
+        }
+    }
+
+    /// The interrupt line, if it has changed since it was last asked for.
+    pub fn line_change(&mut self) -> Option<bool> {
+        let line = self.raw & self.imsc != 0;
+        (line != core::mem::replace(&mut self.line, line)).then_some(line)
+    }
+
+    fn read_data(&mut self, terminal: &mut impl Terminal) -> u64 {
+        self.receive(terminal);
+        let byte = self.received.pop();
+        if self.received.len == 0 {
+            self.raw &= !INT_RT;
+        }
+        if self.received.len < self.trigger() {
+            self.raw &= !INT_RX;
+        }
+        self.receive(terminal);
+        byte.map_or(0, u64::from)
+    }
+
+    /// A driver that prints looks at the flags once a character, to see whether there is room; one
+    /// that waits for a character does nothing else.
+    fn read_flags(&mut self, terminal: &mut impl Terminal) -> u64 {
+        if !core::mem::take(&mut self.printing) {
+            terminal.pause();
+            self.receive(terminal);
+        }
+        let depth = if self.lcr_h & LCR_H_FEN != 0 {
+            DEPTH
+        } else {
+            1
+        };
+        match self.received.len {
+            0 => FR_TXFE | FR_RXFE,
+            len if len >= depth => FR_TXFE | FR_RXFF,
+            _ => FR_TXFE,
+        }
+    }
+
+    /// A driver that prints by interrupt masks it when it has no more to print.
+    fn write_mask(&mut self, mask: u16, terminal: &mut impl Terminal) {
+        if self.imsc & !mask & INT_TX != 0 {
+            terminal.pause();
+        }
+        self.imsc = mask;
+    }
+
+    /// How many characters raise INT_RX (DDI 0183 3.3.9, IFLS.RXIFLSEL).
+    fn trigger(&self) -> usize {
+        if self.lcr_h & LCR_H_FEN == 0 {
+            return 1;
+        }
+        match self.ifls >> 3 & 0b111 {
+            0 => DEPTH / 8,
+            1 => DEPTH / 4,
+            2 => DEPTH / 2,
+            3 => DEPTH * 3 / 4,
+            _ => DEPTH * 7 / 8,
         }
     }
 }
@@ -126,12 +253,17 @@ mod tests {
     struct Tape {
         typed: Vec<u8>,
         printed: Vec<u8>,
+        pauses: usize,
     }
 
     impl Terminal for Tape {
         fn put(&mut self, byte: u8) {
             self.printed.push(byte);
         }
+        fn pause(&mut self) {
+            self.pauses += 1;
+        }
+        fn listen(&mut self) {}
         fn get(&mut self) -> Option<u8> {
             (!self.typed.is_empty()).then(|| self.typed.remove(0))
         }
@@ -171,5 +303,74 @@ mod tests {
             assert_eq!(uart.read(offset, &mut tape), 0, "{offset:#x}");
         }
         assert!(tape.printed.is_empty());
+    }
+
+    /// As Linux's driver uses it: receive interrupts on, transmit interrupts while there is a backlog.
+    #[test]
+    fn what_is_typed_raises_the_line_until_it_is_read() {
+        let (mut uart, mut tape) = (Vuart::default(), Tape::default());
+        uart.write(LCR_H, LCR_H_FEN.into(), &mut tape);
+        uart.write(IMSC, (INT_RX | INT_RT).into(), &mut tape);
+        assert_eq!(uart.line_change(), None);
+        tape.typed = b"ab".to_vec();
+        uart.receive(&mut tape);
+        assert_eq!(uart.line_change(), Some(true));
+        assert_eq!(uart.read(MIS, &mut tape), u64::from(INT_RT));
+        uart.read(DR, &mut tape);
+        assert_eq!(uart.line_change(), None);
+        uart.read(DR, &mut tape);
+        assert_eq!(uart.line_change(), Some(false));
+    }
+
+    #[test]
+    fn the_trigger_level_is_that_of_ifls() {
+        for (level, count) in [(0, 4), (1, 8), (2, 16), (3, 24), (4, 28)] {
+            let (mut uart, mut tape) = (Vuart::default(), Tape::default());
+            uart.write(LCR_H, LCR_H_FEN.into(), &mut tape);
+            uart.write(IFLS, level << 3, &mut tape);
+            tape.typed = alloc::vec![b'x'; count - 1];
+            uart.receive(&mut tape);
+            assert_eq!(uart.read(RIS, &mut tape) & u64::from(INT_RX), 0);
+            tape.typed = b"x".to_vec();
+            uart.receive(&mut tape);
+            assert_ne!(uart.read(RIS, &mut tape) & u64::from(INT_RX), 0);
+        }
+    }
+
+    #[test]
+    fn a_full_fifo_leaves_the_rest_at_the_terminal_and_loses_nothing() {
+        let (mut uart, mut tape) = (Vuart::default(), Tape::default());
+        uart.write(LCR_H, LCR_H_FEN.into(), &mut tape);
+        tape.typed = (0..100).collect();
+        uart.receive(&mut tape);
+        assert_eq!(tape.typed.len(), 100 - DEPTH);
+        let read: Vec<u64> = (0..100).map(|_| uart.read(DR, &mut tape)).collect();
+        assert_eq!(read, (0..100).collect::<Vec<u64>>());
+    }
+
+    #[test]
+    fn having_printed_raises_the_transmit_interrupt_until_it_is_cleared() {
+        let (mut uart, mut tape) = (Vuart::default(), Tape::default());
+        uart.write(IMSC, INT_TX.into(), &mut tape);
+        assert_eq!(uart.line_change(), None);
+        uart.write(DR, b'A'.into(), &mut tape);
+        assert_eq!(uart.line_change(), Some(true));
+        uart.write(ICR, INT_TX.into(), &mut tape);
+        assert_eq!(uart.line_change(), Some(false));
+    }
+
+    #[test]
+    fn a_pause_is_seen_in_polling_and_in_masking_but_not_in_printing() {
+        let (mut uart, mut tape) = (Vuart::default(), Tape::default());
+        for byte in *b"> " {
+            uart.write(DR, byte.into(), &mut tape);
+            uart.read(FR, &mut tape);
+        }
+        assert_eq!(tape.pauses, 0);
+        uart.read(FR, &mut tape);
+        assert_eq!(tape.pauses, 1);
+        uart.write(IMSC, INT_TX.into(), &mut tape);
+        uart.write(IMSC, 0, &mut tape);
+        assert_eq!(tape.pauses, 2);
     }
 }

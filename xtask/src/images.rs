@@ -44,7 +44,7 @@ pub(crate) fn build() -> Result<Vec<Image>> {
     let directory = workspace::images();
     fs::create_dir_all(&directory)
         .with_context(|| format!("cannot create {}", directory.display()))?;
-    compile(&directory)?;
+    compile(toolchain::TARGET, &IMAGES.map(|(package, _)| package))?;
     let objcopy = toolchain::objcopy()?;
     IMAGES
         .iter()
@@ -52,21 +52,15 @@ pub(crate) fn build() -> Result<Vec<Image>> {
         .collect()
 }
 
-fn compile(directory: &Path) -> Result<()> {
-    let log = directory.join("build.log");
+/// Builds `packages`, release, for `target`.
+pub(crate) fn compile(target: &str, packages: &[&str]) -> Result<()> {
+    let log = workspace::images().join(format!("build-{target}.log"));
     let mut cargo = Command::new("cargo");
     cargo.current_dir(workspace::root());
-    cargo.args([
-        "build",
-        "--release",
-        "--color=never",
-        "--target",
-        toolchain::TARGET,
-    ]);
-    cargo.args(["--package", "cordon", "--package", "cordon-firmware"]);
-    cargo.args(["--package", "cordon-probe"]);
-    for (program, _) in IMAGES {
-        cargo.args(["--bin", program]);
+    cargo.args(["build", "--release", "--color=never", "--target", target]);
+    for package in packages {
+        // The firmware's package has its self-test as well, which is no image of the product.
+        cargo.args(["--package", package, "--bin", package]);
     }
     let spinner = shell::spinner("building the images");
     let status = shell::logged(&mut cargo, &log, BUILD_LIMIT);

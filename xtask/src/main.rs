@@ -1,8 +1,11 @@
 //! Builds, fetches, runs and tests everything: `cargo xtask help`.
 
 mod checks;
+mod debian;
 mod fuzz;
+mod guests;
 mod images;
+mod kernel;
 mod qemu;
 mod run;
 mod shell;
@@ -66,6 +69,8 @@ fn dispatch(cli: &Cli) -> Result<bool> {
             toolchain::ensure()?;
             println!("Rust: the bare-metal target and llvm-tools are there");
             println!("QEMU: {}", qemu::ensure()?.version);
+            images::build()?;
+            println!("Linux: {}", guests::ensure()?);
             Ok(true)
         }
         Command::Build => {

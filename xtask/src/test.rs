@@ -56,7 +56,7 @@ pub(crate) fn test(args: &Args) -> Result<bool> {
         let skip = args.quick && matches!(*name, "miri" | "fuzz");
         rows.push(check_row(name, *check, skip)?);
     }
-    rows.extend(scenario_rows(&scenarios)?);
+    rows.extend(scenario_rows(&all, &scenarios)?);
     Ok(conclude(&rows))
 }
 
@@ -84,11 +84,11 @@ fn check_row(name: &str, check: fn(&Path) -> Result<End>, skip: bool) -> Result<
     Ok(row)
 }
 
-fn scenario_rows(scenarios: &[&Scenario]) -> Result<Vec<Row>> {
+fn scenario_rows(all: &[Scenario], scenarios: &[&Scenario]) -> Result<Vec<Row>> {
     if scenarios.is_empty() {
         return Ok(Vec::new());
     }
-    let tools = match run::tools() {
+    let tools = match run::tools(scenarios) {
         Ok(tools) => tools,
         Err(error) => {
             // Without images or QEMU no scenario can be tried, which is not the same as skipped.
@@ -107,6 +107,7 @@ fn scenario_rows(scenarios: &[&Scenario]) -> Result<Vec<Row>> {
         run::show(scenario, &outcome);
         let verdict = report::verdict(&outcome);
         println!("{verdict}");
+        run::compare(&tools, all, scenario, &outcome)?;
         let end = match outcome.result {
             Ok(_) => End::Passed(String::new()),
             Err(failure) => End::Failed(format!("reason={}", failure.reason.word())),

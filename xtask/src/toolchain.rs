@@ -10,17 +10,21 @@ use std::process::Command;
 /// The target of every image.
 pub(crate) const TARGET: &str = "aarch64-unknown-none-softfloat";
 
-/// Sees to it that the target's libraries and llvm-tools are there.
-pub(crate) fn ensure() -> Result<()> {
-    let sysroot = sysroot()?;
-    if !sysroot
-        .join("lib/rustlib")
-        .join(TARGET)
-        .join("lib")
-        .is_dir()
-    {
-        add("target", TARGET)?;
+/// The target of programs for Linux guests, which are static.
+pub(crate) const LINUX_TARGET: &str = "aarch64-unknown-linux-musl";
+
+/// Sees to it that the libraries of `target` are there.
+pub(crate) fn ensure_target(target: &str) -> Result<()> {
+    let libraries = sysroot()?.join("lib/rustlib").join(target).join("lib");
+    if !libraries.is_dir() {
+        add("target", target)?;
     }
+    Ok(())
+}
+
+/// Sees to it that the images' target and llvm-tools are there.
+pub(crate) fn ensure() -> Result<()> {
+    ensure_target(TARGET)?;
     if !objcopy()?.is_file() {
         add("component", "llvm-tools")?;
     }

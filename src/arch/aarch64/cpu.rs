@@ -19,6 +19,8 @@ pub struct PerCpu {
     pub stack_top: u64,
     /// It has reached its idle loop.
     pub online: AtomicBool,
+    /// Address of its redistributor's registers.
+    pub redistributor: Once<u64>,
     /// The vCPU that is pinned to it, if any: its VM's number and its own.
     pub vcpu: Once<(usize, usize)>,
 }
@@ -39,6 +41,7 @@ pub fn init(mpidrs: &[u64]) {
                 mpidr,
                 stack_top: layout::stack_top(index),
                 online: AtomicBool::new(false),
+                redistributor: Once::new(),
                 vcpu: Once::new(),
             })
             .collect()

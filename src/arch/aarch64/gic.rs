@@ -1,23 +1,33 @@
-//! The physical GICv3. Cordon uses one interrupt of it: an SGI by which one CPU gets another out
-//! of its guest or out of WFI.
+//! The physical GICv3, and what Cordon wants of it:
 //!
-//! Guests have no GIC: not the physical one, of which they must see nothing, and no virtual one
-//! yet. Every access of theirs to a GIC system register is trapped.
-#![expect(unsafe_code, reason = "device registers, and one system register")]
+//! | interrupt | ends |
+//! |---|---|
+//! | an SGI by which one CPU gets another out of its guest or out of WFI | at once |
+//! | the guest's timers | when the guest deactivates the virtual interrupt that is linked to it |
+//! | the virtual CPU interface's maintenance interrupt | at once; its cause is removed before anybody looks again |
+//! | the console's | at once; the UART is told to be quiet until somebody wants its characters |
+//!
+//! Ending is parted in two for that (ICC_CTLR_EL1.EOImode = 1): EOIR drops the priority, DIR
+//! deactivates (GIC architecture 4.6).
+#![expect(unsafe_code, reason = "device registers, and system registers")]
 
-use super::cpu::PerCpu;
+use super::cpu::{self, PerCpu};
 use super::mmu;
 use aarch64_cpu::asm::barrier;
-use aarch64_cpu::registers::{ICH_HCR_EL2, Writeable};
 use arm_gic::gicv3::registers::{Gicd, GicrSgi};
-use arm_gic::gicv3::{GicCpuInterface, GicDistributor, GicRedistributorIterator};
-use arm_gic::{IntId, InterruptGroup, UniqueMmioPointer};
+use arm_gic::gicv3::{
+    GicCpuInterface, GicDistributor, GicError, GicRedistributor, GicRedistributorIterator,
+};
+use arm_gic::{IntId, InterruptGroup, Trigger, UniqueMmioPointer};
 use cordon::addr::PaRange;
+use cordon::platform::machine::Machine;
 use cordon::platform::sgi::sgi1r;
+use cordon::vm::exit::Arrived;
+use cordon::vm::vgic::{PHYSICAL_TIMER, Timers, VIRTUAL_TIMER};
 use core::arch::asm;
 use core::fmt;
-use core::ptr::NonNull;
-use spin::Mutex;
+use core::ptr::{NonNull, read_volatile};
+use spin::{Mutex, Once};
 
 /// Gets a CPU's attention.
 const KICK: IntId = IntId::sgi(KICK_NUMBER);
@@ -26,14 +36,31 @@ const KICK_NUMBER: u32 = 0;
 /// (GIC architecture 12.8, 12.10).
 const DISTRIBUTOR_SIZE: u64 = 64 << 10;
 const REDISTRIBUTOR_SIZE: u64 = 128 << 10;
-/// ICH_HCR_EL2.TC, .TALL0, .TALL1 and .TDIR: a guest's accesses to the ICC_* registers are trapped.
-/// En is 0: there are no virtual interrupts.
-const ICH_TRAP_ALL: u64 = 1 << 10 | 1 << 11 | 1 << 12 | 1 << 14;
 /// Lets everything through (lowest priority, GIC architecture 4.8).
 const ANY_PRIORITY: u8 = 0xff;
 
 /// Where the redistributors are. The lock is held while one of them is driven.
 static REDISTRIBUTORS: Mutex<alloc::vec::Vec<PaRange>> = Mutex::new(alloc::vec::Vec::new());
+
+/// INTIDs of what is wired to the GIC here.
+#[derive(Clone, Copy, Debug, Default)]
+struct Wires {
+    virtual_timer: Option<u32>,
+    physical_timer: Option<u32>,
+    maintenance: Option<u32>,
+    console: Option<u32>,
+}
+
+static WIRES: Once<Wires> = Once::new();
+
+/// What came in: what is the guest's business, and whether something was typed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Acknowledged {
+    /// To be handed to the guest that was interrupted.
+    pub arrived: Arrived,
+    /// The console's UART has something.
+    pub console: bool,
+}
 
 /// Why the GIC cannot be used.
 #[derive(Debug)]
@@ -54,23 +81,40 @@ impl fmt::Display for Error {
 }
 
 /// Sets the distributor up, with every shared interrupt off whatever a boot loader did, and
-/// remembers where the redistributors are.
+/// remembers what is where.
 ///
 /// # Errors
 ///
 /// As [`Error`] says.
-pub fn init(distributor: PaRange, redistributors: &[PaRange]) -> Result<(), Error> {
-    map(distributor, DISTRIBUTOR_SIZE)?;
-    for range in redistributors {
+pub fn init(machine: &Machine) -> Result<(), Error> {
+    let timer = machine.timer.unwrap_or_default();
+    let wires = WIRES.call_once(|| Wires {
+        virtual_timer: timer.virtual_,
+        physical_timer: timer.physical,
+        maintenance: machine.gic.as_ref().and_then(|gic| gic.maintenance),
+        console: machine.uart_interrupt,
+    });
+    let Some(gic) = &machine.gic else {
+        return Ok(());
+    };
+    map(gic.distributor, DISTRIBUTOR_SIZE)?;
+    for range in &gic.redistributors {
         map(*range, REDISTRIBUTOR_SIZE)?;
     }
-    if let Some(registers) = NonNull::new(distributor.start().get() as *mut Gicd) {
+    if let Some(registers) = NonNull::new(gic.distributor.start().get() as *mut Gicd) {
         // SAFETY: mapped as device memory just now, all of it, for this driver alone.
         let mut gicd = GicDistributor::new(unsafe { UniqueMmioPointer::new(registers) });
         gicd.enable_all_interrupts(false);
         gicd.configure_default_settings();
+        if let (Some(console), Some(this)) = (wires.console.map(intid), cpu::try_this()) {
+            // Without it, what is typed is seen when a guest looks.
+            let _ = gicd
+                .set_trigger(console, Trigger::Level)
+                .and_then(|()| gicd.set_routing(console, Some(this.mpidr)))
+                .and_then(|()| gicd.enable_interrupt(console, true));
+        }
     }
-    REDISTRIBUTORS.lock().extend_from_slice(redistributors);
+    REDISTRIBUTORS.lock().extend_from_slice(&gic.redistributors);
     Ok(())
 }
 
@@ -81,58 +125,117 @@ fn map(registers: PaRange, size: u64) -> Result<(), Error> {
     mmu::map_device(registers).map_err(Error::Map)
 }
 
-/// Makes the calling CPU, `cpu`, ready to be kicked, and keeps guests off the GIC's system
-/// registers. Without a redistributor of its own it is not: then its guest is stopped only at its
-/// next exit.
-pub fn init_cpu(cpu: &PerCpu) {
-    // ICC_SRE_EL1 is trapped too (Enable = 0).
-    GicCpuInterface::enable_system_register_el2(false);
-    barrier::isb(barrier::SY);
-    ICH_HCR_EL2.set(ICH_TRAP_ALL);
-    // ICC_CTLR_EL1: the end of an interrupt deactivates it (EOImode = 0), whatever a boot loader
-    // liked better.
-    // SAFETY: EL2's own interface; nothing is active.
-    unsafe {
-        asm!(
-            "msr s3_0_c12_c12_4, xzr",
-            options(nomem, nostack, preserves_flags)
-        )
+/// An INTID that the DTB gave: 16 to 1019, as `platform::machine` makes sure.
+fn intid(number: u32) -> IntId {
+    match number {
+        ..16 => IntId::sgi(number),
+        16..32 => IntId::ppi(number - 16),
+        _ => IntId::spi(number - 32),
+    }
+}
+
+/// The guests' timers, as they are wired here.
+pub fn timers() -> Timers {
+    let physical = |wire: fn(&Wires) -> Option<u32>| {
+        let number = WIRES.get().and_then(wire);
+        number.and_then(|number| u16::try_from(number).ok())
     };
-    if !wake_redistributor(cpu.mpidr) {
+    Timers {
+        virtual_: physical(|wires| wires.virtual_timer),
+        physical: physical(|wires| wires.physical_timer),
+    }
+}
+
+/// Makes the calling CPU, `cpu`, ready to be kicked and to take its guest's interrupts. Without a
+/// redistributor of its own, it is not: then its guest is stopped only at its next exit.
+pub fn init_cpu(cpu: &PerCpu) {
+    GicCpuInterface::enable_system_register_el2(true);
+    if !wake_redistributor(cpu) {
         log::warn!(
             "event=error what=gic why=no-redistributor cpu={}",
             cpu.index
         );
     }
+    end_in_two_steps();
     GicCpuInterface::set_priority_mask(ANY_PRIORITY);
     GicCpuInterface::enable_group1(true);
-    barrier::isb(barrier::SY);
 }
 
-/// Finds the redistributor of the CPU `mpidr` (GICR_TYPER.Affinity_Value) and sets it up.
-fn wake_redistributor(mpidr: u64) -> bool {
+/// Sets ICC_CTLR_EL1.EOImode.
+fn end_in_two_steps() {
+    // SAFETY: the register exists, system registers having been enabled; every acknowledged interrupt
+    // is ended accordingly, by `acknowledge_all`.
+    unsafe {
+        asm!(
+            "mrs {0}, icc_ctlr_el1",
+            "orr {0}, {0}, #2",
+            "msr icc_ctlr_el1, {0}",
+            "isb",
+            out(reg) _,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+}
+
+/// Finds the redistributor of `cpu` (GICR_TYPER.Affinity_Value) and sets it up.
+fn wake_redistributor(cpu: &PerCpu) -> bool {
     let regions = REDISTRIBUTORS.lock();
     for region in regions.iter() {
-        let Some(base) = NonNull::new(region.start().get() as *mut GicrSgi) else {
+        let mut address = region.start().get();
+        let Some(base) = NonNull::new(address as *mut GicrSgi) else {
             continue;
         };
         // SAFETY: the region is mapped as device memory and holds redistributors up to one with
-        // GICR_TYPER.Last (GIC architecture 12.10), of which no more are looked at below than it
-        // has room for; the lock makes this the only driver.
+        // GICR_TYPER.Last (GIC architecture 12.10); the lock makes this the only driver.
         let Ok(redistributors) = (unsafe { GicRedistributorIterator::new(base) }) else {
             continue;
         };
-        let room = usize::try_from(region.size() / REDISTRIBUTOR_SIZE).unwrap_or(usize::MAX);
-        for mut redistributor in redistributors.take(room) {
-            if redistributor.typer().core_mpidr() == mpidr {
+        for mut redistributor in redistributors {
+            if redistributor.typer().core_mpidr() == cpu.mpidr {
+                cpu.redistributor.call_once(|| address);
                 // An error says that it is awake already.
                 let _ = redistributor.mark_core_awake();
                 redistributor.configure_default_settings();
-                return redistributor.enable_interrupt(KICK, true).is_ok();
+                return enable_own(&mut redistributor).is_ok();
             }
+            // Two more frames for virtual LPIs (GIC architecture 12.10).
+            let frames = if redistributor.typer().virtual_lpis_supported() {
+                4
+            } else {
+                2
+            };
+            address += frames << 16;
         }
     }
     false
+}
+
+fn enable_own(redistributor: &mut GicRedistributor<'_>) -> Result<(), GicError> {
+    let wires = WIRES.get().copied().unwrap_or_default();
+    let lines = [wires.virtual_timer, wires.physical_timer, wires.maintenance];
+    for line in lines.into_iter().flatten().map(intid) {
+        redistributor.set_trigger(line, Trigger::Level)?;
+        redistributor.enable_interrupt(line, true)?;
+    }
+    redistributor.enable_interrupt(KICK, true)
+}
+
+/// Which of the timers of the guest on `cpu` ask for an interrupt, as bits by virtual INTID. A
+/// level-sensitive interrupt's pending bit shows its line, whether it is active or not (GIC
+/// architecture 12.11, GICR_ISPENDR0).
+pub fn timer_lines(cpu: &PerCpu) -> u32 {
+    const GICR_ISPENDR0: u64 = 0x1_0200;
+    let (Some(base), Some(wires)) = (cpu.redistributor.get(), WIRES.get()) else {
+        return 0;
+    };
+    // SAFETY: a redistributor's registers, which are mapped for good; reading this one has no side
+    // effect.
+    let pending = unsafe { read_volatile((base + GICR_ISPENDR0) as *const u32) };
+    let line = |wire: Option<u32>, virtual_intid: u16| match wire {
+        Some(wire) if pending >> (wire & 31) & 1 != 0 => 1 << virtual_intid,
+        _ => 0,
+    };
+    line(wires.virtual_timer, VIRTUAL_TIMER) | line(wires.physical_timer, PHYSICAL_TIMER)
 }
 
 /// Gets `cpu` out of its guest, or out of WFI.
@@ -146,14 +249,43 @@ pub fn kick(cpu: &PerCpu) {
     }
 }
 
-/// Takes all interrupts that are pending for this CPU. Their meaning is in memory.
-pub fn acknowledge_all() {
+/// Deactivates an interrupt whose priority was dropped.
+pub fn deactivate(number: u32) {
+    // SAFETY: ICC_DIR_EL1 with EOImode = 1; an INTID that is not active is ignored.
+    unsafe {
+        asm!("msr icc_dir_el1, {}", in(reg) u64::from(number), options(nostack, preserves_flags));
+    }
+}
+
+/// Takes all interrupts that are pending for this CPU.
+pub fn acknowledge_all() -> Acknowledged {
+    let wires = WIRES.get().copied().unwrap_or_default();
+    let mut taken = Acknowledged::default();
     while let Some(interrupt) =
         GicCpuInterface::get_and_acknowledge_interrupt(InterruptGroup::Group1)
     {
         GicCpuInterface::end_interrupt(interrupt, InterruptGroup::Group1);
-        if interrupt != KICK {
+        let number = u32::from(interrupt);
+        if Some(number) == wires.virtual_timer {
+            taken.arrived.virtual_timer = true;
+            continue;
+        }
+        if Some(number) == wires.physical_timer {
+            taken.arrived.physical_timer = true;
+            continue;
+        }
+        deactivate(number);
+        if Some(number) == wires.maintenance {
+            taken.arrived.maintenance = true;
+            // Its line stays high until list registers have been seen to.
+            break;
+        }
+        if Some(number) == wires.console {
+            super::uart::mute();
+            taken.console = true;
+        } else if interrupt != KICK {
             log::warn!("event=error what=interrupt why=unexpected id={interrupt:?}");
         }
     }
+    taken
 }

@@ -6,7 +6,9 @@
 
 use super::features::Features;
 use super::vectors::{self, GuestFrame};
-use super::{cpu::PerCpu, features, gic, reset};
+use super::vgic::VirtualInterface;
+use super::{cpu::PerCpu, features, reset};
+use crate::machine::ThisMachine;
 use aarch64_cpu::registers::{
     CNTHCTL_EL2, CNTVOFF_EL2, CPTR_EL2, ELR_EL1, ELR_EL2, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2,
     HAFGRTR_EL2, HCR_EL2, HDFGRTR_EL2, HDFGWTR_EL2, HFGITR_EL2, HFGRTR_EL2, HFGWTR_EL2, HPFAR_EL2,
@@ -16,7 +18,10 @@ use aarch64_cpu::registers::{
 use cordon::addr::Ipa;
 use cordon::ras::inject::{GuestState, Injected};
 use cordon::vm::cpu::GuestCpu;
+use cordon::vm::hypervisor::Vm;
+use cordon::vm::vgic::CpuInterface;
 use core::arch::asm;
+use core::sync::atomic::Ordering;
 
 /// PSTATE out of reset and after CPU_ON: EL1h, D, A, I and F masked (Arm ARM D1.3.1.2).
 const PSTATE_RESET: u64 = 0x3c5;
@@ -56,7 +61,7 @@ pub struct Confinement {
 /// Confines this CPU's EL1 and EL0 to a VM: set once, before its vCPU first runs. Every register
 /// that reset leaves UNKNOWN and that a guest could feel is written.
 ///
-/// Traps: SMC, implementation-defined registers, LORegions, external aborts (TEA), SErrors and
+/// Traps: SMC, ID registers, implementation-defined registers, LORegions, external aborts (TEA), SErrors and
 /// interrupts go to EL2. Pointer authentication, MTE and FP are the guest's to use.
 pub fn confine(to: &Confinement, features: &Features) {
     VTCR_EL2.set(to.vtcr);
@@ -72,6 +77,7 @@ pub fn confine(to: &Confinement, features: &Features) {
             + HCR_EL2::SWIO::SET
             + HCR_EL2::TSC::EnableTrapEl1SmcToEl2
             + HCR_EL2::TIDCP::SET
+            + HCR_EL2::TID3::SET
             + HCR_EL2::TACR::SET
             + HCR_EL2::TLOR::SET
             + HCR_EL2::TEA::SET
@@ -85,16 +91,18 @@ pub fn confine(to: &Confinement, features: &Features) {
     CPTR_EL2.set(CPTR_EL2_BASE & !CPTR_EL2_TZ | trap_sve | CPTR_EL2_TTA | CPTR_EL2_TAM);
     confine_monitors(features);
     CNTHCTL_EL2.set(CNTHCTL_GUEST_TIMERS);
-    CNTVOFF_EL2.set(0);
     set_optional_controls(features);
     aarch64_cpu::asm::barrier::isb(aarch64_cpu::asm::barrier::SY);
 }
 
-/// Debug and the PMU are the guest's, all counters of it (HPMN = PMCR_EL0.N), but they count
-/// nothing of EL2's. Profiling and tracing, which write memory by themselves, are trapped.
+/// Debug is the guest's. The PMU is trapped, for its interrupt is not delivered and no ID register
+/// shows it; its counters are EL1's all the same (HPMN = PMCR_EL0.N) and count nothing of EL2's.
+/// Profiling and tracing, which write memory by themselves, are trapped.
 fn confine_monitors(features: &Features) {
     MDCR_EL2.write(
         MDCR_EL2::HPMN.val(pmu_counters(features))
+            + MDCR_EL2::TPM::SET
+            + MDCR_EL2::TPMCR::SET
             + MDCR_EL2::HPMD.val((features.pmu >= PMU_V3P1).into())
             + MDCR_EL2::HCCD.val((features.pmu >= PMU_V3P5).into())
             + MDCR_EL2::TPMS::SET
@@ -164,13 +172,17 @@ fn set_virtual_midr(midr: u64) {
     unsafe { asm!("msr vpidr_el2, {}", in(reg) midr, options(nomem, nostack, preserves_flags)) };
 }
 
-/// Runs a vCPU from its reset state, at `entry` with `context` in x0. Comes back never: the next
-/// exit starts on a fresh stack.
-pub fn start(cpu: &PerCpu, entry: u64, context: u64) -> ! {
+/// Runs vCPU number `vcpu` of `vm` from its reset state, at `entry` with `context` in x0. Comes back
+/// never: the next exit starts on a fresh stack.
+pub fn start(cpu: &PerCpu, vm: &Vm<ThisMachine>, vcpu: usize, (entry, context): (u64, u64)) -> ! {
+    let mut interrupts = VirtualInterface;
+    interrupts.silence_timers();
+    CNTVOFF_EL2.set(vm.counter_offset.load(Ordering::Relaxed));
     reset::reset_el1(features::get());
     ELR_EL2.set(entry);
     SPSR_EL2.set(PSTATE_RESET);
-    gic::acknowledge_all();
+    interrupts.reset();
+    vm.vgic.start(vcpu, &mut interrupts);
     let mut frame = GuestFrame::default();
     frame.x[0] = context;
     // SAFETY: `confine` has given this CPU's EL1 an address space of its own, `reset_el1` has set
@@ -200,16 +212,22 @@ pub fn leave(then: extern "C" fn() -> !) -> ! {
 /// The CPU that took an exit, with its guest's registers.
 pub struct ThisCpu<'a> {
     frame: &'a mut GuestFrame,
+    interrupts: VirtualInterface,
 }
 
 impl<'a> ThisCpu<'a> {
     /// At the exit that pushed `frame`.
     pub fn new(frame: &'a mut GuestFrame) -> Self {
-        Self { frame }
+        Self {
+            frame,
+            interrupts: VirtualInterface,
+        }
     }
 }
 
 impl GuestCpu for ThisCpu<'_> {
+    type Interrupts = VirtualInterface;
+
     fn esr(&self) -> u64 {
         ESR_EL2.get()
     }
@@ -235,6 +253,10 @@ impl GuestCpu for ThisCpu<'_> {
     fn skip_instruction(&mut self) {
         ELR_EL2.set(ELR_EL2.get().wrapping_add(4));
         SPSR_EL2.set(SPSR_EL2.get() & !(PSTATE_BTYPE | PSTATE_SS));
+    }
+
+    fn id_register(&self, crm: u8, op2: u8) -> u64 {
+        super::id::read(crm, op2)
     }
 
     fn exception_level(&self) -> u8 {
@@ -267,6 +289,10 @@ impl GuestCpu for ThisCpu<'_> {
 
     fn virtual_serror(&mut self, vsesr: u64) {
         set_virtual_serror(vsesr, super::features::get());
+    }
+
+    fn interrupts(&mut self) -> &mut VirtualInterface {
+        &mut self.interrupts
     }
 
     fn translate(&self, va: u64) -> Option<Ipa> {

@@ -242,6 +242,17 @@ impl Window {
         unsafe { Self::open(range) }
     }
 
+    /// Opens a window on memory of a VM none of whose vCPUs runs, or on the bundle.
+    ///
+    /// # Errors
+    ///
+    /// As [`Error`] says.
+    pub fn open_stopped(range: PaRange) -> Result<Self, Error> {
+        // SAFETY: the caller loads a VM that has no vCPU running and alone may start one; the bundle
+        // is read and never written; windows do not overlap (`map` refuses).
+        unsafe { Self::open(range) }
+    }
+
     /// The `len` bytes at the physical address `start`, where the window shows all of them.
     pub fn at(&self, start: Pa, len: usize) -> Option<&[u8]> {
         self.get(self.part(start, len)?)

@@ -5,7 +5,7 @@
 #![expect(unsafe_code, reason = "device registers")]
 
 use super::{crash, mmu};
-use arm_pl011_uart::{PL011Registers, Uart, UniqueMmioPointer};
+use arm_pl011_uart::{Interrupts, PL011Registers, Uart, UniqueMmioPointer};
 use cordon::addr::{PAGE_SIZE, Pa, PaRange};
 use cordon::console::Mux;
 use core::fmt;
@@ -51,6 +51,30 @@ impl Port {
     pub fn get(&mut self) -> Option<u8> {
         self.uart.as_mut()?.read_word().ok().flatten()
     }
+}
+
+impl Port {
+    /// Whether there is to be an interrupt when something is typed.
+    fn announce_input(&mut self, wanted: bool) {
+        let interrupts = Interrupts::RXI | Interrupts::RTI;
+        if let Some(uart) = &mut self.uart {
+            uart.set_interrupt_masks(if wanted {
+                interrupts
+            } else {
+                Interrupts::empty()
+            });
+        }
+    }
+
+    /// An interrupt is wanted when something is typed, until [`mute`] is called.
+    pub fn listen(&mut self) {
+        self.announce_input(true);
+    }
+}
+
+/// No interrupt any more, although what was typed has not been read.
+pub fn mute() {
+    CONSOLE.lock().sink().announce_input(false);
 }
 
 /// Everything that is printed goes through here.

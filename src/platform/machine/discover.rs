@@ -247,6 +247,7 @@ impl Walk {
             .is_some_and(|wanted| path_matches(&self.path, wanted));
         if chosen || self.machine.uart.is_none() {
             self.machine.uart = self.reg(node, bus)?.first().copied();
+            self.machine.uart_interrupt = interrupt(node).and_then(|cells| spi(&cells));
         }
         Ok(())
     }
@@ -271,6 +272,7 @@ impl Walk {
             distributor: *distributor,
             redistributors,
             redistributor_stride: stride.transpose()?,
+            maintenance: interrupt(node).and_then(|cells| ppi(&cells)),
         });
         Ok(())
     }
@@ -353,6 +355,19 @@ fn ppi(interrupt: &[u32]) -> Option<u32> {
         [1, number @ 0..=15, ..] => Some(16 + number),
         _ => None,
     }
+}
+
+/// The INTID of an interrupt specifier that is an SPI: type 0, numbers 0 to 987.
+fn spi(interrupt: &[u32]) -> Option<u32> {
+    match *interrupt {
+        [0, number @ 0..=987, ..] => Some(32 + number),
+        _ => None,
+    }
+}
+
+/// The cells of a node's `interrupts`, of which the first ones are its first interrupt.
+fn interrupt(node: Node<'_, '_>) -> Option<Vec<u32>> {
+    Some(dt::cells(dt::value(node, "interrupts")?)?.collect())
 }
 
 fn bus_numbers(value: &[u8]) -> Option<core::ops::RangeInclusive<u8>> {

@@ -35,10 +35,12 @@ fn virt(psci: Option<Conduit>, dtb_size: usize) -> Machine {
         cpus: (0..4).map(Mpidr).collect(),
         psci,
         uart: Some(range(0x0900_0000, 0x1000)),
+        uart_interrupt: Some(33),
         gic: Some(GicV3 {
             distributor: range(0x0800_0000, 0x1_0000),
             redistributors: [range(0x080a_0000, 0xf6_0000)].to_vec(),
             redistributor_stride: None,
+            maintenance: Some(25),
         }),
         timer: Some(TimerInterrupts {
             secure_physical: Some(29),

@@ -10,13 +10,17 @@ use alloc::vec::Vec;
 
 use fdt::node::FdtNode;
 
-use super::{ConfigError, IpaRange, Limits, UART, Why};
+use super::{ConfigError, DISTRIBUTOR, IpaRange, Limits, REDISTRIBUTORS, UART, Why};
 use crate::addr::Ipa;
 use crate::platform::bundle::{Bundle, File};
 use crate::platform::dt;
 
 /// IPAs that emulated devices answer at, where nothing may be mapped.
-const EMULATED: &[(&str, (Ipa, u64))] = &[("pl011", UART)];
+const EMULATED: &[(&str, (Ipa, u64))] = &[
+    ("gicd", DISTRIBUTOR),
+    ("gicr", REDISTRIBUTORS),
+    ("pl011", UART),
+];
 
 /// A node while it is read, with the names that an error needs.
 #[derive(Clone)]

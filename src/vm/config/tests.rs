@@ -432,7 +432,12 @@ fn nothing_of_a_vm_overlaps_anything_else_of_it() {
     let error = refused(|tree| {
         tree.set("ram-base", &0x0800_0000_u64.to_be_bytes());
     });
-    assert_eq!(error, vm_error("ram-base", overlap("pl011")));
+    assert_eq!(error, vm_error("ram-base", overlap("gicd")));
+    let error = refused(|tree| {
+        tree.device_memory()
+            .set("ipa", &0x0880_0000_u64.to_be_bytes())
+    });
+    assert_eq!(error, device_error("ipa", overlap("gicr")));
     let error = refused(|tree| {
         tree.device_memory()
             .set("ipa", &0x0900_0000_u64.to_be_bytes())

@@ -4,6 +4,7 @@
 //! ([`crate::scenario::Mutation`]): a property at the time the tree is written, a file when it is
 //! added, the archive when it is whole.
 
+use crate::cpio::Archive;
 use crate::scenario::{Mutation, Origin, Patch, Property, Scenario, ScenarioError, Vm};
 use std::path::{Path, PathBuf};
 use toml::Spanned;
@@ -31,11 +32,11 @@ pub fn build(scenario: &Scenario, images: &Path) -> Result<Vec<u8>, ScenarioErro
     for mutation in &scenario.bundle.mutate {
         mutate_files(scenario, mutation, &mut files)?;
     }
-    let mut archive = Vec::new();
-    for (inode, (name, content)) in (1..).zip(&files) {
-        push_entry(&mut archive, inode, name, content);
+    let mut archive = Archive::default();
+    for (name, content) in &files {
+        archive.file(name, 0o644, content);
     }
-    push_entry(&mut archive, 0, "TRAILER!!!", &[]);
+    let mut archive = archive.finish();
     for mutation in &scenario.bundle.mutate {
         mutate_archive(scenario, mutation, &mut archive)?;
     }
@@ -248,43 +249,6 @@ pub(crate) fn hex_bytes(text: &str) -> Option<Vec<u8>> {
                 .flatten()
         })
         .collect()
-}
-
-/// Appends one entry of a `newc` archive: a header of 110 ASCII bytes, the name with its zero, and
-/// the content, the latter two each padded to four bytes.
-fn push_entry(archive: &mut Vec<u8>, inode: u32, name: &str, content: &[u8]) {
-    const REGULAR_FILE_0644: u32 = 0o100_644;
-    let size = u32::try_from(content.len()).unwrap_or(u32::MAX);
-    let name_size = u32::try_from(name.len() + 1).unwrap_or(u32::MAX);
-    // inode, mode, uid, gid, nlink, mtime, size, device (2), rdevice (2), name size, checksum
-    let fields = [
-        inode,
-        REGULAR_FILE_0644,
-        0,
-        0,
-        1,
-        0,
-        size,
-        0,
-        0,
-        0,
-        0,
-        name_size,
-        0,
-    ];
-    archive.extend_from_slice(b"070701");
-    for field in fields {
-        archive.extend_from_slice(format!("{field:08x}").as_bytes());
-    }
-    archive.extend_from_slice(name.as_bytes());
-    archive.push(0);
-    pad(archive);
-    archive.extend_from_slice(content);
-    pad(archive);
-}
-
-fn pad(archive: &mut Vec<u8>) {
-    archive.resize(archive.len().next_multiple_of(4), 0);
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ pub(crate) fn check(scenario: &Scenario) -> Result {
         check_vm(scenario, vm)?;
     }
     check_totals(scenario)?;
+    check_direct(scenario)?;
     for mutation in &scenario.bundle.mutate {
         check_mutation(scenario, mutation)?;
     }
@@ -259,11 +260,24 @@ fn check_totals(s: &Scenario) -> Result {
         ensure(s, vcpus <= cpus, vm.vcpus.span(), || {
             format!("vm.vcpus: {vcpus} vCPUs in all, but machine.cpus is {cpus}: each takes a CPU")
         })?;
-        ensure(s, ram < memory, vm.ram.span(), || {
+        let fits = ram < memory || (s.machine.boot == Boot::Direct && ram == memory);
+        ensure(s, fits, vm.ram.span(), || {
             format!("vm.ram: {ram:#x} bytes in all do not fit machine.memory, {memory:#x}")
         })?;
     }
     Ok(())
+}
+
+/// Without Cordon there is one VM at most, and nothing that Cordon would give it.
+fn check_direct(s: &Scenario) -> Result {
+    if s.machine.boot != Boot::Direct {
+        return Ok(());
+    }
+    let alone = s.vm.len() == 1 && s.vm.iter().all(|vm| vm.device_memory.is_empty());
+    ensure(s, alone && s.machine.cmdline.is_none(), 0..0, || {
+        "machine.boot: with \"direct\" there is one VM, without device memory, and no cmdline"
+            .into()
+    })
 }
 
 fn check_mutation(s: &Scenario, mutation: &Mutation) -> Result {
@@ -374,8 +388,9 @@ fn check_step(s: &Scenario, step: &Step, known: &mut Known) -> Result {
         || "step: `exit = false` says nothing, leave it out".into(),
     )?;
     let lines = step.wait.is_some() || step.guest.is_some() || step.firmware.is_some();
-    ensure(s, lines || step.capture.is_empty(), span, || {
-        "step: `capture` takes from a line, and this step waits for none".into()
+    let takes = !step.capture.is_empty() || step.clock.is_some();
+    ensure(s, lines || !takes, span, || {
+        "step: `capture` and `clock` take from a line, and this step waits for none".into()
     })?;
     let bound = step.each.as_ref().map(|each| each.as_ref().as_str());
     if let (Some(name), Some(each)) = (bound, &step.each) {
@@ -404,6 +419,7 @@ fn check_step(s: &Scenario, step: &Step, known: &mut Known) -> Result {
         }
     }
     known.measured.extend(step.capture.keys().cloned());
+    known.measured.extend(step.clock.clone());
     known
         .measured
         .extend(step.into.iter().map(|into| into.as_ref().clone()));

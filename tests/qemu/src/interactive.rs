@@ -29,9 +29,10 @@ const ESCAPE: u8 = 0x01;
 /// # Errors
 /// When the machine does not start or the terminal does not obey.
 pub fn run(tools: &Tools, scenario: &Scenario) -> Result<()> {
-    let bundle = match scenario.bundle.absent {
-        true => None,
-        false => Some(crate::bundle::build(scenario, &tools.images)?),
+    let scenario = &scenario.interactive();
+    let bundle = match scenario.has_bundle() {
+        true => Some(crate::bundle::build(scenario, &tools.images)?),
+        false => None,
     };
     let mut machine = Machine::start(tools, scenario, bundle.as_deref(), Delivery::Bytes)?;
     let has_firmware = scenario.machine.boot == Boot::El3;

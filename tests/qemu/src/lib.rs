@@ -17,6 +17,7 @@
 mod acpi;
 pub mod bundle;
 mod check;
+pub mod cpio;
 mod dtb;
 pub mod expr;
 pub mod interactive;

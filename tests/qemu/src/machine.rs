@@ -144,7 +144,8 @@ impl Machine {
                 machine.qtest = Some(Qtest::new(stream)?);
                 continue;
             }
-            machine.pump(port, &stream, sender.clone(), delivery)?;
+            let pump = machine.pump(port, &stream, sender.clone())?;
+            pump.prefixed(scenario).start(delivery)?;
             machine.ports.push((port, stream));
         }
         if let (false, Some(qtest)) = (scenario.dtb.is_empty(), &mut machine.qtest) {
@@ -188,28 +189,18 @@ impl Machine {
         }
     }
 
-    fn pump(
-        &self,
-        port: Port,
-        stream: &UnixStream,
-        sender: Sender<Arrival>,
-        delivery: Delivery,
-    ) -> Result<()> {
+    fn pump(&self, port: Port, stream: &UnixStream, sender: Sender<Arrival>) -> Result<Pump> {
         let path = self.logs.join(format!("{}.log", port.name()));
         let log =
             File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
         let stream = stream.try_clone().context("QEMU's socket")?;
-        let pump = Pump {
+        Ok(Pump {
             port,
             stream,
             log,
             sender,
-        };
-        std::thread::Builder::new()
-            .name(format!("{} of QEMU", port.name()))
-            .spawn(move || pump.run(delivery))
-            .context("cannot start a thread")?;
-        Ok(())
+            prefix: String::new(),
+        })
     }
 
     /// The next thing that arrives before `deadline`; `None` where nothing does.
@@ -279,9 +270,29 @@ struct Pump {
     stream: UnixStream,
     log: File,
     sender: Sender<Arrival>,
+    /// Put before each line.
+    prefix: String,
 }
 
 impl Pump {
+    /// Where there is no Cordon to put a VM's name before its lines, this does it.
+    fn prefixed(mut self, scenario: &Scenario) -> Self {
+        if let (Boot::Direct, Port::Uart0, [vm]) =
+            (scenario.machine.boot, self.port, scenario.vm.as_slice())
+        {
+            self.prefix = format!("{}| ", vm.name.as_ref());
+        }
+        self
+    }
+
+    fn start(self, delivery: Delivery) -> Result<()> {
+        std::thread::Builder::new()
+            .name(format!("{} of QEMU", self.port.name()))
+            .spawn(move || self.run(delivery))
+            .context("cannot start a thread")?;
+        Ok(())
+    }
+
     fn run(mut self, delivery: Delivery) {
         let mut buffer = [0; 4096];
         let mut line = Vec::new();
@@ -322,7 +333,7 @@ impl Pump {
     fn line(&self, bytes: &[u8], now: Instant) -> bool {
         let text = String::from_utf8_lossy(bytes);
         let line = match self.port {
-            Port::Uart0 => Line::console(&text),
+            Port::Uart0 => Line::console(&format!("{}{text}", self.prefix)),
             Port::Secure | Port::Qmp | Port::Qtest => Line::firmware(&text),
         };
         self.deliver(Arrival::Line(self.port, now, line))
@@ -385,7 +396,7 @@ fn store_bundle(logs: &Path, bundle: &[u8]) -> Result<PathBuf> {
 fn ports(scenario: &Scenario) -> Vec<Port> {
     let mut ports = match scenario.machine.boot {
         Boot::El3 => vec![Port::Uart0, Port::Secure, Port::Qmp],
-        Boot::Kernel | Boot::Bios => vec![Port::Uart0, Port::Qmp],
+        Boot::Kernel | Boot::Bios | Boot::Direct => vec![Port::Uart0, Port::Qmp],
     };
     if scenario.needs_memory() {
         ports.push(Port::Qtest);
@@ -427,6 +438,7 @@ fn arguments(tools: &Tools, scenario: &Scenario, bundle: Option<&Path>) -> Vec<O
             "virt,virtualization=on,gic-version=3,ras=on",
             "max,pauth-impdef=on",
         ),
+        Boot::Direct => ("virt,gic-version=3", "max,pauth-impdef=on"),
     };
     let cpu = machine.cpu.as_deref().unwrap_or(cpu);
     let board = match scenario.acpi {
@@ -464,10 +476,22 @@ fn arguments(tools: &Tools, scenario: &Scenario, bundle: Option<&Path>) -> Vec<O
         }
         Boot::Kernel => add("-kernel", cordon.as_ref()),
         Boot::Bios => add("-bios", cordon.as_ref()),
+        Boot::Direct => {
+            for vm in &scenario.vm {
+                add("-kernel", tools.images.join(vm.kernel.as_ref()).as_ref());
+                if let Some(initrd) = &vm.initrd {
+                    add("-initrd", tools.images.join(initrd.as_ref()).as_ref());
+                }
+                add(
+                    "-append",
+                    vm.bootargs.as_deref().unwrap_or_default().as_ref(),
+                );
+            }
+        }
     }
     if let Some(bundle) = bundle {
         match machine.boot {
-            Boot::El3 | Boot::Kernel => add("-initrd", bundle.as_ref()),
+            Boot::El3 | Boot::Kernel | Boot::Direct => add("-initrd", bundle.as_ref()),
             Boot::Bios => {
                 let mut file = OsString::from("name=opt/cordon/bundle,file=");
                 file.push(bundle);

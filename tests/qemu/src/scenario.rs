@@ -71,6 +71,8 @@ pub enum Boot {
     Kernel,
     /// Cordon itself at the reset vector.
     Bios,
+    /// No Cordon: the one VM's kernel at EL1 of a machine of its own, to compare with.
+    Direct,
 }
 
 /// The `[machine]` table.
@@ -113,6 +115,8 @@ pub struct Vm {
     pub initrd: Option<Spanned<String>>,
     /// Its command line.
     pub bootargs: Option<String>,
+    /// What is added to that where the console is left to a person.
+    pub interactive_bootargs: Option<String>,
     /// The device memory it owns.
     #[serde(default)]
     pub device_memory: Vec<DeviceMemory>,
@@ -396,6 +400,8 @@ pub struct Step {
     pub pause: Option<u64>,
     /// Wait until QEMU has ended by itself with status 0.
     pub exit: Option<Spanned<bool>>,
+    /// The variable that holds when the line came, in milliseconds since QEMU's start.
+    pub clock: Option<String>,
     /// Variables to take from keys of the line that was waited for.
     #[serde(default)]
     pub capture: BTreeMap<String, String>,
@@ -408,7 +414,19 @@ pub struct Step {
     pub timeout: Option<u64>,
 }
 
-/// One `[[variant]]` table: the same scenario again with another command line or other damage.
+/// The `[compare]` table: a figure that is also measured elsewhere.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Comparison {
+    /// The scenario that measures it too.
+    pub with: String,
+    /// The key of the figure, the same in both.
+    pub figure: String,
+    /// What the quotient is wanted to stay below.
+    pub goal: f64,
+}
+
+/// One `[[variant]]` table: the same scenario again on a somewhat different machine.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Variant {
@@ -422,6 +440,10 @@ pub struct Variant {
     pub dtb: Option<Vec<DtbMutation>>,
     /// Its ACPI tables.
     pub acpi: Option<AcpiSpec>,
+    /// Its way to come up.
+    pub boot: Option<Boot>,
+    /// Its CPU model.
+    pub cpu: Option<String>,
     /// Constants that take the place of the scenario's.
     #[serde(default)]
     pub set: BTreeMap<String, Constant>,
@@ -476,7 +498,9 @@ pub struct Scenario {
     pub allow: Vec<Spanned<String>>,
     /// `key=${value}`, what the PASS line says.
     pub figures: Vec<Spanned<String>>,
-    /// The same with other command lines or other damage.
+    /// What it is compared with.
+    pub compare: Option<Comparison>,
+    /// The same on somewhat different machines, or with other damage.
     #[serde(default)]
     pub variant: Vec<Variant>,
 
@@ -573,7 +597,26 @@ impl Scenario {
         if let Some(acpi) = &variant.acpi {
             scenario.acpi = Some(acpi.clone());
         }
+        if let Some(boot) = variant.boot {
+            scenario.machine.boot = boot;
+        }
+        if variant.cpu.is_some() {
+            scenario.machine.cpu.clone_from(&variant.cpu);
+        }
+        scenario.compare = None;
         scenario.set.extend(variant.set.clone());
+        scenario
+    }
+
+    /// The same with its VMs told that a person sits at their consoles.
+    pub fn interactive(&self) -> Self {
+        let mut scenario = self.clone();
+        for vm in &mut scenario.vm {
+            if let Some(more) = &vm.interactive_bootargs {
+                let bootargs = vm.bootargs.take().unwrap_or_default();
+                vm.bootargs = Some(format!("{bootargs} {more}").trim_start().to_owned());
+            }
+        }
         scenario
     }
 
@@ -591,6 +634,11 @@ impl Scenario {
     /// Whether memory is accessed from outside of the machine.
     pub(crate) fn needs_memory(&self) -> bool {
         !self.dtb.is_empty() || self.step.iter().any(|step| step.record.is_some())
+    }
+
+    /// Whether the machine is handed a bundle.
+    pub fn has_bundle(&self) -> bool {
+        !self.bundle.absent && self.machine.boot != Boot::Direct
     }
 
     /// The name, as in `cargo xtask run NAME`.

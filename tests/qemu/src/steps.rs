@@ -75,10 +75,10 @@ pub fn play(
 }
 
 fn start(tools: &Tools, scenario: &Scenario) -> Result<Machine, String> {
-    let bundle = if scenario.bundle.absent {
-        None
-    } else {
+    let bundle = if scenario.has_bundle() {
         Some(crate::bundle::build(scenario, &tools.images).map_err(|error| error.to_string())?)
+    } else {
+        None
     };
     Machine::start(tools, scenario, bundle.as_deref(), Delivery::Lines)
         .map_err(|error| format!("{error:#}"))
@@ -176,7 +176,7 @@ impl<'a> Run<'a> {
         if let Some(text) = &step.wait {
             let pattern = self.pattern(text)?;
             let found = self.wait(&pattern, deadline)?;
-            self.capture(step, found)?;
+            self.capture(step, &found)?;
         } else if let Some(command) = &step.guest {
             self.guest(step, command, deadline)?;
         } else if let Some(command) = &step.firmware {
@@ -235,15 +235,16 @@ impl<'a> Run<'a> {
             (None, _) => Pattern::parse("guest: "),
         };
         self.send(port, command)?;
-        let line = self.wait_for(is_answer, &format!("the answer to `{command}`"), deadline)?;
-        if !wanted.matches(&line) {
+        let seen = self.wait_for(is_answer, &format!("the answer to `{command}`"), deadline)?;
+        let line = &seen.line;
+        if !wanted.matches(line) {
             let what = format!(
                 "`{command}` was answered by `{}`, not by `{wanted}`",
                 line.text
             );
             return Err(self.failure(Reason::Answer, what));
         }
-        self.capture(step, line)
+        self.capture(step, &seen)
     }
 
     /// Greets QMP before each command; a second greeting does nothing.
@@ -254,9 +255,10 @@ impl<'a> Run<'a> {
             self.send(Port::Qmp, command)?;
             let is_answer =
                 |line: &Line| line.text.starts_with("{\"return\"") || is_qmp_error(line);
-            let line =
+            let seen =
                 self.wait_for(is_answer, &format!("QMP's answer to `{command}`"), deadline)?;
-            if is_qmp_error(&line) && command != GREETING {
+            let line = &seen.line;
+            if is_qmp_error(line) && command != GREETING {
                 let what = format!("QMP answered `{command}` with `{}`", line.text);
                 return Err(self.failure(Reason::Answer, what));
             }

@@ -14,7 +14,7 @@ use toml::Spanned;
 
 impl Run<'_> {
     /// Waits until a line matches, and uses it up.
-    pub(super) fn wait(&mut self, pattern: &Pattern, deadline: Instant) -> Played<Line> {
+    pub(super) fn wait(&mut self, pattern: &Pattern, deadline: Instant) -> Played<Seen> {
         let wanted = format!("`{pattern}`");
         self.wait_for(|line| pattern.matches(line), &wanted, deadline)
             .map_err(|mut failure| {
@@ -30,12 +30,12 @@ impl Run<'_> {
         matches: impl Fn(&Line) -> bool,
         wanted: &str,
         deadline: Instant,
-    ) -> Played<Line> {
+    ) -> Played<Seen> {
         loop {
             if let Some(found) = self.find(&matches) {
                 let seen = &mut self.seen[found];
                 seen.used = true;
-                return Ok(seen.line.clone());
+                return Ok(seen.clone());
             }
             if self.machine.is_silent() {
                 return Err(self.qemu_ended(wanted));
@@ -55,7 +55,12 @@ impl Run<'_> {
             .map(|(at, _)| at)
     }
 
-    pub(super) fn capture(&mut self, step: &Step, line: Line) -> Played {
+    pub(super) fn capture(&mut self, step: &Step, seen: &Seen) -> Played {
+        if let Some(variable) = &step.clock {
+            let milliseconds = seen.at.as_millis().to_string();
+            self.variables.insert(variable.clone(), milliseconds);
+        }
+        let line = &seen.line;
         for (variable, key) in &step.capture {
             let value = line.get(key).map(str::to_owned).ok_or_else(|| {
                 self.failure(

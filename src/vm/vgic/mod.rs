@@ -1,0 +1,500 @@
+//! The VM's interrupt controller: a GICv3 with affinity routing and one security state, without LPIs
+//! (Arm IHI 0069, "GIC architecture").
+//!
+//! ```text
+//!   bank           32 interrupts: what is pending, enabled, active
+//!   registers      how the frames' registers lead there
+//!   distributor    GICD: the shared interrupts, and where they go
+//!   redistributor  GICR: each vCPU's own
+//!   sgi            ICC_SGI1R_EL1 and its siblings
+//!   lists          what is in the list registers
+//! ```
+//!
+//! The guest uses the CPU interface (ICC_*_EL1) by itself; hardware gives it the virtual one.
+//! Distributor and redistributors are emulated. **One lock** per VM protects all their state; it is
+//! the innermost of the VM's locks, and nothing is called while it is held. List registers belong to
+//! the CPU that they are in, so a CPU changes the state, then [`knocks`](Vgic::knock) at the vCPUs
+//! that this concerns and gets their CPUs out of their guests; each then looks after its own list
+//! registers in [`answer`](Vgic::answer). The door is set after the state and looked at before it,
+//! so no knock is missed. What must be known of an interrupt in another CPU's list register is had
+//! by recalling it (`Vgic::recall`). An exit that has nothing to do with interrupts never comes here.
+
+mod bank;
+mod distributor;
+mod lists;
+mod redistributor;
+mod registers;
+mod sgi;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use crate::ras::esr::SystemRegister;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use redistributor::Redistributor;
+use registers::FRAME_SIZE;
+use sgi::{Generator, Sgi};
+use spin::{Mutex, MutexGuard};
+use state::State;
+
+/// Bytes of the distributor's registers.
+pub const DISTRIBUTOR_SIZE: u64 = FRAME_SIZE;
+/// Bytes of one vCPU's redistributor.
+pub const REDISTRIBUTOR_SIZE: u64 = 2 * FRAME_SIZE;
+
+/// INTID of the guest's EL1 virtual timer.
+pub const VIRTUAL_TIMER: u16 = 27;
+/// INTID of the guest's EL1 physical timer.
+pub const PHYSICAL_TIMER: u16 = 30;
+
+/// ICC_DIR_EL1, trapped while an active interrupt is in no list register.
+const ICC_DIR: SystemRegister = SystemRegister {
+    op0: 3,
+    op1: 0,
+    crn: 12,
+    crm: 11,
+    op2: 1,
+};
+
+/// The virtual CPU interface's hypervisor side on the CPU that runs this (ICH_*_EL2).
+pub trait CpuInterface {
+    /// How many list registers there are, 1 to 16.
+    fn list_registers(&self) -> usize;
+    /// ICH_LR`index`_EL2.
+    fn read_list(&self, index: usize) -> u64;
+    /// Sets ICH_LR`index`_EL2.
+    fn write_list(&mut self, index: usize, value: u64);
+    /// ICH_ELRSR_EL2: which list registers hold nothing any more.
+    fn empty_lists(&self) -> u16;
+    /// ICH_HCR_EL2.
+    fn control(&self) -> u64;
+    /// Sets ICH_HCR_EL2.
+    fn set_control(&mut self, value: u64);
+    /// Whether the guest's timer with this virtual INTID asks for an interrupt.
+    fn timer_line(&self, intid: u16) -> bool;
+    /// Turns the guest's timers off.
+    fn silence_timers(&mut self);
+    /// Deactivates a physical interrupt (ICC_DIR_EL1).
+    fn deactivate(&mut self, physical: u16);
+}
+
+/// The other CPUs of a VM, by the numbers of their vCPUs.
+pub trait Others {
+    /// Gets a CPU out of its guest.
+    fn kick(&self, vcpu: usize);
+    /// Which of the timers of a vCPU ask for an interrupt at this moment, as bits by INTID.
+    fn timer_lines(&self, vcpu: usize) -> u32;
+}
+
+/// Physical INTIDs of the two timers that guests have; `None` for one whose interrupt is not wired.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timers {
+    /// EL1 virtual timer.
+    pub virtual_: Option<u16>,
+    /// EL1 physical timer.
+    pub physical: Option<u16>,
+}
+
+impl Timers {
+    /// What is behind a virtual INTID.
+    const fn physical_intid(&self, intid: u16) -> Option<u16> {
+        match intid {
+            VIRTUAL_TIMER => self.virtual_,
+            PHYSICAL_TIMER => self.physical,
+            _ => None,
+        }
+    }
+}
+
+/// Some vCPUs of a VM, by number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct VcpuSet(u64);
+
+impl VcpuSet {
+    /// None of them.
+    pub const NONE: Self = Self(0);
+
+    /// Bit n stands for vCPU n.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// Numbers 0 to `count` - 1.
+    pub const fn first(count: usize) -> Self {
+        match 1_u64.checked_shl(count as u32) {
+            Some(next) => Self(next - 1),
+            None => Self(u64::MAX),
+        }
+    }
+
+    /// One of them; nobody if there cannot be one with that number.
+    pub const fn only(vcpu: usize) -> Self {
+        if vcpu < 64 { Self(1 << vcpu) } else { Self(0) }
+    }
+
+    /// These and those.
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// These but one.
+    pub const fn without(self, vcpu: usize) -> Self {
+        Self(self.0 & !Self::only(vcpu).0)
+    }
+
+    /// Whether it is among them.
+    pub const fn contains(self, vcpu: usize) -> bool {
+        self.0 & Self::only(vcpu).0 != 0
+    }
+
+    /// Adds one.
+    pub const fn insert(&mut self, vcpu: usize) {
+        self.0 |= Self::only(vcpu).0;
+    }
+
+    /// Their numbers, ascending.
+    pub fn iter(self) -> impl Iterator<Item = usize> {
+        (0..64)
+            .filter(move |vcpu| self.contains(*vcpu))
+            .take(self.0.count_ones() as usize)
+    }
+}
+
+/// One of the two kinds of register frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// GICD.
+    Distributor,
+    /// GICR of all vCPUs, one behind the other.
+    Redistributors,
+}
+
+/// The interrupt controller of one VM.
+#[derive(Debug)]
+pub struct Vgic {
+    state: Mutex<State>,
+    /// By vCPU.
+    doors: Vec<Door>,
+}
+
+/// Where a vCPU hears of what others did.
+#[derive(Debug, Default)]
+struct Door {
+    /// Something has changed that its list registers do not show yet.
+    knocked: AtomicBool,
+    /// How many want its list registers empty.
+    recalls: AtomicU32,
+}
+
+impl Vgic {
+    /// As after a reset, for `vcpus` vCPUs, at most 64.
+    pub fn new(vcpus: usize, timers: Timers) -> Self {
+        Self {
+            state: Mutex::new(State::new(vcpus, timers)),
+            doors: (0..vcpus).map(|_| Door::default()).collect(),
+        }
+    }
+
+    /// The machine is reset: no vCPU runs, and each has [stopped](Self::stop).
+    pub fn reset(&self) {
+        self.state.lock().reset();
+    }
+
+    /// `vcpu` is about to start, on this CPU, whose list registers are empty: its redistributor is
+    /// as after a reset.
+    pub fn start(&self, vcpu: usize, cpu: &mut impl CpuInterface) {
+        let mut state = self.state.lock();
+        let Some(mut view) = state.view(vcpu) else {
+            return;
+        };
+        view.gather(cpu);
+        view.own.active = 0;
+        view.gather(cpu);
+        *view.own = Redistributor::new().bank;
+        view.rebuild(cpu);
+    }
+
+    /// `vcpu` stops running, on this CPU: what is in its list registers is not forgotten. Its timers
+    /// must be off.
+    pub fn stop(&self, vcpu: usize, cpu: &mut impl CpuInterface) {
+        if let Some(mut view) = self.state.lock().view(vcpu) {
+            view.gather(cpu);
+        }
+    }
+
+    /// The physical interrupt behind the timer `intid` of `vcpu` fired, on this CPU; its priority
+    /// was dropped, but it is active until the guest deactivates the virtual one.
+    pub fn timer(&self, vcpu: usize, intid: u16, cpu: &mut impl CpuInterface) {
+        if let Some(mut view) = self.state.lock().view(vcpu) {
+            // The last one has been deactivated, or this one could not have fired.
+            view.retire(cpu);
+            view.own.line |= 1 << (intid % 32);
+            view.own.forwarded |= 1 << (intid % 32);
+            view.refresh(cpu);
+        }
+    }
+
+    /// List registers want looking after: the maintenance interrupt, or a trapped deactivation.
+    pub fn maintain(&self, vcpu: usize, cpu: &mut impl CpuInterface) {
+        if let Some(mut view) = self.state.lock().view(vcpu) {
+            view.rebuild(cpu);
+        }
+    }
+
+    /// Tells vCPUs that their list registers are out of date. Their CPUs have to be kicked.
+    pub fn knock(&self, vcpus: VcpuSet) {
+        for vcpu in vcpus.iter() {
+            if let Some(door) = self.doors.get(vcpu) {
+                door.knocked.store(true, Ordering::Release);
+            }
+        }
+    }
+
+    /// On the CPU of `vcpu`, before its guest goes on: does what it was told to by a knock.
+    pub fn answer(&self, vcpu: usize, cpu: &mut impl CpuInterface) {
+        let Some(door) = self.doors.get(vcpu) else {
+            return;
+        };
+        if !door.knocked.load(Ordering::Relaxed) || !door.knocked.swap(false, Ordering::Acquire) {
+            return;
+        }
+        while self.surrender(vcpu, cpu) {
+            core::hint::spin_loop();
+        }
+        self.maintain(vcpu, cpu);
+    }
+
+    /// Empties the list registers of `vcpu`, on its CPU, if somebody wants that. True if so.
+    fn surrender(&self, vcpu: usize, cpu: &mut impl CpuInterface) -> bool {
+        let recalled =
+            (self.doors.get(vcpu)).is_some_and(|door| door.recalls.load(Ordering::Acquire) != 0);
+        if recalled && let Some(mut view) = self.state.lock().view(vcpu) {
+            view.gather(cpu);
+        }
+        recalled
+    }
+
+    /// The state, when nothing that the register at `offset` of `frame` shows is in another vCPU's
+    /// list registers.
+    ///
+    /// Their owners are [kicked](Others::kick) and empty them; they keep them empty while they are
+    /// recalled, and look after them when that is over. Whoever waits here may be recalled too, and
+    /// obeys, so that two who want something of each other both get it.
+    fn recall(
+        &self,
+        vcpu: usize,
+        (frame, offset): (Frame, u64),
+        cpu: &mut impl CpuInterface,
+        others: &impl Others,
+    ) -> MutexGuard<'_, State> {
+        let mut recalled = VcpuSet::NONE;
+        loop {
+            let state = self.state.lock();
+            let away = state.away(frame, offset).without(vcpu);
+            if away == VcpuSet::NONE {
+                for door in recalled.iter().filter_map(|vcpu| self.doors.get(vcpu)) {
+                    door.recalls.fetch_sub(1, Ordering::Release);
+                }
+                return state;
+            }
+            drop(state);
+            for owner in away.iter().filter(|owner| !recalled.contains(*owner)) {
+                if let Some(door) = self.doors.get(owner) {
+                    door.recalls.fetch_add(1, Ordering::Release);
+                    self.knock(VcpuSet::only(owner));
+                    others.kick(owner);
+                }
+            }
+            recalled = recalled.union(away);
+            self.surrender(vcpu, cpu);
+            core::hint::spin_loop();
+        }
+    }
+
+    /// A device's line, INTID `intid` from 32 up, is now high or low. Returns the vCPUs whose list
+    /// registers this concerns.
+    pub fn set_line(&self, intid: u16, high: bool) -> VcpuSet {
+        let mut state = self.state.lock();
+        let groups = state.groups;
+        let Some((spis, bit)) = state.spi(intid) else {
+            return VcpuSet::NONE;
+        };
+        let was_high = spis.bank.line & bit != 0;
+        if was_high == high {
+            return VcpuSet::NONE;
+        }
+        spis.bank.line ^= bit;
+        if high && spis.bank.edge & bit != 0 {
+            spis.bank.latch |= bit;
+        }
+        let number = usize::from(intid % 32);
+        let concerned = if spis.bank.in_flight & bit != 0 {
+            spis.holder[number]
+        } else if spis.bank.candidates(groups) & bit != 0 {
+            spis.target[number]
+        } else {
+            distributor::NOBODY
+        };
+        VcpuSet::only(concerned.into())
+    }
+
+    /// `vcpu`, on this CPU, writes `value` to a system register of the GIC. Returns the vCPUs that
+    /// have to be [knocked](Self::knock) at, or `None` where there is no such register.
+    pub fn write_system_register(
+        &self,
+        vcpu: usize,
+        register: SystemRegister,
+        value: u64,
+        cpu: &mut impl CpuInterface,
+    ) -> Option<VcpuSet> {
+        if let Some(generator) = Generator::from_register(register) {
+            return Some(self.send(vcpu, generator, value, cpu));
+        }
+        if register == ICC_DIR {
+            if let Some(mut view) = self.state.lock().view(vcpu) {
+                view.gather(cpu);
+                // INTIDs have 10 bits here; what is larger is nobody's.
+                view.deactivate(u16::try_from(value & 0xff_ffff).unwrap_or(u16::MAX));
+                view.rebuild(cpu);
+            }
+            return Some(VcpuSet::NONE);
+        }
+        None
+    }
+
+    fn send(
+        &self,
+        from: usize,
+        generator: Generator,
+        value: u64,
+        cpu: &mut impl CpuInterface,
+    ) -> VcpuSet {
+        let mut state = self.state.lock();
+        let sgi = Sgi::decode(generator, value, from, state.cpus.len());
+        let (bit, groups) = (1 << sgi.intid, state.groups);
+        let mut others = VcpuSet::NONE;
+        for target in sgi.targets.iter() {
+            let Some(own) = state.own(target) else {
+                break;
+            };
+            if generator == Generator::Group0 && own.group1 & bit != 0 {
+                continue;
+            }
+            own.latch |= bit;
+            // What is in flight is candidate for nothing, but becomes pending again.
+            if (own.candidates(groups) | own.in_flight) & bit == 0 {
+                continue;
+            }
+            others.insert(target);
+        }
+        if others.contains(from)
+            && let Some(mut view) = state.view(from)
+        {
+            view.refresh(cpu);
+        }
+        others.without(from)
+    }
+
+    /// `vcpu`, on this CPU, loads `size` bytes at `offset` of `frame`.
+    pub fn read(
+        &self,
+        vcpu: usize,
+        (frame, offset, size): (Frame, u64, u8),
+        cpu: &mut impl CpuInterface,
+        others: &impl Others,
+    ) -> u64 {
+        if !offset.is_multiple_of(size.into()) {
+            return 0;
+        }
+        let shows_state = shows_state(frame, offset);
+        let mut state = if shows_state {
+            self.recall(vcpu, (frame, offset), cpu, others)
+        } else {
+            self.state.lock()
+        };
+        if shows_state && let Some(mut view) = state.view(vcpu) {
+            view.gather(cpu);
+        }
+        let value = match frame {
+            Frame::Distributor => state.read_distributor(offset, size),
+            Frame::Redistributors => {
+                let (owner, offset) = split(offset);
+                let lines = if shows_state {
+                    others.timer_lines(owner)
+                } else {
+                    0
+                };
+                state.read_redistributor(owner, offset, size, lines)
+            }
+        };
+        if shows_state && let Some(mut view) = state.view(vcpu) {
+            view.rebuild(cpu);
+        }
+        value
+    }
+
+    /// `vcpu`, on this CPU, stores. Returns the vCPUs that have to be [knocked](Self::knock) at.
+    pub fn write(
+        &self,
+        vcpu: usize,
+        (frame, offset, size): (Frame, u64, u8),
+        value: u64,
+        cpu: &mut impl CpuInterface,
+        others: &impl Others,
+    ) -> VcpuSet {
+        if !offset.is_multiple_of(size.into()) {
+            return VcpuSet::NONE;
+        }
+        let mut state = self.recall(vcpu, (frame, offset), cpu, others);
+        if let Some(mut view) = state.view(vcpu) {
+            view.gather(cpu);
+        }
+        let concerned = match frame {
+            Frame::Distributor => state.write_distributor(offset, size, value),
+            Frame::Redistributors => {
+                let (owner, offset) = split(offset);
+                state.write_redistributor(owner, offset, size, value)
+            }
+        };
+        if let Some(mut view) = state.view(vcpu) {
+            view.rebuild(cpu);
+        }
+        concerned.without(vcpu)
+    }
+}
+
+impl State {
+    /// Whose list registers hold what the register at `offset` of `frame` is about.
+    fn away(&self, frame: Frame, offset: u64) -> VcpuSet {
+        match frame {
+            Frame::Distributor => self.distributor_away(offset),
+            Frame::Redistributors => {
+                let (owner, _) = split(offset);
+                let in_flight = self.cpus.get(owner).map_or(0, |cpu| cpu.own.bank.in_flight);
+                if in_flight != 0 && shows_state(frame, offset) {
+                    VcpuSet::only(owner)
+                } else {
+                    VcpuSet::NONE
+                }
+            }
+        }
+    }
+}
+
+/// Whose redistributor, and where in it.
+fn split(offset: u64) -> (usize, u64) {
+    let owner = usize::try_from(offset / REDISTRIBUTOR_SIZE).unwrap_or(usize::MAX);
+    (owner, offset % REDISTRIBUTOR_SIZE)
+}
+
+fn shows_state(frame: Frame, offset: u64) -> bool {
+    let offset = match frame {
+        Frame::Distributor => Some(offset),
+        Frame::Redistributors => (offset % REDISTRIBUTOR_SIZE).checked_sub(FRAME_SIZE),
+    };
+    offset
+        .and_then(registers::Register::at)
+        .is_some_and(|(register, ..)| register.shows_state())
+}

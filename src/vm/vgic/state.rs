@@ -1,0 +1,82 @@
+//! Everything that a VM's lock protects.
+
+use super::Timers;
+use super::bank::{Bank, Groups};
+use super::distributor::{SPI_BANKS, SpiBank};
+use super::lists::{Lists, View};
+use super::redistributor::Redistributor;
+use alloc::vec::Vec;
+
+/// One vCPU's part.
+#[derive(Debug)]
+pub struct Cpu {
+    /// Its redistributor.
+    pub own: Redistributor,
+    /// Its list registers.
+    pub lists: Lists,
+}
+
+/// The interrupt controller of one VM.
+#[derive(Debug)]
+pub struct State {
+    /// GICD_CTLR's group enables.
+    pub groups: Groups,
+    /// By vCPU.
+    pub cpus: Vec<Cpu>,
+    /// INTIDs from 32 up.
+    pub spis: [SpiBank; SPI_BANKS],
+    timers: Timers,
+}
+
+impl State {
+    /// As after a reset.
+    pub fn new(vcpus: usize, timers: Timers) -> Self {
+        let cpu = |_| Cpu {
+            own: Redistributor::new(),
+            lists: Lists::default(),
+        };
+        Self {
+            groups: Groups::default(),
+            cpus: (0..vcpus).map(cpu).collect(),
+            spis: core::array::from_fn(|_| SpiBank::new()),
+            timers,
+        }
+    }
+
+    /// Makes everything as it is after a reset, but keeps in mind which physical interrupts are
+    /// still active: that is settled on their CPUs, when the vCPUs start.
+    pub fn reset(&mut self) {
+        self.groups = Groups::default();
+        self.spis = core::array::from_fn(|_| SpiBank::new());
+        for cpu in &mut self.cpus {
+            let (forwarded, line) = (cpu.own.bank.forwarded, cpu.own.bank.line);
+            cpu.own = Redistributor::new();
+            cpu.own.bank.forwarded = forwarded;
+            cpu.own.bank.line = line;
+        }
+    }
+
+    /// What a vCPU's list registers are filled from.
+    pub fn view(&mut self, vcpu: usize) -> Option<View<'_>> {
+        let cpu = self.cpus.get_mut(vcpu)?;
+        Some(View {
+            vcpu: u8::try_from(vcpu).ok()?,
+            groups: self.groups,
+            own: &mut cpu.own.bank,
+            spis: &mut self.spis,
+            lists: &mut cpu.lists,
+            timers: &self.timers,
+        })
+    }
+
+    /// The bank of a shared interrupt, and its bit there.
+    pub fn spi(&mut self, intid: u16) -> Option<(&mut SpiBank, u32)> {
+        let index = usize::from(intid / 32).checked_sub(1)?;
+        Some((self.spis.get_mut(index)?, 1 << (intid % 32)))
+    }
+
+    /// The bank of a vCPU's own interrupts.
+    pub fn own(&mut self, vcpu: usize) -> Option<&mut Bank> {
+        Some(&mut self.cpus.get_mut(vcpu)?.own.bank)
+    }
+}
