@@ -30,6 +30,8 @@ mod function {
     pub(super) const SMCCC_VERSION: u32 = 0x8000_0000;
     pub(super) const SMCCC_ARCH_FEATURES: u32 = 0x8000_0001;
     pub(super) const PSCI_VERSION: u32 = 0x8400_0000;
+    pub(super) const CPU_SUSPEND_32: u32 = 0x8400_0001;
+    pub(super) const CPU_SUSPEND_64: u32 = 0xc400_0001;
     pub(super) const CPU_OFF: u32 = 0x8400_0002;
     pub(super) const CPU_ON_32: u32 = 0x8400_0003;
     pub(super) const CPU_ON_64: u32 = 0xc400_0003;
@@ -55,6 +57,9 @@ pub enum Call {
         /// Its x0.
         context: u64,
     },
+    /// Let the calling vCPU wait for an interrupt. Whichever state was asked for, it is a standby
+    /// state that it gets, out of which it returns to its caller (DEN0022 5.1.2 allows that).
+    CpuSuspend,
     /// Stop the calling vCPU.
     CpuOff,
     /// Is a vCPU on?
@@ -81,6 +86,7 @@ impl Call {
             function::PSCI_VERSION => Self::Answer(PSCI_VERSION),
             function::PSCI_FEATURES => Self::Answer(psci_features(a)),
             function::MIGRATE_INFO_TYPE => Self::Answer(NO_TRUSTED_OS),
+            function::CPU_SUSPEND_32 | function::CPU_SUSPEND_64 => Self::CpuSuspend,
             function::CPU_OFF => Self::CpuOff,
             function::CPU_ON_32 => Self::CpuOn {
                 target: low(a),
@@ -122,6 +128,8 @@ fn psci_features(asked: u64) -> i64 {
             | function::PSCI_VERSION
             | function::PSCI_FEATURES
             | function::MIGRATE_INFO_TYPE
+            | function::CPU_SUSPEND_32
+            | function::CPU_SUSPEND_64
             | function::CPU_OFF
             | function::CPU_ON_32
             | function::CPU_ON_64
