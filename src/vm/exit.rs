@@ -168,6 +168,10 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
                 context,
             } => self.cpu_on(target, entry, context),
             Call::AffinityInfo { target, level } => self.affinity_info(target, level),
+            Call::CpuSuspend => {
+                self.cpu.interrupts().wait();
+                status::SUCCESS
+            }
             Call::CpuOff => return self.cpu_off(),
             Call::SystemOff => return self.stop(StopReason::Off),
             Call::SystemReset => {

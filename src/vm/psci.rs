@@ -59,6 +59,9 @@ pub enum Call {
         /// Its x0.
         context: u64,
     },
+    /// Let the calling vCPU wait for an interrupt. Whichever state was asked for, it is a standby
+    /// state that it gets, out of which it returns to its caller (DEN0022 5.1.2 allows that).
+    CpuSuspend,
     /// Stop the calling vCPU.
     CpuOff,
     /// Is a vCPU on?
@@ -85,9 +88,7 @@ impl Call {
             function::PSCI_VERSION => Self::Answer(PSCI_VERSION),
             function::PSCI_FEATURES => Self::Answer(psci_features(a)),
             function::MIGRATE_INFO_TYPE => Self::Answer(NO_TRUSTED_OS),
-            // A standby that ends at once: a caller must expect that (DEN0022 5.4.5), and no
-            // power-down state is described to it.
-            function::CPU_SUSPEND_32 | function::CPU_SUSPEND_64 => Self::Answer(status::SUCCESS),
+            function::CPU_SUSPEND_32 | function::CPU_SUSPEND_64 => Self::CpuSuspend,
             function::CPU_OFF => Self::CpuOff,
             function::CPU_ON_32 => Self::CpuOn {
                 target: low(a),

@@ -32,6 +32,14 @@ pub enum Command {
     },
     /// `ram`
     Ram,
+    /// `sgi N`
+    Sgi(u64),
+    /// `ipi N`
+    Ipi(u64),
+    /// `timer N`
+    Timer(u64),
+    /// `masked`
+    Masked,
     /// `vseas`
     Vseas,
     /// `hvc F [A B C]`
@@ -91,6 +99,10 @@ pub fn parse(line: &str) -> Result<Option<Command>, ParseError> {
             rounds: number()?,
         },
         "ram" => Command::Ram,
+        "sgi" => Command::Sgi(number()?),
+        "ipi" => Command::Ipi(number()?),
+        "timer" => Command::Timer(number()?),
+        "masked" => Command::Masked,
         "vseas" => Command::Vseas,
         "hvc" => Command::Hvc(parse_hvc(&mut words)?),
         "off" => Command::Off,
@@ -160,6 +172,10 @@ mod tests {
                 },
             ),
             ("ram", Command::Ram),
+            ("sgi 3", Command::Sgi(3)),
+            ("ipi 3", Command::Ipi(3)),
+            ("timer 3", Command::Timer(3)),
+            ("masked", Command::Masked),
             ("vseas", Command::Vseas),
             ("hvc 0x84000000", Command::Hvc([0x8400_0000, 0, 0, 0])),
             ("hvc 1 2 3 4", Command::Hvc([1, 2, 3, 4])),

@@ -43,6 +43,15 @@ impl fmt::Display for Missing {
     }
 }
 
+/// IPAs of a GICv3's registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gic {
+    /// The distributor.
+    pub distributor: u64,
+    /// The first redistributor; the others follow.
+    pub redistributors: u64,
+}
+
 /// The machine as the device tree describes it.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -50,6 +59,8 @@ pub struct Machine {
     pub uart: u64,
     /// How PSCI is called.
     pub conduit: Conduit,
+    /// The interrupt controller, where there is one.
+    pub gic: Option<Gic>,
     memory: [Region; MAX_MEMORY],
     mpidrs: [u64; MAX_VCPUS],
     vcpus: usize,
@@ -63,6 +74,7 @@ impl Machine {
         let mut machine = Self {
             uart: uart(tree).ok_or(Missing::Uart)?,
             conduit: conduit(tree).ok_or(Missing::Psci)?,
+            gic: gic(tree),
             memory: [Region::default(); MAX_MEMORY],
             mpidrs: [0; MAX_VCPUS],
             vcpus: 0,
@@ -118,6 +130,15 @@ pub fn conduit(tree: &Fdt<'_>) -> Option<Conduit> {
         "smc" => Some(Conduit::Smc),
         _ => None,
     }
+}
+
+fn gic(tree: &Fdt<'_>) -> Option<Gic> {
+    let mut frames = tree.find_compatible(&["arm,gic-v3"])?.reg()?;
+    let mut next = || Some(frames.next()?.starting_address as u64);
+    Some(Gic {
+        distributor: next()?,
+        redistributors: next()?,
+    })
 }
 
 fn device_memory(tree: &Fdt<'_>) -> Result<Pages, Missing> {

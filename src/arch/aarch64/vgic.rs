@@ -161,6 +161,14 @@ impl CpuInterface for VirtualInterface {
         control & 0b111 == TIMER_ASKS
     }
 
+    fn wait(&self) {
+        let all = u16::MAX >> (16 - self.list_registers());
+        if self.empty_lists() & all == all {
+            // Physical interrupts are masked here, and end it all the same (Arm ARM D1.6.2).
+            aarch64_cpu::asm::wfi();
+        }
+    }
+
     fn silence_timers(&mut self) {
         CNTV_CTL_EL0.set(0);
         CNTP_CTL_EL0.set(0);

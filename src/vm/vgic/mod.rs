@@ -73,6 +73,8 @@ pub trait CpuInterface {
     fn set_control(&mut self, value: u64);
     /// Whether the guest's timer with this virtual INTID asks for an interrupt.
     fn timer_line(&self, intid: u16) -> bool;
+    /// Sleeps until there may be an interrupt for the guest; not at all if one is in a list register.
+    fn wait(&self);
     /// Turns the guest's timers off.
     fn silence_timers(&mut self);
     /// Deactivates a physical interrupt (ICC_DIR_EL1).

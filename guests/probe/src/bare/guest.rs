@@ -4,7 +4,7 @@ use super::{mmu, ram};
 use cordon_probe::PAGE_SIZE;
 use cordon_probe::bitmap::Bitmap;
 use cordon_probe::ledger::Ledger;
-use cordon_probe::machine::Machine;
+use cordon_probe::machine::{Gic, Machine};
 use cordon_probe::pages::{Pages, Region};
 use core::sync::atomic::{AtomicUsize, Ordering};
 use spin::Once;
@@ -75,6 +75,11 @@ impl Guest {
     /// One more vCPU is up.
     pub(super) fn add_vcpu(&self) {
         self.vcpus.fetch_add(1, Ordering::Release);
+    }
+
+    /// The interrupt controller.
+    pub(super) fn gic(&self) -> Option<Gic> {
+        self.machine.gic
     }
 
     /// The affinities of all vCPUs.

@@ -1,9 +1,9 @@
 //! The guest on the machine: boots, brings up the vCPUs, and obeys the console.
 //!
 //! vCPU 0 reads the console and runs commands; all vCPUs take part in jobs (`smp`) and, while
-//! nothing else is to be done, in the patrol. No interrupts are used: who has nothing to do waits
-//! for an event. `unsafe` is in the leaves: `boot`, `vectors`, `access`, `el0`, `mmu`, `ram`,
-//! `console`, `image`.
+//! nothing else is to be done, in the patrol. Interrupts are used by the commands about them alone:
+//! who has nothing to do waits for an event. `unsafe` is in the leaves: `boot`, `vectors`, `access`, `el0`, `mmu`, `ram`,
+//! `console`, `image`, `interrupts`.
 //!
 //! Locks: the console's and those of `smp`, `mmu` and `ram`. None is taken while another is held,
 //! with one exception: `mmu` asks `ram` for table frames. SErrors are masked while the console is
@@ -19,6 +19,7 @@ mod cpu;
 mod el0;
 mod guest;
 mod image;
+mod interrupts;
 mod mmu;
 mod patrol;
 mod psci;

@@ -8,8 +8,9 @@
 use super::commands::hammer;
 use super::commands::memory;
 use super::patrol::Patroller;
-use super::{boot, cpu, guest, psci, ram, report};
+use super::{boot, cpu, guest, interrupts, psci, ram, report};
 use cordon_probe::PAGE_SIZE;
+use cordon_probe::machine::Gic;
 use cordon_probe::tally::Tally;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use spin::Mutex;
@@ -39,6 +40,8 @@ pub(super) enum Job {
     Fill,
     /// Check the pattern.
     Sweep,
+    /// Turn interrupts on.
+    Interrupts(Gic),
     /// Read and write around a page.
     Hammer(hammer::Plan),
 }
@@ -50,6 +53,10 @@ impl Job {
             Self::Rendezvous => Tally::default(),
             Self::Fill => memory::fill_share(),
             Self::Sweep => memory::sweep_share(),
+            Self::Interrupts(gic) => {
+                interrupts::enable(gic);
+                Tally::default()
+            }
             Self::Hammer(plan) => hammer::run(plan),
         }
     }

@@ -3,16 +3,17 @@
 //! | offset | what | who handles it |
 //! |---|---|---|
 //! | 0x200 | synchronous, from EL1 | an access with a landing pad is resumed there, else fatal |
+//! | 0x280, 0x480 | interrupt | counted and ended, where a command has enabled it |
 //! | 0x380, 0x580 | SError | reported, counted, resumed |
 //! | 0x400 | synchronous, from EL0 | `el0::exit`: the return of a touch |
-//! | others | | fatal: no interrupt is enabled, SP_EL0 and AArch32 are not used |
+//! | others | | fatal: FIQs, SP_EL0 and AArch32 are not used |
 //!
 //! All but 0x400 save the interrupted registers in a [`Frame`] on the stack and call [`handle`].
 //! The report of something fatal needs no lock: the console takes it by force.
 #![expect(unsafe_code, reason = "the vector table and its entry and exit code")]
 
 use super::aborts::{self, Abort};
-use super::{access, cpu, el0, report};
+use super::{access, cpu, el0, interrupts, report};
 use cordon_probe::syndrome::{Class, Syndrome};
 use core::arch::global_asm;
 use core::mem::offset_of;
@@ -28,6 +29,8 @@ struct Frame {
 }
 
 const SYNCHRONOUS_EL1: u64 = 0x200;
+const IRQ_EL1: u64 = 0x280;
+const IRQ_EL0: u64 = 0x480;
 const SERROR_EL1: u64 = 0x380;
 const SERROR_EL0: u64 = 0x580;
 
@@ -119,6 +122,7 @@ extern "C" fn handle(frame: &mut Frame, vector: u64) {
     let class = Syndrome::new(frame.esr).class();
     match vector {
         SYNCHRONOUS_EL1 => resume_at_landing_pad(frame),
+        IRQ_EL1 | IRQ_EL0 => interrupts::handle(),
         SERROR_EL1 | SERROR_EL0 if class == Class::SError => serror(frame),
         _ => fatal(frame, vector),
     }

@@ -138,6 +138,8 @@ impl CpuInterface for Interface {
         self.lines >> intid & 1 != 0
     }
 
+    fn wait(&self) {}
+
     fn silence_timers(&mut self) {
         self.lines = 0;
     }

@@ -1,6 +1,7 @@
 //! The console's commands: each prints one `guest: event=...` line when it is done.
 
 pub(super) mod hammer;
+mod interrupts;
 pub(super) mod memory;
 mod table;
 mod touch;
@@ -77,6 +78,10 @@ impl Session {
             Command::Table(ipa) => table::make(&mut self.table, ipa),
             Command::TableUse => table::use_again(&mut self.table),
             Command::Hammer { around, rounds } => hammer::hammer(around, rounds),
+            Command::Sgi(rounds) => interrupts::to_self(rounds),
+            Command::Ipi(rounds) => interrupts::to_others(rounds),
+            Command::Timer(rounds) => interrupts::timers(rounds),
+            Command::Masked => interrupts::masked(),
             Command::Vseas => vseas(),
             Command::Hvc(registers) => hvc(registers),
             Command::Off => off(),
