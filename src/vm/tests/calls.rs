@@ -71,7 +71,7 @@ fn only_w0_names_the_function() {
 #[test]
 fn unknown_functions_and_the_firmwares_own_are_not_supported() {
     let world = World::new();
-    for function in [0, 0x8400_0001, 0xc200_0000, 0xc200_0001, 0xffff_ffff] {
+    for function in [0, 0x8400_0005, 0xc200_0000, 0xc200_0001, 0xffff_ffff] {
         assert_eq!(
             hvc(&world, function, [0; 3]),
             NOT_SUPPORTED,

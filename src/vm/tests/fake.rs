@@ -13,10 +13,12 @@ use crate::ras::pipeline::Ras;
 use crate::ras::pipeline::tests::{Firmware, Recorder, poison_set};
 use crate::ras::triage;
 use crate::stage2::{Attrs, Census, Config, FrameSource, Level, Lookup, Stage2, TableMemory, Tlb};
+use crate::vm::boot::{Boot, Contents};
 use crate::vm::cpu::GuestCpu;
 use crate::vm::exit::{Exit, Next};
 use crate::vm::hypervisor::{Hypervisor, Platform, Vm};
 use crate::vm::vcpu::Vcpu;
+use crate::vm::vgic::{CpuInterface, Timers};
 
 pub(super) const G1: u64 = 1 << 30;
 pub(super) const M2: u64 = 2 << 20;
@@ -128,6 +130,7 @@ impl Platform for FakeMachine {
     type Tables = Tables;
     type Tlb = TlbLog;
     type Shared = Firmware;
+    type LoadError = &'static str;
 
     fn kick(&self, cpu: usize) {
         self.kicks.lock().unwrap().push(cpu);
@@ -135,9 +138,51 @@ impl Platform for FakeMachine {
     fn print(&self, console: usize, byte: u8) {
         self.printed.lock().unwrap().push((console, byte));
     }
+    fn pause(&self, _: usize) {}
     fn typed(&self, _: usize) -> Option<u8> {
         self.typed.lock().unwrap().pop()
     }
+    fn load(&self, _: PaRange, _: &Contents, _: u64) -> Result<(), &'static str> {
+        Ok(())
+    }
+    fn listen(&self, _: usize) {}
+    fn timer_lines(&self, _: usize) -> u32 {
+        0
+    }
+    fn counter(&self) -> u64 {
+        0
+    }
+}
+
+/// A virtual CPU interface that nothing ever happens to: `vgic` has tests of its own.
+#[derive(Clone, Debug, Default)]
+pub(super) struct NoInterrupts {
+    control: u64,
+}
+
+impl CpuInterface for NoInterrupts {
+    fn list_registers(&self) -> usize {
+        4
+    }
+    fn read_list(&self, _: usize) -> u64 {
+        0
+    }
+    fn write_list(&mut self, _: usize, _: u64) {}
+    fn empty_lists(&self) -> u16 {
+        0xf
+    }
+    fn control(&self) -> u64 {
+        self.control
+    }
+    fn set_control(&mut self, value: u64) {
+        self.control = value;
+    }
+    fn timer_line(&self, _: u16) -> bool {
+        false
+    }
+    fn wait(&self) {}
+    fn silence_timers(&mut self) {}
+    fn deactivate(&mut self, _: u16) {}
 }
 
 /// A CPU stopped by an exit.
@@ -152,6 +197,7 @@ pub(super) struct FakeCpu {
     pub(super) vserror: Option<u64>,
     /// VA minus IPA; `None` where stage 1 leads nowhere.
     pub(super) stage1: Option<u64>,
+    interrupts: NoInterrupts,
 }
 
 impl FakeCpu {
@@ -171,6 +217,7 @@ impl FakeCpu {
             delivered: Vec::new(),
             vserror: None,
             stage1: Some(VA),
+            interrupts: NoInterrupts::default(),
         }
     }
 
@@ -182,6 +229,8 @@ impl FakeCpu {
 }
 
 impl GuestCpu for FakeCpu {
+    type Interrupts = NoInterrupts;
+
     fn esr(&self) -> u64 {
         self.esr
     }
@@ -201,6 +250,12 @@ impl GuestCpu for FakeCpu {
     }
     fn skip_instruction(&mut self) {
         self.state.pc += 4;
+    }
+    fn id_register(&self, _: u8, _: u8) -> u64 {
+        0
+    }
+    fn interrupts(&mut self) -> &mut NoInterrupts {
+        &mut self.interrupts
     }
     fn exception_level(&self) -> u8 {
         (self.state.pstate >> 2 & 3) as u8
@@ -384,7 +439,14 @@ fn build(at: usize, tables: &Tables, tlb: &TlbLog) -> Vm<FakeMachine> {
         vcpu.take_start().unwrap();
     }
     let name = ["one", "two"][at];
-    Vm::new(name.into(), number(at), vcpus.into(), map, at)
+    let boot = Boot {
+        images: Vec::new(),
+        entry: Ipa::new(RAM_AT),
+        dtb: Ipa::new(RAM_AT),
+        ram: 0,
+    };
+    let timers = Timers::default();
+    Vm::new(name.into(), number(at), vcpus.into(), map, at, timers, boot)
 }
 
 /// Syndromes, put together from the fields of `ESR_EL2`.

@@ -141,7 +141,8 @@ fn what_a_guest_prints_and_reads_is_its_own_consoles() {
     assert_eq!(printed(&world), [(0, b'A'), (1, 0)]);
     assert_eq!(load(&world, access(2, 0), FR), 0x90);
     world.hypervisor.platform.typed.lock().unwrap().push(b'z');
-    assert_eq!(load(&world, access(2, 0), FR), 0x80);
+    // Its FIFO is off: one character fills the receiver.
+    assert_eq!(load(&world, access(2, 0), FR), 0xc0);
     assert_eq!(load(&world, access(2, 0), DR), u64::from(b'z'));
 }
 

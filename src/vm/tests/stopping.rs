@@ -4,7 +4,7 @@ use super::fake::{CORDONS, DEVICE, DEVICE_AT, FakeCpu, RAM_AT, World, esr};
 use crate::addr::Pa;
 use crate::ras::contain::AddressSpaces;
 use crate::ras::esr::class;
-use crate::vm::exit::{Exit, Next};
+use crate::vm::exit::{Arrived, Exit, Next};
 use crate::vm::hypervisor::StopReason;
 use crate::vm::vcpu::Power;
 
@@ -19,7 +19,9 @@ fn call(world: &World, who: (usize, usize), function: u64) -> Next {
 }
 
 fn interrupt(world: &World, who: (usize, usize)) -> Next {
-    world.exit(who, &mut FakeCpu::new(0), Exit::interrupt)
+    world.exit(who, &mut FakeCpu::new(0), |exit| {
+        exit.interrupt(Arrived::default())
+    })
 }
 
 /// VM 0 is stopped because a table of its own was lost.
@@ -54,14 +56,24 @@ fn an_interrupt_of_a_vm_that_runs_disturbs_nothing() {
 }
 
 #[test]
-fn the_last_vm_ends_the_machine_however_it_ends() {
-    for function in [SYSTEM_OFF, SYSTEM_RESET] {
-        let world = World::new();
-        assert_eq!(call(&world, (1, 1), function), Next::Park);
-        assert_eq!(call(&world, (0, 0), function), Next::Halt);
-        assert!(world.hypervisor.is_idle());
-        assert_eq!(interrupt(&world, (0, 1)), Next::Halt);
-    }
+fn the_last_vm_ends_the_machine() {
+    let world = World::new();
+    assert_eq!(call(&world, (1, 1), SYSTEM_OFF), Next::Park);
+    assert_eq!(call(&world, (0, 0), SYSTEM_OFF), Next::Halt);
+    assert!(world.hypervisor.is_idle());
+    assert_eq!(interrupt(&world, (0, 1)), Next::Halt);
+}
+
+#[test]
+fn a_reset_starts_the_first_vcpu_again_when_the_last_one_is_off() {
+    let world = World::new();
+    assert_eq!(call(&world, (0, 1), SYSTEM_RESET), Next::Park);
+    assert!(world.vm(0).is_stopped());
+    assert_eq!(interrupt(&world, (0, 0)), Next::Park);
+    assert!(!world.vm(0).is_stopped());
+    let power = [0, 1].map(|at| world.vm(0).vcpus[at].power());
+    assert_eq!(power, [Power::OnPending, Power::Off]);
+    assert_eq!(interrupt(&world, (1, 0)), Next::Resume, "the other VM");
 }
 
 #[test]
