@@ -30,7 +30,7 @@ pub(crate) fn check() -> Result<()> {
     let ticking = ticking(&cpus).context("ticks")?;
     let forks = on_each(&cpus, |_| forks())?.into_iter().sum::<usize>();
     let signals = signals().context("signals")?;
-    let wrong = memory(&cpus).context("memory")?;
+    let wrong = memory(&cpus, MEMORY).context("memory")?;
     let copied = copy().context("dd")?;
     report(&format!(
         "event=check cpus={} present={present} ticking={ticking} forks={forks} signals={signals} \
@@ -38,6 +38,23 @@ pub(crate) fn check() -> Result<()> {
         cpus.len(),
         begun.elapsed().as_millis()
     ));
+    Ok(())
+}
+
+/// Works on memory for so many seconds, and reports every round.
+pub(crate) fn patrol(seconds: &str) -> Result<()> {
+    /// Bytes of a round.
+    const PART: usize = 16 << 20;
+    let end = Duration::from_secs(seconds.parse().context("bad-number")?);
+    let begun = Instant::now();
+    let cpus = system::online_cpus()?;
+    let mut rounds = 0_u64;
+    while begun.elapsed() < end {
+        let wrong = memory(&cpus, PART)?;
+        rounds += 1;
+        report(&format!("event=patrol rounds={rounds} wrong={wrong}"));
+        std::thread::sleep(Duration::from_millis(500));
+    }
     Ok(())
 }
 
@@ -115,8 +132,8 @@ fn signals() -> Result<usize> {
 
 /// Fills memory on every CPU with numbers that tell their place, then checks each part on the next
 /// CPU. Returns how many were wrong.
-fn memory(cpus: &[usize]) -> Result<usize> {
-    let words = MEMORY / size_of::<u64>() / cpus.len().max(1);
+fn memory(cpus: &[usize], bytes: usize) -> Result<usize> {
+    let words = bytes / size_of::<u64>() / cpus.len().max(1);
     let value =
         |part: usize, at: usize| (part as u64) << 48 ^ (at as u64).wrapping_mul(0x9e37_79b9);
     let parts = on_each(cpus, |part| {

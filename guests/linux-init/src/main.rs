@@ -44,10 +44,11 @@ fn report_init() {
 
 /// Carries out one line and reports what came of it.
 fn obey(line: &str) {
-    let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+    let (word, rest) = line.split_once([' ', '=']).unwrap_or((line, ""));
     let done = match word {
         "" => Ok(()),
         "check" => check::check(),
+        "patrol" => check::patrol(rest),
         "sh" => run("sh", &["-c", rest], word),
         "shell" => run("setsid", &["-c", "sh", "-l"], word),
         "poweroff" => power::off(),
