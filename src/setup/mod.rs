@@ -23,7 +23,7 @@ use crate::machine::{HYPERVISOR, ThisMachine};
 use aarch64_cpu::registers::{ID_AA64MMFR0_EL1, ID_AA64MMFR2_EL1, MPIDR_EL1, Readable};
 use acpi::TableMemory;
 use alloc::vec::Vec;
-use cordon::addr::{Ipa, Pa, PaRange};
+use cordon::addr::{Pa, PaRange};
 use cordon::devmem::DevMem;
 use cordon::platform::bundle::Bundle;
 use cordon::platform::cmdline::{self, Bbm, Options};

@@ -1,5 +1,6 @@
 //! From the bundle's descriptions to VMs that can be started: memory, tables, images, registry.
 
+use crate::arch::aarch64::mmu;
 use crate::arch::aarch64::tables::HeapFrames;
 use crate::arch::aarch64::tlb::HardwareTlb;
 use crate::arch::aarch64::{gic, uart};
@@ -47,6 +48,8 @@ pub enum Error {
     Map(MapError),
     /// The guest's DTB.
     GuestDt(GuestDtError),
+    /// Memory that EL2 keeps for itself.
+    InUse(mmu::Error),
     /// The configuration's own arithmetic.
     OutOfRange,
 }
@@ -60,6 +63,7 @@ impl fmt::Display for Error {
             Self::Build(error) => write!(f, "why={error}"),
             Self::Map(error) => write!(f, "why={error}"),
             Self::GuestDt(error) => error.fmt(f),
+            Self::InUse(error) => write!(f, "why={error}"),
             Self::OutOfRange => f.write_str("why=out-of-range"),
         }
     }
@@ -116,7 +120,7 @@ impl Materials {
 
     fn add_region(&mut self, kind: Kind, range: PaRange, owner: &str) -> Result<RegionId, Error> {
         if let Some(own) = mmu::conflict(range) {
-            return Err(Error::Window(mmu::Error::InUse(own)));
+            return Err(Error::InUse(mmu::Error::InUse(own)));
         }
         let id = self.devmem.register(kind, range, owner, None)?;
         let (start, size) = (range.start(), range.size());

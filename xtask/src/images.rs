@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+/// Whose programs the images are.
+const PACKAGES: [&str; 3] = ["cordon", "cordon-firmware", "cordon-probe"];
+
 /// Programs and what their images are called.
 const IMAGES: [(&str, &str); 4] = [
     ("cordon", "cordon.img"),
@@ -44,7 +47,11 @@ pub(crate) fn build() -> Result<Vec<Image>> {
     let directory = workspace::images();
     fs::create_dir_all(&directory)
         .with_context(|| format!("cannot create {}", directory.display()))?;
-    compile(toolchain::TARGET, &IMAGES.map(|(package, _)| package))?;
+    compile(
+        toolchain::TARGET,
+        &PACKAGES,
+        &IMAGES.map(|(program, _)| program),
+    )?;
     let objcopy = toolchain::objcopy()?;
     IMAGES
         .iter()
@@ -52,15 +59,17 @@ pub(crate) fn build() -> Result<Vec<Image>> {
         .collect()
 }
 
-/// Builds `packages`, release, for `target`.
-pub(crate) fn compile(target: &str, packages: &[&str]) -> Result<()> {
+/// Builds these programs of these packages, release, for `target`.
+pub(crate) fn compile(target: &str, packages: &[&str], programs: &[&str]) -> Result<()> {
     let log = workspace::images().join(format!("build-{target}.log"));
     let mut cargo = Command::new("cargo");
     cargo.current_dir(workspace::root());
     cargo.args(["build", "--release", "--color=never", "--target", target]);
     for package in packages {
-        // The firmware's package has its self-test as well, which is no image of the product.
-        cargo.args(["--package", package, "--bin", package]);
+        cargo.args(["--package", package]);
+    }
+    for program in programs {
+        cargo.args(["--bin", program]);
     }
     let spinner = shell::spinner("building the images");
     let status = shell::logged(&mut cargo, &log, BUILD_LIMIT);
