@@ -65,7 +65,9 @@ fn current() -> Option<(
 /// A CPU without a guest to run sleeps until its vCPU is turned on.
 pub extern "C" fn idle() -> ! {
     loop {
-        if gic::acknowledge_all().console {
+        let taken = gic::acknowledge_all();
+        gic::forget_timers(&taken.arrived);
+        if taken.console {
             machine::console_input();
         }
         if let (Some(cpu), Some((hypervisor, vm, vcpu))) = (cpu::try_this(), current()) {

@@ -97,16 +97,18 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
 
     /// Interrupts came.
     pub fn interrupt(&mut self, arrived: Arrived) -> Next {
-        if self.vm.is_stopped() {
-            return self.park();
-        }
         let (vgic, vcpu) = (&self.vm.vgic, self.vcpu.index);
         let cpu = self.cpu.interrupts();
+        // Also where the vCPU is about to stop: a physical interrupt that nobody knew to be active
+        // would never come again, in no later life of this vCPU.
         if arrived.virtual_timer {
             vgic.timer(vcpu, VIRTUAL_TIMER, cpu);
         }
         if arrived.physical_timer {
             vgic.timer(vcpu, PHYSICAL_TIMER, cpu);
+        }
+        if self.vm.is_stopped() {
+            return self.park();
         }
         if arrived.maintenance {
             vgic.maintain(vcpu, cpu);

@@ -7,7 +7,7 @@
 //! anything, or if EL2 has done it:
 //!
 //! - FP/SIMD and SVE, whose registers are the guest's throughout; pointer authentication (`API`,
-//!   `APK`) and MTE (`ATA`), which [`crate::vm`]'s CPUs are confined with.
+//!   `APK`), MTE (`ATA`) and the software context number (`EnSCXT`), enabled in `HCR_EL2`.
 //! - FEAT_RAS, first version: virtual SErrors have a syndrome, error records are read as none.
 //! - The breakpoints and watchpoints of the debug architecture: a vCPU has its CPU for itself.
 //!
@@ -61,7 +61,7 @@ const ID_AA64PFR0: &[Field] = &[
     (28, UpTo(1)),       // RAS: its first version, v1p1 adds registers for fault injection
     (32, UpTo(1)),       // SVE
     (48, UpTo(1)),       // DIT
-    (56, UpTo(1)),       // CSV2: from 2 on there is SCXTNUM_EL1, behind HCR_EL2.EnSCXT
+    (56, UpTo(3)),       // CSV2: from 2 on there is SCXTNUM_EL1, enabled by HCR_EL2.EnSCXT
     (60, UpTo(1)),       // CSV3
 ];
 
@@ -69,7 +69,7 @@ const ID_AA64PFR1: &[Field] = &[
     (0, UpTo(1)),        // BT
     (4, UpTo(2)),        // SSBS
     (8, UpTo(3)),        // MTE
-    (32, UpTo(1)),       // CSV2_frac
+    (32, UpTo(1)),       // CSV2_frac: 2 is SCXTNUM_EL1 where CSV2 does not tell of it
     (40, SignedUpTo(0)), // MTE_frac
 ];
 

@@ -104,7 +104,7 @@ fn initramfs(busybox: &Path) -> Result<Vec<u8>> {
 /// Builds the init and strips it: an initramfs is memory that the guest pays for.
 fn build_init() -> Result<PathBuf> {
     const PACKAGE: &str = "cordon-linux-init";
-    images::compile(toolchain::LINUX_TARGET, &[PACKAGE], &[PACKAGE])?;
+    images::compile(toolchain::LINUX_TARGET, &[PACKAGE], &[])?;
     let release = workspace::target()
         .join(toolchain::LINUX_TARGET)
         .join("release");

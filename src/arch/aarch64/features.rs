@@ -30,6 +30,8 @@ pub struct Features {
     pub pmu: u8,
     /// FEAT_AMUv1.
     pub amu: bool,
+    /// FEAT_CSV2_2: there are software context numbers.
+    pub scxtnum: bool,
     /// FEAT_DIT.
     pub dit: bool,
     /// FEAT_SVE.
@@ -81,6 +83,7 @@ impl Features {
             pauth: has_pauth(),
             pmu: pmu_version(),
             amu: field(pfr0, 44) != 0,
+            scxtnum: field(pfr0, 56) >= 2,
             dit: field(pfr0, 48) != 0,
             sve: field(pfr0, 32) != 0,
             fgt: field(mmfr0, 56) != 0,

@@ -257,6 +257,20 @@ pub fn deactivate(number: u32) {
     }
 }
 
+/// Deactivates what came of the timers of a vCPU that does not run: there is no guest to do it.
+pub fn forget_timers(arrived: &Arrived) {
+    let wires = WIRES.get().copied().unwrap_or_default();
+    let timers = [
+        (arrived.virtual_timer, wires.virtual_timer),
+        (arrived.physical_timer, wires.physical_timer),
+    ];
+    for (came, number) in timers {
+        if let (true, Some(number)) = (came, number) {
+            deactivate(number);
+        }
+    }
+}
+
 /// Takes all interrupts that are pending for this CPU.
 pub fn acknowledge_all() -> Acknowledged {
     let wires = WIRES.get().copied().unwrap_or_default();

@@ -85,6 +85,7 @@ pub fn confine(to: &Confinement, features: &Features) {
             + HCR_EL2::API::SET
             + HCR_EL2::APK::SET
             + HCR_EL2::FWB.val(to.fwb.into())
+            + HCR_EL2::EnSCXT.val(features.scxtnum.into())
             + HCR_EL2::ATA.val(features.mte.into()),
     );
     let trap_sve = if features.sve { 0 } else { CPTR_EL2_TZ };

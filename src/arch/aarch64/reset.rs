@@ -120,6 +120,10 @@ fn reset_extensions(features: &Features) {
             "s3_0_c5_c6_1"
         );
     }
+    if features.scxtnum {
+        // SCXTNUM_EL1, SCXTNUM_EL0.
+        zero!("s3_0_c13_c0_7", "s3_3_c13_c0_7");
+    }
     if features.sve {
         // ZCR_EL1.
         zero!("s3_0_c1_c2_0");
