@@ -40,9 +40,9 @@ pub trait Machine: Tlb {
 }
 
 /// How long a consumed error waits for the reader of the one before. A reader on another CPU needs
-/// microseconds; an emulated one that has to be scheduled first needs some milliseconds. One
+/// microseconds; an emulated one may have to be scheduled first, on a busy host for a while. One
 /// that is stuck, or was never there, must not stop the machine.
-pub const ACK_WAIT_MS: u64 = 100;
+pub const ACK_WAIT_MS: u64 = 1000;
 
 /// QEMU's blocks are 1 KiB. Of a longer one no more is written.
 const BLOCK_MAX: usize = 1024;
