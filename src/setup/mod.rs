@@ -137,17 +137,12 @@ fn free_memory(machine: &Machine) -> FreeMemory {
     )
 }
 
-/// RAM that the command line wants to be used as device memory.
-fn reserve(options: &Options, free: &mut FreeMemory) -> Vec<PaRange> {
-    let taken = free.carve(&options.reserved);
-    taken
-        .into_iter()
-        .filter_map(|range| {
-            range
-                .inspect_err(|error| log::error!("event=error what=reserved {error}"))
-                .ok()
-        })
-        .collect()
+/// RAM that the command line wants to be used as device memory, by its words; `None` for one that
+/// cannot be had.
+fn reserve(options: &Options, free: &mut FreeMemory) -> Vec<Option<PaRange>> {
+    let say = |error: &_| log::error!("event=error what=reserved {error}");
+    let taken = free.carve(&options.reserved).into_iter();
+    taken.map(|range| range.inspect_err(say).ok()).collect()
 }
 
 fn stage2_config(options: &Options) -> Config {
@@ -236,11 +231,12 @@ fn announce(door: Door, stage2: &Config, inputs: &Inputs, sources: usize) {
         Door::Reset => "reset",
     };
     let psci = smc::psci_version();
+    let poison_switch = smc::poison_switch::is_there();
     log::info!(
         "event=boot version={} cpus={} door={door} el3={} psci={} acpi={} ghes={sources} pa_bits={} bbm={} ras={} self={:#x}",
         env!("CARGO_PKG_VERSION"),
         cpu::all().len(),
-        yes_no(smc::poison_switch::is_there()),
+        yes_no(poison_switch),
         psci.map_or("none".into(), |version| alloc::format!("{version}")),
         yes_no(inputs.has_acpi),
         stage2.pa_bits(),
@@ -251,6 +247,9 @@ fn announce(door: Door, stage2: &Config, inputs: &Inputs, sources: usize) {
         yes_no(features::get().ras),
         layout::relro_end(),
     );
+    if !poison_switch {
+        log::info!("event=no-poison-switch why=no-firmware-at-el3-that-can-poison-memory");
+    }
     let (used, total) = heap::usage();
     log::debug!("event=heap used={used} total={total}");
 }

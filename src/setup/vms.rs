@@ -93,29 +93,33 @@ pub struct Materials {
     pub free: FreeMemory,
     /// The registry.
     pub devmem: DevMem<'static>,
-    /// BARs, as registered.
-    pub bars: Vec<(RegionId, PaRange)>,
-    /// Reserved RAM, as registered.
-    pub reserved: Vec<(RegionId, PaRange)>,
+    /// BARs, as found. One that was refused keeps its number: a description that counts to
+    /// another must not get this one's neighbour.
+    pub bars: Vec<Option<(RegionId, PaRange)>>,
+    /// Reserved RAM, by the command line's words, likewise.
+    pub reserved: Vec<Option<(RegionId, PaRange)>>,
     /// The shape of all stage-2 tables.
     pub stage2: Config,
 }
 
 impl Materials {
     /// Registers the machine's device memory.
-    pub fn register(&mut self, bars: &[DeviceBar], reserved: &[PaRange]) {
+    pub fn register(&mut self, bars: &[DeviceBar], reserved: &[Option<PaRange>]) {
         for bar in bars {
-            match self.add_region(Kind::Bar, bar.range, &bar.function.to_string()) {
-                Ok(id) => self.bars.push((id, bar.range)),
-                Err(error) => log::error!("event=error what=region {error} {bar}"),
-            }
+            let region = self.offer(Kind::Bar, bar.range, &bar.function.to_string());
+            self.bars.push(region);
         }
         for range in reserved {
-            match self.add_region(Kind::Reserved, *range, "reserved") {
-                Ok(id) => self.reserved.push((id, *range)),
-                Err(error) => log::error!("event=error what=region {error} at={range}"),
-            }
+            let region = range.and_then(|range| self.offer(Kind::Reserved, range, "reserved"));
+            self.reserved.push(region);
         }
+    }
+
+    fn offer(&mut self, kind: Kind, range: PaRange, owner: &str) -> Option<(RegionId, PaRange)> {
+        let id = self.add_region(kind, range, owner);
+        id.inspect_err(|error| log::error!("event=error what=region {error} at={range}"))
+            .ok()
+            .map(|id| (id, range))
     }
 
     fn add_region(&mut self, kind: Kind, range: PaRange, owner: &str) -> Result<RegionId, Error> {
@@ -184,7 +188,7 @@ impl Materials {
                 Source::Bar => &self.bars,
                 Source::Reserved => &self.reserved,
             };
-            let source = list.get(piece.index as usize).copied();
+            let source = list.get(piece.index as usize).copied().flatten();
             let range = piece.place(source.map(|(_, range)| range))?;
             let (id, _) = source.ok_or(Error::OutOfRange)?;
             self.map(&mut space, config, vmid, id, piece.ipa, range)?;
