@@ -12,6 +12,7 @@ use vm_fdt::FdtWriter;
 use super::config::{
     DISTRIBUTOR, DTB_SIZE, IpaRange, REDISTRIBUTORS, UART, UART_INTERRUPT, VmConfig,
 };
+use super::vcpu;
 use super::vgic;
 use crate::platform::machine::Mpidr;
 
@@ -57,11 +58,9 @@ impl From<vm_fdt::Error> for GuestDtError {
     }
 }
 
-/// The affinity of vCPU `index`: 16 to a cluster, as many as an SGI's target list reaches
-/// (`ICC_SGI1R_EL1.TargetList`). It is what the guest reads in MPIDR_EL1 and passes to PSCI.
+/// The affinity of vCPU `index`: what the guest reads in MPIDR_EL1 and passes to PSCI.
 pub const fn vcpu_mpidr(index: u32) -> Mpidr {
-    let (cluster, cpu) = ((index / 16) as u64, (index % 16) as u64);
-    Mpidr::from_register(((cluster & 0xff) << 8) | cpu)
+    Mpidr::from_register(vcpu::mpidr(index as usize))
 }
 
 /// Writes the tree of `vm`.
