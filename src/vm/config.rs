@@ -54,6 +54,9 @@ pub const REDISTRIBUTORS: (Ipa, u64) = (
     vgic::REDISTRIBUTOR_SIZE * MAX_VCPUS as u64,
 );
 
+/// Registers of the error device (`super::error_device`), which a VM with ACPI has.
+pub const ERROR_DEVICE: (Ipa, u64) = (Ipa::new(0x0908_0000), 0x1000);
+
 /// INTID of the PL011's interrupt: SPI 1.
 pub const UART_INTERRUPT: u16 = 33;
 
@@ -165,6 +168,11 @@ pub struct DeviceMemory {
 }
 
 impl DeviceMemory {
+    /// Whether a guest with ACPI is to see it as memory for a special purpose rather than nothing.
+    pub const fn is_special_purpose(&self) -> bool {
+        true
+    }
+
     /// The physical memory of this piece, where the source that it names is at `source`.
     ///
     /// # Errors

@@ -16,7 +16,9 @@
 pub mod boot;
 pub mod config;
 pub mod cpu;
+pub mod error_device;
 pub mod exit;
+pub mod guest_acpi;
 pub mod guest_dt;
 pub mod hypervisor;
 pub mod id_registers;

@@ -1,0 +1,106 @@
+//! What a guest with ACPI is told of its machine, instead of a device tree.
+//!
+//! ```text
+//!   place       where in RAM the pieces go
+//!   tables      XSDT, FADT, MADT, GTDT, SPCR
+//!   dsdt        the devices: CPUs, UART, where error interrupts arrive
+//!   errors      HEST and EINJ: how errors are reported to the guest, and by it
+//!   efi         EFI system table and memory map, which Linux wants before it believes in ACPI
+//!   stub        the device tree that leads to the EFI system table
+//! ```
+//!
+//! There are no EFI services: the runtime services table is absent and `EFI_RT_PROPERTIES_TABLE` says so
+//! (UEFI 2.10, 4.6), so a kernel needs no further argument. All of it is generated when the
+//! VM starts, from its description and from what its memory has lost by then: what is bad is
+//! `EfiUnusableMemory`, never RAM.
+
+mod dsdt;
+mod efi;
+mod errors;
+pub mod place;
+mod stub;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use super::boot::{Contents, Image};
+use super::config::{IpaRange, VmConfig};
+use place::Places;
+
+/// INTID of the interrupt by which errors that nobody consumed are announced: SPI 9, as on QEMU's `virt`
+/// machine.
+pub const ERROR_INTERRUPT: u16 = 41;
+
+/// Who made the tables.
+const OEM_ID: [u8; 6] = *b"CORDON";
+const OEM_TABLE_ID: [u8; 8] = *b"CORDON  ";
+const OEM_REVISION: u32 = 1;
+
+/// Why the description was not made.
+#[derive(Debug, PartialEq, Eq)]
+pub enum GuestAcpiError {
+    /// A piece is larger than its place.
+    TooBig {
+        /// Which one.
+        what: &'static str,
+        /// Its size in bytes.
+        size: usize,
+    },
+    /// The stub tree's writer refused a name or value.
+    Writer(vm_fdt::Error),
+}
+
+impl fmt::Display for GuestAcpiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooBig { what, size } => write!(f, "why=too-big piece={what} size={size:#x}"),
+            // The writer's texts have blanks; its variants are names.
+            Self::Writer(error) => write!(f, "why=dtb-refused error={error:?}"),
+        }
+    }
+}
+
+impl core::error::Error for GuestAcpiError {}
+
+impl From<vm_fdt::Error> for GuestAcpiError {
+    fn from(error: vm_fdt::Error) -> Self {
+        Self::Writer(error)
+    }
+}
+
+/// The files that describe `vm` to its guest, whose memory has lost `lost` (in any order, page-aligned).
+///
+/// # Errors
+/// [`GuestAcpiError`] where a piece does not fit into its place.
+pub fn build(vm: &VmConfig<'_>, lost: &[IpaRange]) -> Result<Vec<Image>, GuestAcpiError> {
+    let places = Places::within(vm.layout.dtb).ok_or(GuestAcpiError::TooBig {
+        what: "places",
+        size: place::SIZE as usize,
+    })?;
+    let tables = tables::build(vm, &places);
+    let efi = efi::build(vm, &places, lost);
+    let stub = stub::build(vm, &places, efi.map_size)?;
+    [
+        ("dtb", places.stub, stub),
+        ("efi", places.efi, efi.bytes),
+        ("tables", places.tables, tables),
+        ("errors", places.errors, errors::shared_memory()),
+    ]
+    .into_iter()
+    .map(|(what, place, bytes)| image(what, place, bytes))
+    .collect()
+}
+
+fn image(what: &'static str, place: IpaRange, bytes: Vec<u8>) -> Result<Image, GuestAcpiError> {
+    let size = bytes.len();
+    if size as u64 > place.size() {
+        return Err(GuestAcpiError::TooBig { what, size });
+    }
+    Ok(Image {
+        place,
+        contents: Contents::Bytes(bytes),
+    })
+}

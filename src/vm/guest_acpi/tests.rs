@@ -1,0 +1,222 @@
+use super::*;
+use crate::addr::{Ipa, PAGE_SIZE, Pa};
+use crate::platform::acpi::{CheckedTables, PhysicalBytes};
+use crate::platform::dt;
+use crate::platform::fdt::CheckedFdt;
+use crate::ras::hest::{Hest, Notification, Source};
+use crate::vm::config::ERROR_DEVICE;
+use crate::vm::config::tests::{Tree, read};
+use proptest::prelude::*;
+
+/// The guest's RAM as the files leave it.
+struct Ram(Vec<Image>);
+
+impl Ram {
+    fn bytes(&self, at: u64, size: usize) -> &[u8] {
+        let image = self.0.iter().find(|image| {
+            let place = image.place;
+            (place.start().get()..=place.last().get()).contains(&at)
+        });
+        let image = image.expect("a file is there");
+        let Contents::Bytes(bytes) = &image.contents else {
+            unreachable!("generated files are bytes");
+        };
+        let offset = (at - image.place.start().get()) as usize;
+        &bytes[offset..offset + size]
+    }
+
+    fn u64(&self, at: u64) -> u64 {
+        u64::from_le_bytes(self.bytes(at, 8).try_into().unwrap())
+    }
+
+    fn u32(&self, at: u64) -> u32 {
+        u32::from_le_bytes(self.bytes(at, 4).try_into().unwrap())
+    }
+
+    /// The table with this signature that the XSDT lists.
+    fn table(&self, rsdp: u64, signature: &[u8; 4]) -> &[u8] {
+        let xsdt = self.u64(rsdp + 24);
+        let size = u64::from(self.u32(xsdt + 4));
+        let mut entries = (36..size).step_by(8).map(|offset| self.u64(xsdt + offset));
+        let table = entries.find(|at| self.bytes(*at, 4) == signature).unwrap();
+        self.bytes(table, self.u32(table + 4) as usize)
+    }
+}
+
+impl PhysicalBytes for Ram {
+    fn bytes(&self, start: Pa, len: usize) -> Option<&[u8]> {
+        Some(Ram::bytes(self, start.get(), len))
+    }
+}
+
+fn described(vcpus: u32, lost: &[IpaRange]) -> Ram {
+    let mut tree = Tree::full();
+    tree.set("vcpus", &vcpus.to_be_bytes());
+    let bundle = tree.bundle();
+    Ram(build(&read(&bundle).unwrap()[0], lost).unwrap())
+}
+
+fn chosen(ram: &Ram) -> Vec<u8> {
+    match &ram.0[0].contents {
+        Contents::Bytes(bytes) => bytes.clone(),
+        Contents::Memory(_) => unreachable!("the stub is generated"),
+    }
+}
+
+/// As a kernel finds it: from the stub tree to the system table, to the RSDP.
+fn rsdp(ram: &Ram) -> u64 {
+    let stub = chosen(ram);
+    let fdt = CheckedFdt::new(&stub).unwrap();
+    let chosen = dt::child(fdt.root().unwrap(), "chosen").unwrap();
+    let efi = dt::value(chosen, "linux,uefi-system-table").unwrap();
+    let efi = u64::from_be_bytes(efi.try_into().unwrap());
+    assert_eq!(ram.bytes(efi, 8), b"IBI SYST");
+    let (count, tables) = (ram.u64(efi + 104), ram.u64(efi + 112));
+    let acpi: [u8; 16] = [
+        0x71, 0xe8, 0x68, 0x88, 0xf1, 0xe4, 0xd3, 0x11, 0xbc, 0x22, 0x00, 0x80, 0xc7, 0x3c, 0x88,
+        0x81,
+    ];
+    let mut entries = (0..count).map(|index| tables + 24 * index);
+    let entry = entries.find(|at| ram.bytes(*at, 16) == acpi).unwrap();
+    ram.u64(entry + 16)
+}
+
+#[test]
+fn a_kernel_finds_tables_that_are_whole() {
+    let ram = described(3, &[]);
+    let rsdp = rsdp(&ram);
+    // Checks every table's checksum and length, from the RSDP on.
+    let tables = CheckedTables::new(&ram, Pa::new(rsdp)).unwrap();
+    assert_eq!(tables.len(), 6);
+    let dsdt = {
+        let fadt = ram.table(rsdp, b"FACP");
+        u64::from_le_bytes(fadt[140..148].try_into().unwrap())
+    };
+    let size = ram.u32(dsdt + 4) as usize;
+    let sum = ram
+        .bytes(dsdt, size)
+        .iter()
+        .fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
+    assert_eq!((ram.bytes(dsdt, 4), sum), (&b"DSDT"[..], 0));
+    // Hardware-reduced, PSCI by HVC.
+    let fadt = ram.table(rsdp, b"FACP");
+    assert_eq!(fadt[112..116], (1_u32 << 20).to_le_bytes());
+    assert_eq!(fadt[129..131], [3, 0]);
+}
+
+#[test]
+fn every_vcpu_has_its_entry_and_its_device() {
+    let ram = described(18, &[]);
+    let rsdp = rsdp(&ram);
+    let madt = ram.table(rsdp, b"APIC");
+    let mut at = 44;
+    let mut mpidrs = Vec::new();
+    let mut kinds = Vec::new();
+    while at < madt.len() {
+        let (kind, length) = (madt[at], usize::from(madt[at + 1]));
+        if kind == 0xb {
+            mpidrs.push(u64::from_le_bytes(
+                madt[at + 68..at + 76].try_into().unwrap(),
+            ));
+        }
+        kinds.push(kind);
+        at += length;
+    }
+    assert_eq!(at, madt.len());
+    assert_eq!(mpidrs[..2], [0, 1]);
+    assert_eq!(mpidrs[15..], [15, 0x100, 0x101]);
+    assert_eq!((kinds[0], kinds.last()), (0xc, Some(&0xe)));
+    let fadt = ram.table(rsdp, b"FACP");
+    let dsdt = u64::from_le_bytes(fadt[140..148].try_into().unwrap());
+    let dsdt = ram.bytes(dsdt, ram.u32(dsdt + 4) as usize);
+    let devices = dsdt
+        .windows(8)
+        .filter(|window| *window == b"ACPI0007")
+        .count();
+    assert_eq!(devices, 18);
+}
+
+#[test]
+fn our_own_reader_finds_both_error_sources() {
+    let ram = described(2, &[]);
+    let hest = Hest::parse(ram.table(rsdp(&ram), b"HEST")).unwrap();
+    let sources: Vec<_> = hest.sources().map(Result::unwrap).collect();
+    let [Source::Generic(consumed), Source::Generic(found)] = &sources[..] else {
+        unreachable!("two generic sources, not {sources:?}");
+    };
+    assert_eq!((consumed.id, found.id), (0, 1));
+    assert!(matches!(consumed.notification, Notification::Sea));
+    assert!(consumed.enabled && found.enabled);
+    let (base, size) = ERROR_DEVICE;
+    for source in [consumed, found] {
+        let inside = |at: Pa| (base.get()..base.get() + size).contains(&at.get());
+        assert!(inside(source.status_address));
+        assert!(inside(source.read_ack.unwrap().address));
+    }
+    assert_ne!(consumed.status_address, found.status_address);
+}
+
+/// The EFI memory map: type, first and last address.
+fn memory_map(ram: &Ram) -> Vec<(u32, u64, u64)> {
+    let stub = chosen(ram);
+    let fdt = CheckedFdt::new(&stub).unwrap();
+    let chosen = dt::child(fdt.root().unwrap(), "chosen").unwrap();
+    let number = |name| dt::value(chosen, name).unwrap();
+    let start = u64::from_be_bytes(number("linux,uefi-mmap-start").try_into().unwrap());
+    let size = u32::from_be_bytes(number("linux,uefi-mmap-size").try_into().unwrap());
+    (0..u64::from(size) / 40)
+        .map(|index| start + 40 * index)
+        .map(|at| {
+            let (first, pages) = (ram.u64(at + 8), ram.u64(at + 24));
+            (ram.u32(at), first, first + pages * PAGE_SIZE - 1)
+        })
+        .collect()
+}
+
+const RAM: (u64, u64) = (0x4000_0000, 0x4400_0000);
+
+proptest! {
+    #[test]
+    fn the_memory_map_is_all_of_ram_and_what_is_lost_is_never_usable(
+        pages in proptest::collection::vec(0_u64..0x4000, 0..40),
+    ) {
+        let lost: Vec<IpaRange> = pages
+            .iter()
+            .map(|page| IpaRange::new(Ipa::new(RAM.0 + page * PAGE_SIZE), PAGE_SIZE).unwrap())
+            .collect();
+        let ram = described(1, &lost);
+        let map = memory_map(&ram);
+        let inside: Vec<_> = map.iter().filter(|piece| piece.1 < RAM.1).collect();
+        let mut next = RAM.0;
+        for (_, first, last) in &inside {
+            prop_assert_eq!(*first, next);
+            next = last + 1;
+        }
+        prop_assert_eq!(next, RAM.1);
+        for page in &lost {
+            let at = page.start().get();
+            let piece = inside.iter().find(|piece| (piece.1..=piece.2).contains(&at)).unwrap();
+            prop_assert_ne!(piece.0, efi::Kind::Conventional as u32);
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_had_twice_is_described_once() {
+    let description = described(1, &[]);
+    let Image { place, .. } = description.0[1];
+    let lost = IpaRange::new(place.start(), PAGE_SIZE).unwrap();
+    assert_eq!(memory_map(&described(1, &[lost])), memory_map(&description));
+}
+
+#[test]
+fn a_description_that_does_not_fit_is_refused() {
+    let bundle = Tree::full().bundle();
+    let mut vm = read(&bundle).unwrap()[0].clone();
+    let long = "x".repeat(2 << 20);
+    vm.bootargs = Some(&long);
+    assert!(matches!(
+        build(&vm, &[]),
+        Err(GuestAcpiError::TooBig { what: "dtb", .. })
+    ));
+}
