@@ -1,5 +1,6 @@
 //! From the bundle's descriptions to VMs that can be started: memory, tables, images, registry.
 
+use crate::arch::aarch64::mmio::SharedMemory;
 use crate::arch::aarch64::mmu;
 use crate::arch::aarch64::tables::HeapFrames;
 use crate::arch::aarch64::tlb::HardwareTlb;
@@ -15,7 +16,9 @@ use cordon::platform::memory::{FreeMemory, MemoryError};
 use cordon::platform::pci::DeviceBar;
 use cordon::stage2::{Access, Attrs, BuildError, Config, MapError, MemoryType, Stage2};
 use cordon::vm::boot::{Boot, Contents, Image};
-use cordon::vm::config::{self, ConfigError, IpaRange, Limits, Source, VmConfig};
+use cordon::vm::config::{self, ConfigError, Firmware, IpaRange, Limits, Source, VmConfig};
+use cordon::vm::error_device::ErrorDevice;
+use cordon::vm::guest_acpi::{self, GuestAcpiError};
 use cordon::vm::guest_dt::{self, GuestDtError};
 use cordon::vm::hypervisor::Vm;
 use cordon::vm::vcpu::Vcpu;
@@ -48,6 +51,8 @@ pub enum Error {
     Map(MapError),
     /// The guest's DTB.
     GuestDt(GuestDtError),
+    /// The guest's ACPI tables.
+    GuestAcpi(GuestAcpiError),
     /// Memory that EL2 keeps for itself.
     InUse(mmu::Error),
     /// The configuration's own arithmetic.
@@ -63,6 +68,7 @@ impl fmt::Display for Error {
             Self::Build(error) => write!(f, "why={error}"),
             Self::Map(error) => write!(f, "why={error}"),
             Self::GuestDt(error) => error.fmt(f),
+            Self::GuestAcpi(error) => error.fmt(f),
             Self::InUse(error) => write!(f, "why={error}"),
             Self::OutOfRange => f.write_str("why=out-of-range"),
         }
@@ -85,6 +91,7 @@ from_errors!(
     Build(BuildError),
     Map(MapError),
     GuestDt(GuestDtError),
+    GuestAcpi(GuestAcpiError),
 );
 
 /// What VMs are made from.
@@ -194,6 +201,10 @@ impl Materials {
             self.map(&mut space, config, vmid, id, piece.ipa, range)?;
         }
         let boot = boot(config)?;
+        let errors = match config.firmware {
+            Firmware::DeviceTree => None,
+            Firmware::Acpi => Some(self.error_device(&mut space, config, vmid)?),
+        };
         let vcpus = (0..config.vcpus as usize)
             .map(|index| Some(Vcpu::new(index, pcpus.pop_front()?)))
             .collect::<Option<Vec<Vcpu>>>()
@@ -207,7 +218,25 @@ impl Materials {
             console,
             gic::timers(),
             boot,
-        ))
+        )
+        .with_errors(errors))
+    }
+
+    /// The error device of a guest with ACPI, with memory of its own that EL2 sees for good.
+    fn error_device(
+        &mut self,
+        space: &mut Stage2<HeapFrames, HardwareTlb>,
+        config: &VmConfig<'_>,
+        vmid: Vmid,
+    ) -> Result<ErrorDevice<SharedMemory>, Error> {
+        let (ipa, size) = config::ERROR_AREA;
+        let area = self.free.allocate_for(ipa, size)?;
+        let id = self.add_region(Kind::Ram, area, config.label)?;
+        let range = IpaRange::new(ipa, size).ok_or(Error::OutOfRange)?;
+        self.map(space, config, vmid, id, range, area)?;
+        let mut memory = SharedMemory::default();
+        memory.share(area).map_err(Error::InUse)?;
+        Ok(ErrorDevice::new(memory, area.start(), ipa))
     }
 
     fn map(
@@ -240,13 +269,14 @@ impl Materials {
 /// wants them again.
 fn boot(config: &VmConfig<'_>) -> Result<Boot, Error> {
     let layout = &config.layout;
-    let mut images = alloc::vec![
-        file(layout.kernel, config.kernel)?,
-        Image {
+    let mut images = alloc::vec![file(layout.kernel, config.kernel)?];
+    match config.firmware {
+        Firmware::DeviceTree => images.push(Image {
             place: layout.dtb,
             contents: Contents::Bytes(guest_dt::build(config)?),
-        },
-    ];
+        }),
+        Firmware::Acpi => images.extend(guest_acpi::build(config, &[])?),
+    }
     if let (Some(place), Some(initrd)) = (layout.initrd, config.initrd) {
         images.push(file(place, initrd)?);
     }

@@ -62,6 +62,7 @@ impl<P: Platform> Hypervisor<P> {
             self.stop(vm, StopReason::Killed);
             return;
         }
+        vm.reset_errors();
         let boot = &vm.boot;
         self.announce(vm);
         // The guest's time begins now.

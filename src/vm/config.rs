@@ -57,6 +57,9 @@ pub const REDISTRIBUTORS: (Ipa, u64) = (
 /// Registers of the error device (`super::error_device`), which a VM with ACPI has.
 pub const ERROR_DEVICE: (Ipa, u64) = (Ipa::new(0x0908_0000), 0x1000);
 
+/// Memory that the error device and its guest share.
+pub const ERROR_AREA: (Ipa, u64) = (Ipa::new(0x0920_0000), 0x1_0000);
+
 /// INTID of the PL011's interrupt: SPI 1.
 pub const UART_INTERRUPT: u16 = 33;
 
@@ -111,6 +114,16 @@ pub struct Limits {
     pub ipa_bits: u32,
 }
 
+/// How a guest learns of its machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Firmware {
+    /// By a device tree (`super::guest_dt`).
+    #[default]
+    DeviceTree,
+    /// By ACPI tables (`super::guest_acpi`), which is the only way to hear of memory errors by records.
+    Acpi,
+}
+
 /// A VM to be built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VmConfig<'a> {
@@ -126,6 +139,8 @@ pub struct VmConfig<'a> {
     pub initrd: Option<File<'a>>,
     /// The kernel's command line.
     pub bootargs: Option<&'a str>,
+    /// What describes the machine to the guest.
+    pub firmware: Firmware,
     /// Further memory, in the order of the nodes.
     pub device_memory: Vec<DeviceMemory>,
     /// Where in RAM everything goes.
@@ -259,7 +274,7 @@ fn read_vm<'a>(
     }
     section.vm = Some(label);
     section.only(&[
-        "label", "vcpus", "ram-base", "ram-size", "kernel", "initrd", "bootargs",
+        "label", "vcpus", "ram-base", "ram-size", "kernel", "initrd", "bootargs", "firmware",
     ])?;
     let vcpus = section.cell("vcpus")?;
     if !(1..=MAX_VCPUS).contains(&vcpus) {
@@ -277,6 +292,11 @@ fn read_vm<'a>(
         .ok_or_else(|| section.missing("kernel"))?;
     let initrd = section.file("initrd", bundle)?;
     let bootargs = section.optional_text("bootargs")?;
+    let firmware = match section.optional_text("firmware")? {
+        None | Some("device-tree") => Firmware::DeviceTree,
+        Some("acpi") => Firmware::Acpi,
+        Some(_) => return Err(section.error("firmware", Why::BadValue)),
+    };
     let layout = place_files(&section, ram, kernel, initrd)?;
     let device_memory = read_device_memory(&section, ram, limits)?;
     Ok(VmConfig {
@@ -286,6 +306,7 @@ fn read_vm<'a>(
         kernel,
         initrd,
         bootargs,
+        firmware,
         device_memory,
         layout,
     })

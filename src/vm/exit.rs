@@ -6,8 +6,9 @@
 //! Any CPU may stop any VM at any time. So a VM that is stopped gets nothing done, none of its exits
 //! ends in its guest, and its map is left alone: a stage-2 table gone bad may be why it was stopped.
 
-use super::config::{DISTRIBUTOR, REDISTRIBUTORS, UART};
+use super::config::{DISTRIBUTOR, ERROR_DEVICE, REDISTRIBUTORS, UART};
 use super::cpu::GuestCpu;
+use super::error_device::Effect;
 use super::hypervisor::{Hypervisor, Platform, StopReason, Vm};
 use super::psci::{Call, status};
 use super::system_registers::{self, Answer};
@@ -52,6 +53,7 @@ pub struct Arrived {
 enum Device {
     Gic(Frame, u64),
     Uart(u64),
+    Errors(u64),
 }
 
 /// A vCPU at an exit, and everything around it.
@@ -240,7 +242,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         let ipa = abort.ipa(self.cpu.hpfar(), self.cpu.far()).unwrap_or(page);
         // No memory is mapped where an emulated device is (`config`), so this needs no look at the
         // map, and no lock.
-        if let (Some(mmio), Some(device)) = (abort.mmio, device(ipa, self.vm.vcpus.len()))
+        if let (Some(mmio), Some(device)) = (abort.mmio, self.device(ipa))
             && !abort.stage1_walk
         {
             return self.emulate(&mmio, device);
@@ -276,6 +278,10 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
                         vm.with_uart(platform, |uart, line| uart.write(offset, value, line));
                     write.1
                 }
+                Device::Errors(offset) => {
+                    self.write_errors(offset, value);
+                    VcpuSet::NONE
+                }
             }
         } else {
             let (value, concerned) = match device {
@@ -287,6 +293,10 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
                 Device::Uart(offset) => {
                     vm.with_uart(platform, |uart, line| uart.read(offset, line))
                 }
+                Device::Errors(offset) => {
+                    let value = vm.errors.as_ref().map_or(0, |errors| errors.read(offset));
+                    (value, VcpuSet::NONE)
+                }
             };
             self.cpu.set_register(mmio.register, mmio.loaded(value));
             concerned
@@ -294,6 +304,29 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         self.concern(concerned);
         self.cpu.skip_instruction();
         Next::Resume
+    }
+
+    /// The emulated device that has registers at `ipa`.
+    fn device(&self, ipa: Ipa) -> Option<Device> {
+        device(ipa, self.vm.vcpus.len()).or_else(|| {
+            let (base, size) = ERROR_DEVICE;
+            let offset = ipa.checked_offset_from(base)?;
+            (offset < size && self.vm.errors.is_some()).then_some(Device::Errors(offset))
+        })
+    }
+
+    fn write_errors(&mut self, offset: u64, value: u64) {
+        let Some(errors) = &self.vm.errors else {
+            return;
+        };
+        match errors.write(offset, value) {
+            Effect::Inject(_) => errors.injected(None),
+            effect => {
+                let here = Some(self.vcpu.pcpu);
+                self.vm.signal(&self.hypervisor.platform, effect, here);
+                self.vm.vgic.answer(self.vcpu.index, self.cpu.interrupts());
+            }
+        }
     }
 
     /// What a bus says where nobody answers: a synchronous external abort, no memory error.

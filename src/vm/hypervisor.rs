@@ -4,6 +4,8 @@
 
 use super::boot::{Boot, Contents};
 use super::config::UART_INTERRUPT;
+use super::error_device::{Effect, ErrorDevice};
+use super::guest_acpi::ERROR_INTERRUPT;
 use super::vcpu::Vcpu;
 use super::vgic::{Timers, VcpuSet, Vgic};
 use super::vuart::{Terminal, Vuart};
@@ -104,6 +106,8 @@ pub struct Vm<P: Platform> {
     pub vseas: AtomicU64,
     /// Its interrupt controller.
     pub vgic: Vgic,
+    /// How a guest with ACPI is told of errors by records.
+    pub errors: Option<ErrorDevice<P::Shared>>,
     /// What its virtual counter lags behind the physical one (CNTVOFF_EL2).
     pub counter_offset: AtomicU64,
     uart: Mutex<Vuart>,
@@ -126,6 +130,7 @@ impl<P: Platform> Vm<P> {
             name,
             vmid,
             vgic: Vgic::new(vcpus.len(), timers),
+            errors: None,
             counter_offset: AtomicU64::new(0),
             vcpus,
             ipa_bits: stage2.config().ipa_bits(),
@@ -136,6 +141,13 @@ impl<P: Platform> Vm<P> {
             uart: Mutex::new(Vuart::default()),
             stopped: AtomicU8::new(RUNNING),
         }
+    }
+
+    /// The same VM with an error device.
+    #[must_use]
+    pub fn with_errors(mut self, device: Option<ErrorDevice<P::Shared>>) -> Self {
+        self.errors = device;
+        self
     }
 
     /// Whether its vCPUs must not run any more.
@@ -164,6 +176,23 @@ impl<P: Platform> Vm<P> {
     pub(super) fn reset_devices(&self) {
         *self.uart.lock() = Vuart::default();
         self.vgic.reset();
+    }
+
+    /// Puts the error device into the state that its guest finds first. One whose memory is bad has
+    /// nothing to say any more; the VM does without.
+    pub(super) fn reset_errors(&self) {
+        if let Some(Err(error)) = self.errors.as_ref().map(ErrorDevice::reset) {
+            log::warn!("event=error what=guest-record vm={} why={error}", self.name);
+        }
+    }
+
+    /// Raises the edge of the error interrupt, if `effect` says that it is due.
+    pub fn signal(&self, platform: &P, effect: Effect, here: Option<usize>) {
+        if effect == Effect::Interrupt {
+            let concerned = self.vgic.set_line(ERROR_INTERRUPT, true);
+            let fallen = self.vgic.set_line(ERROR_INTERRUPT, false);
+            self.knock(platform, concerned.union(fallen), here);
+        }
     }
 
     /// Uses its console's registers. Returns whom the console's interrupt concerns as well.

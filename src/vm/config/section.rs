@@ -10,7 +10,9 @@ use alloc::vec::Vec;
 
 use fdt::node::FdtNode;
 
-use super::{ConfigError, DISTRIBUTOR, IpaRange, Limits, REDISTRIBUTORS, UART, Why};
+use super::{
+    ConfigError, DISTRIBUTOR, ERROR_AREA, ERROR_DEVICE, IpaRange, Limits, REDISTRIBUTORS, UART, Why,
+};
 use crate::addr::Ipa;
 use crate::platform::bundle::{Bundle, File};
 use crate::platform::dt;
@@ -20,6 +22,8 @@ const EMULATED: &[(&str, (Ipa, u64))] = &[
     ("gicd", DISTRIBUTOR),
     ("gicr", REDISTRIBUTORS),
     ("pl011", UART),
+    ("error-device", ERROR_DEVICE),
+    ("error-area", ERROR_AREA),
 ];
 
 /// A node while it is read, with the names that an error needs.

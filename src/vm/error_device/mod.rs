@@ -20,7 +20,9 @@ mod tests;
 use spin::Mutex;
 
 use crate::addr::{Ipa, Pa};
+use crate::ras::cper::HEADER_SIZE;
 use crate::ras::ghes::{MemoryError, PhysMemory};
+use crate::vm::guest_acpi::errors::trigger_table;
 use crate::vm::guest_acpi::place::shared;
 
 use injection::{Arguments, Status};
@@ -110,13 +112,17 @@ impl<M: PhysMemory> ErrorDevice<M> {
 
     /// As the guest finds it when its machine is turned on. Records are numbered on, so that none is
     /// ever taken for an older one.
-    pub fn reset(&self) {
+    ///
+    /// # Errors
+    /// Where the shared area cannot be written, because it has gone bad.
+    pub fn reset(&self) -> Result<(), MemoryError> {
         let state = &mut *self.state.lock();
         state.consumed = Source::new(0);
         state.found = Found::new();
         state.error_type = 0;
         state.status = Status::Success;
         state.latent = None;
+        state.clear_area()
     }
 
     /// The guest reads the register at `offset`. What is none reads as 0.
@@ -198,6 +204,21 @@ impl<M: PhysMemory> ErrorDevice<M> {
 }
 
 impl<M: PhysMemory> State<M> {
+    /// No record in the blocks, no arguments, and what triggers an injected error.
+    fn clear_area(&mut self) -> Result<(), MemoryError> {
+        for block in shared::BLOCK {
+            self.put(block, &[0; HEADER_SIZE])?;
+        }
+        self.put(shared::INJECTION, &[0; shared::INJECTION_SIZE])?;
+        self.put(shared::TRIGGER, &trigger_table())
+    }
+
+    fn put(&mut self, offset: u64, bytes: &[u8]) -> Result<(), MemoryError> {
+        let (pa, _) = self.area;
+        let at = pa.checked_add(offset).ok_or(MemoryError::NotMapped(pa))?;
+        self.memory.write(at, bytes)
+    }
+
     fn next_sequence(&mut self) -> u64 {
         self.sequence += 1;
         self.sequence

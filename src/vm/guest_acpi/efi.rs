@@ -40,7 +40,7 @@ impl Guid {
 
     /// EFI_RT_PROPERTIES_TABLE_GUID (4.6).
     const fn runtime_properties() -> Self {
-        let node = [0x84, 0x0e, 0x93, 0x1d, 0x21, 0xc3, 0x8a, 0xe9];
+        let node = [0x84, 0x2e, 0x93, 0x1d, 0x21, 0xc3, 0x8a, 0xe9];
         Self(
             U32::new(0xeb66_918a),
             U16::new(0x7eef),
@@ -184,7 +184,6 @@ fn memory_map(vm: &VmConfig<'_>, places: &Places, lost: &[IpaRange]) -> Vec<Desc
     let mut reserved: Vec<(IpaRange, Kind)> = [
         (places.efi, Kind::AcpiReclaim),
         (places.tables, Kind::AcpiReclaim),
-        (places.errors, Kind::AcpiNvs),
     ]
     .into();
     // What is described already is not described a second time: the kernel has to do without it.
@@ -192,6 +191,13 @@ fn memory_map(vm: &VmConfig<'_>, places: &Places, lost: &[IpaRange]) -> Vec<Desc
     let unusable: Vec<IpaRange> = lost.iter().filter(apart).copied().collect();
     reserved.extend(unusable.into_iter().map(|range| (range, Kind::Unusable)));
     let mut map = pieces(vm.ram, WRITE_BACK, reserved.clone());
+    let errors = places.errors;
+    map.extend(descriptor(
+        errors.start(),
+        end_of(errors),
+        Kind::AcpiNvs,
+        WRITE_BACK,
+    ));
     for memory in vm
         .device_memory
         .iter()

@@ -98,15 +98,6 @@ pub(super) fn hest() -> Vec<u8> {
     hest.as_slice().to_vec()
 }
 
-/// The shared memory as the guest first sees it: no record in the blocks, and what triggers an injected
-/// error.
-pub(super) fn shared_memory() -> Vec<u8> {
-    let mut bytes = alloc::vec![0; shared::TRIGGER as usize];
-    bytes.extend(trigger_table());
-    bytes.resize(shared::SIZE as usize, 0);
-    bytes
-}
-
 /// What an injection entry does with its register (table 18.28).
 #[derive(Clone, Copy)]
 #[repr(u8)]
@@ -226,21 +217,23 @@ pub(super) fn einj(places: &Places) -> Vec<u8> {
     einj.as_slice().to_vec()
 }
 
+/// Bytes of the trigger table.
+const TRIGGER_SIZE: usize = 16 + size_of::<Entry>();
+
 /// Trigger Error Action Table (18.6.4, table 18.35): one write, on which the injected error shows itself
 /// as a scrubber would find it. Who does not trigger it leaves it to whoever consumes it.
-fn trigger_table() -> Vec<u8> {
-    const HEADER: u32 = 16;
-    let action = Entry::new(
-        Action::Trigger,
-        Instruction::WriteRegisterValue,
-        device(register::TRIGGER),
-        1,
-    );
-    let size = HEADER as usize + size_of::<Entry>();
-    let mut bytes = Vec::with_capacity(size);
-    for word in [HEADER, 0, size as u32, 1] {
-        bytes.extend(word.to_le_bytes());
+pub(in crate::vm) fn trigger_table() -> [u8; TRIGGER_SIZE] {
+    /// Header size, revision, table size, number of entries.
+    #[derive(IntoBytes, Immutable)]
+    #[repr(C)]
+    struct Table {
+        header: [U32; 4],
+        entry: Entry,
     }
-    bytes.extend(action.as_bytes());
-    bytes
+    let action = (Action::Trigger, Instruction::WriteRegisterValue);
+    let table = Table {
+        header: [16, 0, TRIGGER_SIZE as u32, 1].map(U32::new),
+        entry: Entry::new(action.0, action.1, device(register::TRIGGER), 1),
+    };
+    zerocopy::transmute!(table)
 }

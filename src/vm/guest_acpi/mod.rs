@@ -16,7 +16,7 @@
 
 mod dsdt;
 mod efi;
-mod errors;
+pub(super) mod errors;
 pub mod place;
 mod stub;
 mod tables;
@@ -87,7 +87,6 @@ pub fn build(vm: &VmConfig<'_>, lost: &[IpaRange]) -> Result<Vec<Image>, GuestAc
         ("dtb", places.stub, stub),
         ("efi", places.efi, efi.bytes),
         ("tables", places.tables, tables),
-        ("errors", places.errors, errors::shared_memory()),
     ]
     .into_iter()
     .map(|(what, place, bytes)| image(what, place, bytes))

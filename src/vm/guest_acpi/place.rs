@@ -1,15 +1,14 @@
-//! Where in a guest's RAM its ACPI description goes: the last 2 MiB, which with a device tree hold nothing
-//! but that.
+//! Where a guest's ACPI description goes: into the last 2 MiB of its RAM, which with a device tree hold
+//! nothing but that. What guest and Cordon both write is apart from RAM.
 
 use crate::addr::Ipa;
-use crate::vm::config::IpaRange;
+use crate::vm::config::{ERROR_AREA, IpaRange};
 
 /// Bytes that the pieces take up, from the start of the last 2 MiB.
-pub const SIZE: u64 = 0x13_0000;
+pub const SIZE: u64 = 0x12_0000;
 
 const EFI: u64 = 0x10_0000;
 const TABLES: u64 = 0x11_0000;
-const ERRORS: u64 = 0x12_0000;
 
 /// The pieces. Each begins and ends at a multiple of 64 KiB, so that a guest with any granule can map
 /// them one by one.
@@ -38,8 +37,8 @@ impl Places {
         Some(Self {
             stub: piece(0, EFI)?,
             efi: piece(EFI, TABLES)?,
-            tables: piece(TABLES, ERRORS)?,
-            errors: piece(ERRORS, SIZE)?,
+            tables: piece(TABLES, SIZE)?,
+            errors: IpaRange::new(ERROR_AREA.0, ERROR_AREA.1)?,
         })
     }
 
@@ -49,7 +48,7 @@ impl Places {
     }
 }
 
-/// What is where in [`Places::errors`], as offsets in bytes.
+/// What is where in the area that is shared ([`ERROR_AREA`]), as offsets in bytes.
 pub mod shared {
     /// How many error sources a guest has.
     pub const SOURCES: usize = 2;

@@ -180,21 +180,24 @@ struct Gtdt {
 }
 const _: () = assert!(size_of::<Gtdt>() + HEADER as usize == 104);
 
-/// What the guest does not have (secure timer, EL2's) is interrupt 0.
+/// The guest has neither a secure timer nor one of EL2, but Linux maps their interrupts all the same
+/// and complains of number 0.
 fn gtdt() -> Vec<u8> {
     const REVISION: u8 = 3;
     /// No memory-mapped counter.
     const NONE: u64 = u64::MAX;
     /// Flags (table 5.75): level-triggered, active high; bit 2: it goes on in all power states.
     const ALWAYS_ON: u32 = 1 << 2;
+    const SECURE: u16 = 29;
+    const EL2: u16 = 26;
     let timer = |intid: u16, flags: u32| [U32::from(u32::from(intid)), U32::from(flags)];
     let gtdt = Gtdt {
         counter_control: NONE.into(),
         reserved: 0.into(),
-        secure_el1: timer(0, 0),
+        secure_el1: timer(SECURE, 0),
         physical_el1: timer(vgic::PHYSICAL_TIMER, ALWAYS_ON),
         virtual_el1: timer(vgic::VIRTUAL_TIMER, ALWAYS_ON),
-        el2: timer(0, 0),
+        el2: timer(EL2, 0),
         counter_read: NONE.into(),
         platform_timers: 0.into(),
         platform_timer_offset: 0.into(),

@@ -103,8 +103,11 @@ impl<'a> TreeWriter<'a> {
         if let Some(bootargs) = &vm.bootargs {
             self.text(path, "bootargs", bootargs)?;
         }
+        if let Some(firmware) = &vm.firmware {
+            self.text(path, "firmware", firmware.name())?;
+        }
         let written = [
-            "label", "vcpus", "ram-base", "ram-size", "kernel", "initrd", "bootargs",
+            "label", "vcpus", "ram-base", "ram-size", "kernel", "initrd", "bootargs", "firmware",
         ];
         self.additions(path, &written)?;
         for (index, memory) in vm.device_memory.iter().enumerate() {

@@ -117,6 +117,8 @@ pub struct Vm {
     pub bootargs: Option<String>,
     /// What is added to that where the console is left to a person.
     pub interactive_bootargs: Option<String>,
+    /// What describes its machine to it; a device tree, if nothing is said.
+    pub firmware: Option<Firmware>,
     /// The device memory it owns.
     #[serde(default)]
     pub device_memory: Vec<DeviceMemory>,
@@ -124,6 +126,26 @@ pub struct Vm {
 
 fn default_ram_base() -> Spanned<Size> {
     Spanned::new(0..0, Size(0x4000_0000))
+}
+
+/// What describes a VM's machine to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Firmware {
+    /// A device tree.
+    DeviceTree,
+    /// ACPI tables.
+    Acpi,
+}
+
+impl Firmware {
+    /// As the bundle has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::DeviceTree => "device-tree",
+            Self::Acpi => "acpi",
+        }
+    }
 }
 
 /// Where a piece of device memory comes from.
