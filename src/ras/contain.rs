@@ -26,6 +26,9 @@ pub trait AddressSpaces {
     /// The VM's name, for people.
     fn name(&self, vm: Vmid) -> &str;
 
+    /// The VM has lost the page at `ipa`, and its map shows it. Called once for each page that it loses.
+    fn lost(&self, vm: Vmid, ipa: Ipa, event: &ErrorEvent);
+
     /// Stops a VM whose map can no longer be trusted. Whether it ran until now.
     fn give_up(&self, vm: Vmid, why: &dyn fmt::Display) -> bool;
 }
@@ -120,12 +123,14 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
         match self.spaces.make_hole(vm, ipa) {
             Some(Ok(HoleOutcome::Made(hole))) => {
                 self.report(name, ipa, &hole);
+                self.spaces.lost(vm, ipa, self.event);
                 Cut::Made
             }
             Some(Ok(HoleOutcome::Coarse(hole))) => {
                 self.announce(Stage::Overflow);
                 log::error!(target: "ras", "event=overflow what=table-reserve vm={name} ipa={} lost={:#x}", hole.ipa, hole.size);
                 self.report(name, ipa, &hole);
+                self.spaces.lost(vm, ipa, self.event);
                 Cut::Made
             }
             Some(Ok(HoleOutcome::AlreadyPoisoned { .. })) => Cut::Held,

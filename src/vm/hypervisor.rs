@@ -4,13 +4,14 @@
 
 use super::boot::{Boot, Contents};
 use super::config::UART_INTERRUPT;
-use super::error_device::{Effect, ErrorDevice};
+use super::error_device::{Effect, ErrorDevice, Report};
 use super::guest_acpi::ERROR_INTERRUPT;
 use super::vcpu::Vcpu;
 use super::vgic::{Timers, VcpuSet, Vgic};
 use super::vuart::{Terminal, Vuart};
 use crate::addr::{Ipa, PaRange, Vmid};
 use crate::ras::contain::AddressSpaces;
+use crate::ras::event::{Consumer, ErrorEvent};
 use crate::ras::ghes::PhysMemory;
 use crate::ras::pipeline::Ras;
 use crate::ras::triage;
@@ -371,6 +372,15 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
+    /// Tells a guest with ACPI of an error that it need not act on at once.
+    pub fn report(&self, vm: &Vm<P>, report: Report) {
+        if let Some(errors) = &vm.errors {
+            let effect = errors.found(report);
+            log::info!(target: "ras", "event=reported vm={} source=1 ipa={} severity={}", vm.name, report.ipa, report.severity);
+            vm.signal(&self.platform, effect, None);
+        }
+    }
+
     /// Something was typed for a VM's console. `here` as for [`Vm::knock`].
     pub fn input(&self, vm: &Vm<P>, here: Option<usize>) {
         let ((), concerned) = vm.with_uart(&self.platform, |uart, line| uart.receive(line));
@@ -392,6 +402,15 @@ impl<P: Platform> AddressSpaces for Hypervisor<P> {
 
     fn name(&self, vm: Vmid) -> &str {
         self.vm(vm).map_or("?", |vm| &vm.name)
+    }
+
+    /// A guest with ACPI is told, unless it is the one that met the error: then its own abort says
+    /// more (`memory_error`).
+    fn lost(&self, vmid: Vmid, ipa: Ipa, event: &ErrorEvent) {
+        let consumes = matches!(event.consumer, Some(Consumer::Vcpu { vm, .. }) if vm == vmid);
+        if let Some(vm) = self.vm(vmid).filter(|_| !consumes) {
+            self.report(vm, Report::lost(ipa.page()));
+        }
     }
 
     fn give_up(&self, vmid: Vmid, why: &dyn fmt::Display) -> bool {

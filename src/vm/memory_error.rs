@@ -5,6 +5,7 @@
 //! guest hears of it, so that its handler runs with the hole in place.
 
 use super::cpu::GuestCpu;
+use super::error_device::{ErrorDevice, Report};
 use super::exit::{Exit, Next};
 use super::hypervisor::{Platform, StopReason};
 use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange};
@@ -95,6 +96,9 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
 
     /// The guest touched a hole that was there already.
     pub(super) fn touched(&mut self, abort: &Abort, ipa: Ipa, pa: Pa) -> Next {
+        if self.must_wait() {
+            return Next::Resume;
+        }
         let (count, level) = self.hypervisor.ras.touched(pa);
         let event = ErrorEvent {
             range: PaRange::new(pa.page(), PAGE_SIZE),
@@ -211,7 +215,13 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         if inject::handler_is_lost(&state) {
             return self.give_up("handler-lost", event);
         }
+        if self.must_wait() {
+            return Next::Resume;
+        }
         let exception = inject::external_abort(&state, &abort);
+        if exception.is_ok() {
+            self.leave_record(event, ipa);
+        }
         if let Ok(injected) = &exception {
             self.vm.vseas.fetch_add(1, Ordering::Relaxed);
             self.announce(event, Stage::GuestAborted);
@@ -220,6 +230,35 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
                 self.cpu.exception_level(), Attempt::from(trap));
         }
         self.deliver(exception)
+    }
+
+    /// Whether the access is to be made again, and comes here again, because a guest with ACPI has a record
+    /// of another one before it.
+    fn must_wait(&self) -> bool {
+        self.cpu.exception_level() == 0
+            && self.vm.errors.as_ref().is_some_and(ErrorDevice::must_wait)
+    }
+
+    /// Tells a guest with ACPI which page its access met, before the abort does. Linux looks for a record
+    /// when a process is interrupted; when its kernel is, it does not, and one that was left there would stay
+    /// and be taken for another page's. So it hears of that page as of one that nobody has consumed.
+    fn leave_record(&self, event: &ErrorEvent, ipa: Option<Ipa>) {
+        let (Some(errors), Some(ipa)) = (&self.vm.errors, ipa) else {
+            return;
+        };
+        let report = Report::lost(ipa.page());
+        if self.cpu.exception_level() != 0 {
+            return self.hypervisor.report(self.vm, report);
+        }
+        let (seq, vm) = (event.sequence, &self.vm.name);
+        match errors.consumed(report) {
+            Ok(()) => {
+                log::info!(target: "ras", "event=reported seq={seq} vm={vm} source=0 ipa={}", report.ipa);
+            }
+            Err(why) => {
+                log::warn!("event=error what=guest-record vm={vm} why={why} seq={seq}");
+            }
+        }
     }
 
     fn tell_by_serror(&mut self, error: &SError, event: &ErrorEvent) -> Next {

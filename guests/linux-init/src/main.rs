@@ -6,27 +6,32 @@
 //! to do it waits for the next line, and what fails is a report, not an exit.
 
 mod check;
+mod losses;
 mod power;
 mod report;
 mod system;
+mod victim;
 
 use anyhow::{Result, bail};
 use report::{report, report_error};
 use std::io::{BufRead, stdin};
 use std::process::Command;
+use victim::Victims;
 
 fn main() {
+    victim::run_if_victim();
+    let mut victims = Victims::default();
     if let Err(error) = system::mount_all() {
         report_error("mount", &error);
     }
     report_init();
     for word in std::env::args().skip(1) {
-        obey(&word);
+        obey(&word, &mut victims);
     }
     loop {
         let mut line = String::new();
         match stdin().lock().read_line(&mut line) {
-            Ok(1..) => obey(line.trim()),
+            Ok(1..) => obey(line.trim(), &mut victims),
             // A console that is hung up comes back, if at all, in its own time.
             _ => std::thread::sleep(std::time::Duration::from_millis(100)),
         }
@@ -43,11 +48,16 @@ fn report_init() {
 }
 
 /// Carries out one line and reports what came of it.
-fn obey(line: &str) {
+fn obey(line: &str, victims: &mut Victims) {
     let (word, rest) = line.split_once([' ', '=']).unwrap_or((line, ""));
     let done = match word {
         "" => Ok(()),
         "check" => check::check(),
+        "losses" => losses::losses(),
+        "victim" => victims.start(rest),
+        "touch" | "store" | "call" | "send" | "loop" | "where" | "verify" => {
+            victims.command(word, rest)
+        }
         "patrol" => check::patrol(rest),
         "sh" => run("sh", &["-c", rest], word),
         "shell" => run("setsid", &["-c", "sh", "-l"], word),

@@ -261,6 +261,8 @@ impl AddressSpaces for Notes {
         "vm"
     }
 
+    fn lost(&self, _: Vmid, _: Ipa, _: &ErrorEvent) {}
+
     fn give_up(&self, vm: Vmid, _: &dyn fmt::Display) -> bool {
         let mut given_up = self.given_up.lock().unwrap();
         given_up.push(vm.get());

@@ -63,6 +63,9 @@ pub mod register {
     pub const STATE_END: u64 = 0;
 }
 
+/// How often an access to lost memory is retried while the guest has a record to acknowledge.
+const PATIENCE: u32 = 10_000;
+
 /// What a write to a register leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -85,6 +88,8 @@ struct State<M> {
     /// Where the shared area is: for Cordon, and for the guest.
     area: (Pa, Ipa),
     consumed: Source,
+    /// How often somebody has waited for `consumed` since its last record.
+    waits: u32,
     found: Found,
     sequence: u64,
     error_type: u64,
@@ -101,6 +106,7 @@ impl<M: PhysMemory> ErrorDevice<M> {
                 memory,
                 area: (pa, ipa),
                 consumed: Source::new(0),
+                waits: 0,
                 found: Found::new(),
                 sequence: 0,
                 error_type: 0,
@@ -118,6 +124,7 @@ impl<M: PhysMemory> ErrorDevice<M> {
     pub fn reset(&self) -> Result<(), MemoryError> {
         let state = &mut *self.state.lock();
         state.consumed = Source::new(0);
+        state.waits = 0;
         state.found = Found::new();
         state.error_type = 0;
         state.status = Status::Success;
@@ -176,6 +183,18 @@ impl<M: PhysMemory> ErrorDevice<M> {
         state.latent = result;
     }
 
+    /// Whether who has consumed an error should try again, for the last record has not been
+    /// acknowledged yet. That is a matter of some hundred instructions of another vCPU, so a guest that
+    /// is waited for in vain is not waited for ever.
+    pub fn must_wait(&self) -> bool {
+        let state = &mut *self.state.lock();
+        if state.consumed.is_free() || state.waits == PATIENCE {
+            return false;
+        }
+        state.waits += 1;
+        true
+    }
+
     /// Leaves a record of an error that somebody is about to be told of by an abort.
     ///
     /// # Errors
@@ -185,6 +204,7 @@ impl<M: PhysMemory> ErrorDevice<M> {
         if !state.consumed.is_free() {
             return Err(NotTold::Busy);
         }
+        state.waits = 0;
         let sequence = state.next_sequence();
         let (pa, _) = state.area;
         state

@@ -1,0 +1,210 @@
+//! The victim itself: one line in, one line out.
+
+use super::access::{self, BusError};
+use super::map::{self, Memory, PAGE};
+use anyhow::{Context, Result, bail};
+use std::fmt::Write as _;
+use std::io::{Write, stdin, stdout};
+
+/// `RET`, twice: a word of code.
+const CODE: u64 = 0xd65f_03c0_d65f_03c0;
+
+/// Maps `KIND SIZE`, then obeys lines until there are no more.
+pub(super) fn run(words: &[String]) -> Result<()> {
+    let [kind, size] = words else {
+        bail!("missing-argument");
+    };
+    access::prepare()?;
+    let memory = map::map(kind, parse_size(size)?)?;
+    let victim = Victim {
+        memory,
+        is_code: kind == "code",
+    };
+    say(&victim.fill()?)?;
+    for line in stdin().lines() {
+        let answer = victim.obey(line?.trim());
+        say(&answer.unwrap_or_else(|error| format!("error {error:#}")))?;
+    }
+    Ok(())
+}
+
+fn say(line: &str) -> Result<()> {
+    let mut out = stdout().lock();
+    writeln!(out, "{line}")?;
+    Ok(out.flush()?)
+}
+
+/// `64k`, `2M`, `4G`, or bytes.
+fn parse_size(text: &str) -> Result<usize> {
+    let shift = match text.chars().last() {
+        Some('k' | 'K') => 10,
+        Some('M') => 20,
+        Some('G') => 30,
+        _ => 0,
+    };
+    let digits = if shift == 0 {
+        text
+    } else {
+        &text[..text.len() - 1]
+    };
+    Ok(number(digits)? as usize * (1 << shift))
+}
+
+fn number(text: &str) -> Result<u64> {
+    let number = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    number.context("bad-number")
+}
+
+struct Victim {
+    memory: Memory,
+    is_code: bool,
+}
+
+impl Victim {
+    /// What belongs at `offset`.
+    fn value(&self, offset: usize) -> u64 {
+        if self.is_code {
+            CODE
+        } else {
+            (offset as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
+        }
+    }
+
+    fn address(&self, offset: usize) -> u64 {
+        self.memory.start + offset as u64
+    }
+
+    /// Writes the first word of each 64 bytes. Reports what the memory is.
+    fn fill(&self) -> Result<String> {
+        let mut lost = 0;
+        for page in (0..self.memory.size).step_by(PAGE) {
+            let filled = (page..page + PAGE)
+                .step_by(if self.is_code { 8 } else { 64 })
+                .try_for_each(|at| access::store(self.address(at), self.value(at)));
+            lost += usize::from(filled.is_err());
+        }
+        let (start, size) = (self.memory.start, self.memory.size);
+        let ipa = map::physical(start)?;
+        let huge = map::huge_kib()?;
+        Ok(format!(
+            "pid={} va={start:#x} ipa={ipa:#x} size={size} lost={lost} huge_kib={huge}",
+            std::process::id()
+        ))
+    }
+
+    fn obey(&self, line: &str) -> Result<String> {
+        let (command, argument) = line.split_once(' ').unwrap_or((line, ""));
+        match command {
+            "touch" => self.touch(number(argument)? as usize),
+            "store" => self.store(number(argument)? as usize),
+            "call" => self.call(number(argument)? as usize),
+            "send" => self.send(number(argument)? as usize),
+            "loop" => self.touch_again(argument),
+            "where" => self.find(number(argument)? as usize),
+            "verify" => Ok(self.verify()),
+            _ => bail!("unknown-command"),
+        }
+    }
+
+    fn checked(&self, offset: usize) -> Result<u64> {
+        anyhow::ensure!(
+            offset < self.memory.size && offset.is_multiple_of(8),
+            "bad-offset"
+        );
+        Ok(self.address(offset))
+    }
+
+    fn touch(&self, offset: usize) -> Result<String> {
+        let loaded = access::load(self.checked(offset)?);
+        Ok(match loaded {
+            Ok(value) => format!("result=ok good={}", value == self.value(offset)),
+            Err(error) => error.to_string(),
+        })
+    }
+
+    fn store(&self, offset: usize) -> Result<String> {
+        let stored = access::store(self.checked(offset)?, self.value(offset));
+        Ok(stored.map_or_else(|error| error.to_string(), |()| "result=ok".to_owned()))
+    }
+
+    fn call(&self, offset: usize) -> Result<String> {
+        anyhow::ensure!(self.is_code, "no-code");
+        let called = access::call(self.checked(offset)?);
+        Ok(called.map_or_else(|error| error.to_string(), |()| "result=ok".to_owned()))
+    }
+
+    /// Lets the kernel read the word, as `write` does.
+    fn send(&self, offset: usize) -> Result<String> {
+        let result = access::send(self.checked(offset)?);
+        Ok(match result {
+            Ok(count) => format!("result=ok bytes={count}"),
+            Err(error) => format!("result=error why={error}"),
+        })
+    }
+
+    /// `OFFSET COUNT`: touches one place again and again.
+    fn touch_again(&self, arguments: &str) -> Result<String> {
+        let (offset, count) = arguments.split_once(' ').context("missing-argument")?;
+        let address = self.checked(number(offset)? as usize)?;
+        let mut signals = 0;
+        let count = number(count)?;
+        for _ in 0..count {
+            signals += u64::from(access::load(address).is_err());
+        }
+        Ok(format!("touches={count} signals={signals}"))
+    }
+
+    /// Which guest-physical page is behind the offset now.
+    fn find(&self, offset: usize) -> Result<String> {
+        let address = self.checked(offset)?;
+        let mut line = String::new();
+        match map::physical(address) {
+            Ok(ipa) => write!(line, "ipa={ipa:#x}")?,
+            Err(_) => write!(line, "ipa=none")?,
+        }
+        Ok(line)
+    }
+
+    /// Reads everything once. A page is lost from its first signal on.
+    fn verify(&self) -> String {
+        let (mut lost, mut wrong) = (0, 0);
+        for page in (0..self.memory.size).step_by(PAGE) {
+            for at in (page..page + PAGE).step_by(64) {
+                match access::load(self.address(at)) {
+                    Ok(value) => wrong += usize::from(value != self.value(at)),
+                    Err(_) => {
+                        lost += 1;
+                        break;
+                    }
+                }
+            }
+        }
+        format!(
+            "pages={} lost={lost} wrong={wrong}",
+            self.memory.size / PAGE
+        )
+    }
+}
+
+impl std::fmt::Display for BusError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { code, address, lsb } = self;
+        write!(f, "result=sigbus code={code} addr={address:#x} lsb={lsb}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(parse_size("64k").unwrap(), 64 << 10);
+        assert_eq!(parse_size("2M").unwrap(), 2 << 20);
+        assert_eq!(parse_size("0x1000").unwrap(), 4096);
+        assert!(parse_size("M").is_err() && parse_size("").is_err());
+    }
+}
