@@ -57,19 +57,26 @@ extern "C" fn on_bus_error(_: libc::c_int, info: *mut libc::siginfo_t, context: 
     ADDRESS.store(fault.address, SeqCst);
     LSB.store(fault.lsb.into(), SeqCst);
     SIGNALS.fetch_add(1, SeqCst);
-    step_over(context);
+    step_over(context, fault.address);
 }
 
 #[cfg(target_arch = "aarch64")]
-fn step_over(context: *mut libc::c_void) {
+fn step_over(context: *mut libc::c_void, address: u64) {
     // SAFETY: with SA_SIGINFO the third argument is the interrupted thread's ucontext_t. What was
-    // interrupted is one of the instructions below, whose results have values before it.
-    unsafe { (*context.cast::<libc::ucontext_t>()).uc_mcontext.pc += 4 };
+    // interrupted is one of the instructions below, whose results have values before it, or the call
+    // to an instruction that cannot be fetched, which returns.
+    let machine = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext };
+    let is_fetch = machine.pc & !0xfff == address & !0xfff;
+    machine.pc = if is_fetch {
+        machine.regs[30]
+    } else {
+        machine.pc + 4
+    };
 }
 
 /// Elsewhere there are no victims: this program is a guest's.
 #[cfg(not(target_arch = "aarch64"))]
-fn step_over(_: *mut libc::c_void) {
+fn step_over(_: *mut libc::c_void, _: u64) {
     std::process::abort();
 }
 
@@ -109,7 +116,7 @@ pub(super) fn store(address: u64, value: u64) -> std::result::Result<(), BusErro
 /// Calls the function at `address`, which returns at once.
 ///
 /// # Errors
-/// What SIGBUS said. Stepping over the instruction there leads to the next one, which returns as well.
+/// What SIGBUS said.
 pub(super) fn call(address: u64) -> std::result::Result<(), BusError> {
     attempt(|| {
         #[cfg(target_arch = "aarch64")]
