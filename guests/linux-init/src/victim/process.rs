@@ -136,13 +136,10 @@ impl Victim {
         Ok(called.map_or_else(|error| error.to_string(), |()| "result=ok".to_owned()))
     }
 
-    /// Lets the kernel read the word, as `write` does.
+    /// Lets the kernel read the place.
     fn send(&self, offset: usize) -> Result<String> {
-        let result = access::send(self.checked(offset)?);
-        Ok(match result {
-            Ok(count) => format!("result=ok bytes={count}"),
-            Err(error) => format!("result=error why={error}"),
-        })
+        let read = access::show_kernel(self.checked(offset)?);
+        Ok(format!("result=ok read={read}"))
     }
 
     /// `OFFSET COUNT`: touches one place again and again.
