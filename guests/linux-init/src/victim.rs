@@ -90,7 +90,10 @@ impl Victims {
         if line.is_empty() {
             let status = victim.child.wait()?;
             self.0.remove(name);
-            report(&format!("event=gone name={name} {}", ending(status)));
+            report(&format!(
+                "event={command} name={name} result=gone {}",
+                ending(status)
+            ));
         } else {
             report(&format!("event={command} name={name} {line}"));
         }
