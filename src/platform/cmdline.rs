@@ -129,7 +129,7 @@ fn reserved(value: &str) -> Option<ReservedWord> {
 }
 
 /// A decimal or `0x` number with an optional `K`, `M` or `G`.
-fn number(text: &str) -> Option<u64> {
+pub(crate) fn number(text: &str) -> Option<u64> {
     let (digits, unit) = match text.as_bytes().last()? {
         b'K' | b'k' => (text.get(..text.len() - 1)?, 1 << 10),
         b'M' | b'm' => (text.get(..text.len() - 1)?, 1 << 20),
