@@ -204,8 +204,8 @@ impl Filter {
         self.rules = [None; MAX_RULES];
     }
 
-    /// Takes the rules away that name `region`, which is no more: its number may come again, and
-    /// must not find a rule that was meant for another. Returns how many they were.
+    /// Takes the rules away that name `region`, which is no more: they would take up room for good.
+    /// Returns how many they were.
     pub fn forget_region(&mut self, region: RegionId) -> usize {
         let before = self.rules().count();
         let stays = |rule: &Rule| rule.region != Some(region.get());

@@ -21,6 +21,8 @@ pub mod filter;
 pub mod ghes;
 pub mod hest;
 pub mod inject;
+pub mod loops;
 pub mod pipeline;
 pub mod poison;
+pub mod retired;
 pub mod triage;
