@@ -135,6 +135,8 @@ pub struct Ras<'s, S> {
     pub filter: Mutex<Filter>,
     poison: Mutex<PoisonSet<'s>>,
     sources: Mutex<Sources<S>>,
+    /// Firmware leaves records here.
+    has_records: bool,
     sequence: AtomicU64,
 }
 
@@ -146,9 +148,15 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
             announcer: Announcer::new(),
             filter: Mutex::new(Filter::new()),
             poison: Mutex::new(poison),
+            has_records: !sources.is_empty(),
             sources: Mutex::new(sources),
             sequence: AtomicU64::new(1),
         }
+    }
+
+    /// Whether firmware leaves records of errors.
+    pub const fn has_records(&self) -> bool {
+        self.has_records
     }
 
     /// The number of the next event.
