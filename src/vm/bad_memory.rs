@@ -37,17 +37,40 @@ impl fmt::Display for EditError {
 
 impl core::error::Error for EditError {}
 
-/// Joins pages that follow each other. They need not be sorted, nor different.
-pub fn runs(pages: impl Iterator<Item = Ipa>) -> Vec<IpaRange> {
-    let mut pages: Vec<u64> = pages.map(|page| page.page().get()).collect();
-    pages.sort_unstable();
-    pages.dedup();
-    let together = |a: &u64, b: &u64| a.checked_add(PAGE_SIZE) == Some(*b);
-    let runs = pages.chunk_by(together).filter_map(|run| {
-        let size = (run.len() as u64).checked_mul(PAGE_SIZE)?;
-        IpaRange::new(Ipa::new(*run.first()?), size)
-    });
-    runs.collect()
+/// The pages that `ranges` touch, those that follow each other joined. The ranges need not be sorted, nor
+/// different.
+pub fn runs(ranges: impl Iterator<Item = IpaRange>) -> Vec<IpaRange> {
+    let pages = |range: IpaRange| (range.start().page(), range.last().page());
+    let mut ranges: Vec<(Ipa, Ipa)> = ranges.map(pages).collect();
+    ranges.sort_unstable();
+    let mut joined: Vec<(Ipa, Ipa)> = Vec::new();
+    for (first, last) in ranges {
+        match joined.last_mut() {
+            Some((_, end)) if end.checked_add(PAGE_SIZE).is_none_or(|next| first <= next) => {
+                *end = last.max(*end);
+            }
+            _ => joined.push((first, last)),
+        }
+    }
+    let whole = |(first, last): (Ipa, Ipa)| {
+        let size = last.checked_offset_from(first)?.checked_add(PAGE_SIZE)?;
+        IpaRange::new(first, size)
+    };
+    joined.into_iter().filter_map(whole).collect()
+}
+
+/// Where `size` bytes fit into `place` without touching any of `lost`, `step` bytes times a number from
+/// its start on: the first such address.
+pub fn first_fit(place: IpaRange, size: u64, step: u64, lost: &[IpaRange]) -> Option<Ipa> {
+    let mut start = place.start();
+    loop {
+        let range = IpaRange::new(start, size).filter(|it| place.contains_range(*it))?;
+        let Some(hit) = lost.iter().rfind(|lost| lost.overlaps(range)) else {
+            return Some(start);
+        };
+        let behind = hit.last().checked_offset_from(place.start())?.checked_add(1)?;
+        start = place.start().checked_add(behind.checked_next_multiple_of(step)?)?;
+    }
 }
 
 /// The tree `blob` with these memory ranges as bad ones.

@@ -276,13 +276,12 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Says that `vm` is about to run its first instruction.
-    pub(super) fn announce(&self, vm: &Vm<P>) {
+    pub(super) fn announce(&self, vm: &Vm<P>, entry: Ipa) {
         log::info!(
-            "event=vm-start vm={} vcpus={} ram={:#x} entry={}",
+            "event=vm-start vm={} vcpus={} ram={:#x} entry={entry}",
             vm.name,
             vm.vcpus.len(),
             vm.boot.ram,
-            vm.boot.entry
         );
         self.print_stage2(vm, "start");
     }

@@ -87,10 +87,29 @@ fn as_many_holes_as_can_be_known_still_fit() {
 }
 
 #[test]
-fn pages_are_joined_whatever_their_order() {
-    let pages = [0x3000, 0x1000, 0x2008, 0x1000, 0x8000].map(Ipa::new);
-    let runs = runs(pages.into_iter());
-    assert_eq!(runs, [bad(0x1000, 3), bad(0x8000, 1)]);
+fn ranges_are_joined_whatever_their_order() {
+    let pages = [(0x3000, 1), (0x1000, 1), (0x2000, 1), (0x1000, 1), (0x8000, 4), (0x9000, 1)];
+    let joined = runs(pages.into_iter().map(|(start, pages)| bad(start, pages)));
+    assert_eq!(joined, [bad(0x1000, 3), bad(0x8000, 4)]);
+    let bytes = IpaRange::new(Ipa::new(0x1fff), 2).unwrap();
+    assert_eq!(runs([bytes].into_iter()), [bad(0x1000, 2)]);
+    let top = [bad(u64::MAX - 0xfff, 1), bad(u64::MAX - 0x1fff, 1)];
+    assert_eq!(runs(top.into_iter()), [bad(u64::MAX - 0x1fff, 2)]);
+}
+
+#[test]
+fn a_file_goes_where_nothing_is_lost_in_steps_from_its_place() {
+    let place = bad(0x20_0000, 1024);
+    let fit = |size, step, lost: &[IpaRange]| {
+        first_fit(place, size, step, lost).map(|ipa| ipa.get())
+    };
+    assert_eq!(fit(0x1800, 0x1000, &[]), Some(0x20_0000));
+    let lost = [bad(0x20_1000, 1), bad(0x20_3000, 1), bad(0x9_0000, 1)];
+    assert_eq!(fit(0x1800, 0x1000, &lost), Some(0x20_4000));
+    assert_eq!(fit(0x1000, 0x1000, &lost), Some(0x20_0000));
+    assert_eq!(fit(0x1800, 0x20_0000, &lost), Some(0x40_0000));
+    assert_eq!(fit(0x40_0000, 0x20_0000, &lost), None);
+    assert_eq!(fit(0x1000, 0x1000, &[bad(0x20_0000, 1024)]), None);
 }
 
 proptest! {
