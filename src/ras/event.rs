@@ -241,7 +241,7 @@ pub struct Announcer<const N: usize> {
 
 impl<const N: usize> Announcer<N> {
     /// Nobody is told yet.
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             counters: Counters::new(),
             subscribers: [const { Once::new() }; N],
