@@ -18,7 +18,7 @@ use cordon::stage2::{Access, Attrs, BuildError, Config, MapError, MemoryType, St
 use cordon::vm::boot::{Boot, Contents, Image};
 use cordon::vm::config::{self, ConfigError, Firmware, IpaRange, Limits, Source, VmConfig};
 use cordon::vm::error_device::ErrorDevice;
-use cordon::vm::guest_acpi::{self, GuestAcpiError};
+use cordon::vm::guest_acpi;
 use cordon::vm::guest_dt::{self, GuestDtError};
 use cordon::vm::hypervisor::Vm;
 use cordon::vm::vcpu::Vcpu;
@@ -51,8 +51,6 @@ pub enum Error {
     Map(MapError),
     /// The guest's DTB.
     GuestDt(GuestDtError),
-    /// The guest's ACPI tables.
-    GuestAcpi(GuestAcpiError),
     /// Memory that EL2 keeps for itself.
     InUse(mmu::Error),
     /// The configuration's own arithmetic.
@@ -68,7 +66,6 @@ impl fmt::Display for Error {
             Self::Build(error) => write!(f, "why={error}"),
             Self::Map(error) => write!(f, "why={error}"),
             Self::GuestDt(error) => error.fmt(f),
-            Self::GuestAcpi(error) => error.fmt(f),
             Self::InUse(error) => write!(f, "why={error}"),
             Self::OutOfRange => f.write_str("why=out-of-range"),
         }
@@ -91,7 +88,6 @@ from_errors!(
     Build(BuildError),
     Map(MapError),
     GuestDt(GuestDtError),
-    GuestAcpi(GuestAcpiError),
 );
 
 /// What VMs are made from.
@@ -107,6 +103,8 @@ pub struct Materials {
     pub reserved: Vec<Option<(RegionId, PaRange)>>,
     /// The shape of all stage-2 tables.
     pub stage2: Config,
+    /// Pages that were bad before.
+    pub bad: Vec<PaRange>,
 }
 
 impl Materials {
@@ -187,7 +185,7 @@ impl Materials {
         )?;
         let ram = self
             .free
-            .allocate_for(config.ram.start(), config.ram.size())?;
+            .allocate_good_for(config.ram.start(), config.ram.size(), &self.bad)?;
         let id = self.add_region(Kind::Ram, ram, config.label)?;
         self.map(&mut space, config, vmid, id, config.ram, ram)?;
         for piece in &config.device_memory {
@@ -275,7 +273,7 @@ fn boot(config: &VmConfig<'_>) -> Result<Boot, Error> {
             place: layout.dtb,
             contents: Contents::Bytes(guest_dt::build(config)?),
         }),
-        Firmware::Acpi => images.extend(guest_acpi::build(config, &[])?),
+        Firmware::Acpi => {}
     }
     if let (Some(place), Some(initrd)) = (layout.initrd, config.initrd) {
         images.push(file(place, initrd)?);
@@ -285,6 +283,7 @@ fn boot(config: &VmConfig<'_>) -> Result<Boot, Error> {
         entry: layout.kernel.start(),
         dtb: layout.dtb.start(),
         ram: config.ram.size(),
+        acpi: (config.firmware == Firmware::Acpi).then(|| guest_acpi::Machine::new(config)),
     })
 }
 

@@ -8,7 +8,8 @@
 
 use super::config::{DISTRIBUTOR, ERROR_DEVICE, REDISTRIBUTORS, UART};
 use super::cpu::GuestCpu;
-use super::error_device::Effect;
+use super::error_device::{Effect, Injection as InjectionRequest, InjectionKind, Report};
+use super::hypercall::{Hypercall, Pages};
 use super::hypervisor::{Hypervisor, Platform, StopReason, Vm};
 use super::psci::{Call, status};
 use super::system_registers::{self, Answer};
@@ -17,8 +18,11 @@ use super::vgic::{
     CpuInterface, Frame, Others, PHYSICAL_TIMER, REDISTRIBUTOR_SIZE, VIRTUAL_TIMER, VcpuSet,
 };
 use crate::addr::Ipa;
+use crate::ras::cper::Severity;
 use crate::ras::esr::{Abort, Fault, Mmio, Syndrome, System};
+use crate::ras::event::Origin;
 use crate::ras::inject;
+use crate::ras::pipeline::{Injection, Occasion};
 use crate::stage2::Lookup;
 
 /// Size in bytes of HVC, which has been executed when it is seen.
@@ -164,6 +168,9 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         let [function, a, b, c] = [0, 1, 2, 3].map(|number| self.cpu.register(number));
         // SMCCC: the function identifier is w0, whatever is in the upper half.
         let function = (function & 0xffff_ffff) as u32;
+        if let Some(call) = Hypercall::decode(function, [a, b, c]) {
+            return self.service(call);
+        }
         let answer = match Call::decode(function, [a, b, c]) {
             Call::Answer(value) => value,
             Call::CpuOn {
@@ -320,13 +327,37 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             return;
         };
         match errors.write(offset, value) {
-            Effect::Inject(_) => errors.injected(None),
+            Effect::Inject(injection) => errors.injected(self.inject_for_firmware(&injection)),
             effect => {
                 let here = Some(self.vcpu.pcpu);
                 self.vm.signal(&self.hypervisor.platform, effect, here);
                 self.vm.vgic.answer(self.vcpu.index, self.cpu.interrupts());
             }
         }
+    }
+
+    /// Makes an error that the guest asks its firmware for. It stays latent: the guest decides whether it
+    /// is found or consumed. Returns what it will be told when it is found.
+    fn inject_for_firmware(&self, injection: &InjectionRequest) -> Option<Report> {
+        let (kind, severity) = match injection.kind {
+            InjectionKind::Corrected => (Injection::Corrected, Severity::Corrected),
+            InjectionKind::Uncorrected => (Injection::Optional, Severity::Recoverable),
+        };
+        let range = self
+            .injectable(Pages::new(injection.page.get(), 1, 1)?)
+            .ok()?;
+        let occasion = Occasion {
+            origin: Origin::Injected,
+            cpu: self.vcpu.pcpu,
+            consumer: None,
+        };
+        let by = Some(self.vm.name.as_str());
+        let ras = &self.hypervisor.ras;
+        ras.inject(&occasion, range, kind, by, self.hypervisor);
+        Some(Report {
+            severity,
+            ..Report::lost(injection.page)
+        })
     }
 
     /// What a bus says where nobody answers: a synchronous external abort, no memory error.

@@ -96,6 +96,8 @@ struct State<M> {
     status: Status,
     /// What was injected and has not shown itself yet.
     latent: Option<Report>,
+    /// The page that is being made bad: what is found in it is what was asked for.
+    making: Option<Ipa>,
 }
 
 impl<M: PhysMemory> ErrorDevice<M> {
@@ -112,6 +114,7 @@ impl<M: PhysMemory> ErrorDevice<M> {
                 error_type: 0,
                 status: Status::Success,
                 latent: None,
+                making: None,
             }),
         }
     }
@@ -181,6 +184,7 @@ impl<M: PhysMemory> ErrorDevice<M> {
             None => Status::Invalid,
         };
         state.latent = result;
+        state.making = None;
     }
 
     /// Whether who has consumed an error should try again, for the last record has not been
@@ -214,7 +218,11 @@ impl<M: PhysMemory> ErrorDevice<M> {
 
     /// Has the guest told of an error that nobody has consumed, in its turn.
     pub fn found(&self, report: Report) -> Effect {
-        self.state.lock().find(report)
+        let state = &mut *self.state.lock();
+        if state.making == Some(report.ipa) {
+            return Effect::None;
+        }
+        state.find(report)
     }
 
     /// Reports that found no room in the queue since the VM was made.
@@ -265,7 +273,10 @@ impl<M: PhysMemory> State<M> {
 
     fn execute(&mut self) -> Effect {
         match self.arguments() {
-            Ok(Some(injection)) => Effect::Inject(injection),
+            Ok(Some(injection)) => {
+                self.making = Some(injection.page);
+                Effect::Inject(injection)
+            }
             Ok(None) | Err(_) => {
                 self.status = Status::Invalid;
                 Effect::None

@@ -8,15 +8,15 @@ use acpi_tables::aml::{
 use alloc::format;
 use alloc::vec::Vec;
 
-use super::ERROR_INTERRUPT;
 use super::tables::table;
-use crate::vm::config::{UART, UART_INTERRUPT, VmConfig};
+use super::{ERROR_INTERRUPT, Machine};
+use crate::vm::config::{UART, UART_INTERRUPT};
 
 /// `Notify` value for an error (5.6.6, "Hardware Error Notification").
 const HARDWARE_ERROR: u8 = 0x80;
 
 /// The table with its header.
-pub(super) fn build(vm: &VmConfig<'_>) -> Vec<u8> {
+pub(super) fn build(vm: &Machine) -> Vec<u8> {
     const REVISION: u8 = 2;
     let mut body = Vec::new();
     for index in 0..vm.vcpus {

@@ -5,9 +5,10 @@ use alloc::vec::Vec;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{Immutable, IntoBytes};
 
+use super::Machine;
 use super::place::Places;
 use crate::addr::{Ipa, PAGE_SIZE};
-use crate::vm::config::{IpaRange, VmConfig};
+use crate::vm::config::IpaRange;
 
 /// Offsets in [`Places::efi`].
 const CONFIGURATION: u64 = 0x100;
@@ -126,7 +127,7 @@ pub(super) struct Efi {
     pub(super) map_size: u32,
 }
 
-pub(super) fn build(vm: &VmConfig<'_>, places: &Places, lost: &[IpaRange]) -> Efi {
+pub(super) fn build(vm: &Machine, places: &Places, lost: &[IpaRange]) -> Efi {
     let at = |offset: u64| places.efi.start().get().wrapping_add(offset).into();
     let tables = [
         Configuration {
@@ -180,7 +181,7 @@ fn put(bytes: &mut Vec<u8>, offset: u64, piece: &[u8]) {
 }
 
 /// RAM, what of it is not to be used, and special-purpose memory. Ascending, without overlaps.
-fn memory_map(vm: &VmConfig<'_>, places: &Places, lost: &[IpaRange]) -> Vec<Descriptor> {
+fn memory_map(vm: &Machine, places: &Places, lost: &[IpaRange]) -> Vec<Descriptor> {
     let mut reserved: Vec<(IpaRange, Kind)> = [
         (places.efi, Kind::AcpiReclaim),
         (places.tables, Kind::AcpiReclaim),
@@ -198,13 +199,9 @@ fn memory_map(vm: &VmConfig<'_>, places: &Places, lost: &[IpaRange]) -> Vec<Desc
         Kind::AcpiNvs,
         WRITE_BACK,
     ));
-    for memory in vm
-        .device_memory
-        .iter()
-        .filter(|memory| memory.is_special_purpose())
-    {
+    for special in &vm.special {
         map.extend(pieces(
-            memory.ipa,
+            *special,
             WRITE_BACK | SPECIAL_PURPOSE,
             reserved.clone(),
         ));

@@ -28,6 +28,7 @@ use core::fmt;
 
 use super::boot::{Contents, Image};
 use super::config::{IpaRange, VmConfig};
+use alloc::string::String;
 use place::Places;
 
 /// INTID of the interrupt by which errors that nobody consumed are announced: SPI 9, as on QEMU's `virt`
@@ -49,6 +50,8 @@ pub enum GuestAcpiError {
         /// Its size in bytes.
         size: usize,
     },
+    /// There is no good memory for it.
+    NoMemory,
     /// The stub tree's writer refused a name or value.
     Writer(vm_fdt::Error),
 }
@@ -57,6 +60,7 @@ impl fmt::Display for GuestAcpiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooBig { what, size } => write!(f, "why=too-big piece={what} size={size:#x}"),
+            Self::NoMemory => f.write_str("why=no-good-memory-for-tables"),
             // The writer's texts have blanks; its variants are names.
             Self::Writer(error) => write!(f, "why=dtb-refused error={error:?}"),
         }
@@ -71,26 +75,50 @@ impl From<vm_fdt::Error> for GuestAcpiError {
     }
 }
 
-/// The files that describe `vm` to its guest, whose memory has lost `lost` (in any order, page-aligned).
-///
-/// # Errors
-/// [`GuestAcpiError`] where a piece does not fit into its place.
-pub fn build(vm: &VmConfig<'_>, lost: &[IpaRange]) -> Result<Vec<Image>, GuestAcpiError> {
-    let places = Places::within(vm.layout.dtb).ok_or(GuestAcpiError::TooBig {
-        what: "places",
-        size: place::SIZE as usize,
-    })?;
-    let tables = tables::build(vm, &places);
-    let efi = efi::build(vm, &places, lost);
-    let stub = stub::build(vm, &places, efi.map_size)?;
-    [
-        ("dtb", places.stub, stub),
-        ("efi", places.efi, efi.bytes),
-        ("tables", places.tables, tables),
-    ]
-    .into_iter()
-    .map(|(what, place, bytes)| image(what, place, bytes))
-    .collect()
+/// What is described: a VM whose guest has ACPI.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    vcpus: u32,
+    ram: IpaRange,
+    bootargs: Option<String>,
+    initrd: Option<IpaRange>,
+    /// Where in RAM the description goes.
+    area: IpaRange,
+    /// Memory for a special purpose, which is nobody's RAM.
+    special: Vec<IpaRange>,
+}
+
+impl Machine {
+    /// The one that `vm` describes.
+    pub fn new(vm: &VmConfig<'_>) -> Self {
+        let special = vm.device_memory.iter();
+        let special = special.filter(|memory| memory.is_special_purpose());
+        Self {
+            vcpus: vm.vcpus,
+            ram: vm.ram,
+            bootargs: vm.bootargs.map(Into::into),
+            initrd: vm.layout.initrd,
+            area: vm.layout.dtb,
+            special: special.map(|memory| memory.ipa).collect(),
+        }
+    }
+
+    /// The files that describe it to a guest whose memory has lost `lost` (ascending, whole pages). The
+    /// first one is the stub device tree.
+    ///
+    /// # Errors
+    /// [`GuestAcpiError`] where a piece does not fit into its place.
+    pub fn describe(&self, lost: &[IpaRange]) -> Result<[Image; 3], GuestAcpiError> {
+        let places = Places::within(self.area, lost).ok_or(GuestAcpiError::NoMemory)?;
+        let tables = tables::build(self, &places);
+        let efi = efi::build(self, &places, lost);
+        let stub = stub::build(self, &places, efi.map_size)?;
+        Ok([
+            image("dtb", places.stub, stub)?,
+            image("efi", places.efi, efi.bytes)?,
+            image("tables", places.tables, tables)?,
+        ])
+    }
 }
 
 fn image(what: &'static str, place: IpaRange, bytes: Vec<u8>) -> Result<Image, GuestAcpiError> {

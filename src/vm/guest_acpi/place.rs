@@ -2,16 +2,19 @@
 //! nothing but that. What guest and Cordon both write is apart from RAM.
 
 use crate::addr::Ipa;
+use crate::vm::bad_memory;
 use crate::vm::config::{ERROR_AREA, IpaRange};
 
-/// Bytes that the pieces take up, from the start of the last 2 MiB.
-pub const SIZE: u64 = 0x12_0000;
+/// Bytes that the pieces take up.
+const SIZE: u64 = TABLES + 0x1_0000;
+/// Where the pieces are among them. A stub tree has a command line in it, a memory map a descriptor or two
+/// for each page that was lost.
+const EFI: u64 = 0x2_0000;
+const TABLES: u64 = EFI + 0x6_0000;
+/// A guest with any granule can map them one by one.
+const ALIGN: u64 = 0x1_0000;
 
-const EFI: u64 = 0x10_0000;
-const TABLES: u64 = 0x11_0000;
-
-/// The pieces. Each begins and ends at a multiple of 64 KiB, so that a guest with any granule can map
-/// them one by one.
+/// The pieces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Places {
     /// The stub device tree.
@@ -25,15 +28,10 @@ pub struct Places {
 }
 
 impl Places {
-    /// The pieces within `area`, or `None` where it is too small.
-    pub fn within(area: IpaRange) -> Option<Self> {
-        if area.size() < SIZE {
-            return None;
-        }
-        let piece = |from: u64, to: u64| {
-            let start = area.start().checked_add(from)?;
-            IpaRange::new(start, to - from)
-        };
+    /// The first good memory for the pieces within `area`; `None` where there is none.
+    pub fn within(area: IpaRange, lost: &[IpaRange]) -> Option<Self> {
+        let start = bad_memory::first_fit(area, SIZE, ALIGN, lost)?;
+        let piece = |from: u64, to: u64| IpaRange::new(start.checked_add(from)?, to - from);
         Some(Self {
             stub: piece(0, EFI)?,
             efi: piece(EFI, TABLES)?,
@@ -62,6 +60,6 @@ pub mod shared {
     pub const BLOCK: [u64; SOURCES] = [0x1000, 0x2000];
     /// Bytes of one error status block.
     pub const BLOCK_SIZE: u64 = 0x1000;
-    /// Bytes that are used of the place.
+    /// Bytes that are used of the area.
     pub const SIZE: u64 = 0x3000;
 }

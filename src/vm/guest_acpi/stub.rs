@@ -5,15 +5,15 @@ use alloc::vec::Vec;
 
 use vm_fdt::FdtWriter;
 
+use super::Machine;
 use super::efi::{DESCRIPTOR_SIZE, DESCRIPTOR_VERSION, MAP};
 use super::place::Places;
-use crate::vm::config::VmConfig;
 
 /// Secure boot is known to be off. Debian's kernels ignore EFI where nothing is said of it.
 const SECURE_BOOT_DISABLED: u32 = 2;
 
 pub(super) fn build(
-    vm: &VmConfig<'_>,
+    vm: &Machine,
     places: &Places,
     map_size: u32,
 ) -> Result<Vec<u8>, vm_fdt::Error> {
@@ -22,10 +22,10 @@ pub(super) fn build(
     dt.property_u32("#address-cells", 2)?;
     dt.property_u32("#size-cells", 2)?;
     let chosen = dt.begin_node("chosen")?;
-    if let Some(bootargs) = vm.bootargs {
+    if let Some(bootargs) = &vm.bootargs {
         dt.property_string("bootargs", bootargs)?;
     }
-    if let Some(initrd) = vm.layout.initrd {
+    if let Some(initrd) = vm.initrd {
         dt.property_u64("linux,initrd-start", initrd.start().get())?;
         let end = initrd.last().get().saturating_add(1);
         dt.property_u64("linux,initrd-end", end)?;

@@ -11,9 +11,9 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::place::Places;
-use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, dsdt, errors};
+use super::{Machine, OEM_ID, OEM_REVISION, OEM_TABLE_ID, dsdt, errors};
 use crate::addr::Ipa;
-use crate::vm::config::{DISTRIBUTOR, REDISTRIBUTORS, UART, UART_INTERRUPT, VmConfig};
+use crate::vm::config::{DISTRIBUTOR, REDISTRIBUTORS, UART, UART_INTERRUPT};
 use crate::vm::guest_dt::vcpu_mpidr;
 use crate::vm::vgic;
 
@@ -23,7 +23,7 @@ const HEADER: u32 = 36;
 const ALIGN: usize = 64;
 
 /// All tables, as they lie in memory from the start of [`Places::tables`] on.
-pub(super) fn build(vm: &VmConfig<'_>, places: &Places) -> Vec<u8> {
+pub(super) fn build(vm: &Machine, places: &Places) -> Vec<u8> {
     let mut area = Area::new(places.tables.start());
     area.reserve(Rsdp::len());
     let dsdt = area.put(&dsdt::build(vm));

@@ -4,6 +4,7 @@ use crate::platform::acpi::{CheckedTables, PhysicalBytes};
 use crate::platform::dt;
 use crate::platform::fdt::CheckedFdt;
 use crate::ras::hest::{Hest, Notification, Source};
+use crate::vm::bad_memory;
 use crate::vm::config::ERROR_DEVICE;
 use crate::vm::config::tests::{Tree, read};
 use proptest::prelude::*;
@@ -53,7 +54,9 @@ fn described(vcpus: u32, lost: &[IpaRange]) -> Ram {
     let mut tree = Tree::full();
     tree.set("vcpus", &vcpus.to_be_bytes());
     let bundle = tree.bundle();
-    Ram(build(&read(&bundle).unwrap()[0], lost).unwrap())
+    let machine = Machine::new(&read(&bundle).unwrap()[0]);
+    let lost = bad_memory::runs(lost.iter().copied());
+    Ram(machine.describe(&lost).unwrap().into())
 }
 
 fn chosen(ram: &Ram) -> Vec<u8> {
@@ -202,11 +205,30 @@ proptest! {
 }
 
 #[test]
-fn what_cannot_be_had_twice_is_described_once() {
-    let description = described(1, &[]);
-    let Image { place, .. } = description.0[1];
-    let lost = IpaRange::new(place.start(), PAGE_SIZE).unwrap();
-    assert_eq!(memory_map(&described(1, &[lost])), memory_map(&description));
+fn the_description_keeps_off_what_is_lost() {
+    let usual = described(1, &[]);
+    let lost: Vec<IpaRange> = (usual.0.iter())
+        .map(|image| IpaRange::new(image.place.start(), PAGE_SIZE).unwrap())
+        .collect();
+    let moved = described(1, &lost);
+    for (image, lost) in moved.0.iter().zip(&lost) {
+        assert!(!image.place.overlaps(*lost));
+    }
+    assert_eq!(
+        CheckedTables::new(&moved, Pa::new(rsdp(&moved)))
+            .unwrap()
+            .len(),
+        6
+    );
+    // Nothing is left of the place where it goes.
+    let (start, _) = (usual.0[0].place.start(), ());
+    let all = IpaRange::new(start, 2 << 20).unwrap();
+    let bundle = Tree::full().bundle();
+    let machine = Machine::new(&read(&bundle).unwrap()[0]);
+    assert_eq!(
+        machine.describe(&[all]).unwrap_err(),
+        GuestAcpiError::NoMemory
+    );
 }
 
 #[test]
@@ -216,7 +238,7 @@ fn a_description_that_does_not_fit_is_refused() {
     let long = "x".repeat(2 << 20);
     vm.bootargs = Some(&long);
     assert!(matches!(
-        build(&vm, &[]),
+        Machine::new(&vm).describe(&[]),
         Err(GuestAcpiError::TooBig { what: "dtb", .. })
     ));
 }

@@ -440,6 +440,7 @@ fn build(at: usize, tables: &Tables, tlb: &TlbLog) -> Vm<FakeMachine> {
     }
     let name = ["one", "two"][at];
     let boot = Boot {
+        acpi: None,
         images: Vec::new(),
         entry: Ipa::new(RAM_AT),
         dtb: Ipa::new(RAM_AT),
