@@ -21,6 +21,9 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 /// The name by which this program knows that it is a victim.
 const ROLE: &str = "victim";
 
+/// How long the kernel is left to itself after the death of a victim.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_millis(1500);
+
 /// If this process was started as a victim, it is one to its end.
 pub(crate) fn run_if_victim() {
     let mut words = std::env::args();
@@ -89,6 +92,8 @@ impl Victims {
         }
         if line.is_empty() {
             let status = victim.child.wait()?;
+            // The kernel has much to say of a task that it kills, and says it between anyone's bytes.
+            std::thread::sleep(LAST_WORDS);
             self.0.remove(name);
             report(&format!(
                 "event={command} name={name} result=gone {}",
