@@ -9,7 +9,7 @@
 //! 2. Whoever turns a vCPU off looks whether it was the last ([`Hypervisor::settle`]). Two may go
 //!    off at once: a barrier between the store of one's own state and the loads of the others'
 //!    makes at least one of them see that all are off, and an exchange lets only one act on it.
-//! 3. That CPU writes the files again. Nothing of the VM runs meanwhile, and what it has lost
+//! 3. That CPU has the VM's devices leave its memory alone, and writes the files again. Nothing of the VM runs meanwhile, and what it has lost
 //!    stays lost: a page that is a hole is passed over, for the memory behind it is as bad as before.
 //! 4. The mark goes, and the first vCPU is turned on.
 //!
@@ -57,12 +57,15 @@ pub struct Boot {
 impl<P: Platform> Hypervisor<P> {
     /// Starts a VM whose vCPUs are all off. One whose files cannot be loaded is ended.
     pub fn start(&self, vm: &Vm<P>) {
+        // What a boot loader had them do is over as well.
+        vm.rest_devices(&self.platform);
         if let Err(error) = self.load(vm) {
             log::error!("event=error what=load vm={} why={error}", vm.name);
             self.stop(vm, StopReason::Killed);
             return;
         }
         let boot = &vm.boot;
+        vm.wake_devices();
         self.announce(vm);
         // The guest's time begins now.
         let now = self.platform.counter();
@@ -74,12 +77,16 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Whoever has turned a vCPU of `vm` off calls this: if the VM waits for its reset and this was
-    /// the last one, it starts anew.
+    /// Whoever has turned a vCPU of `vm` off calls this: if this was the last one of a VM that has
+    /// ended, its devices come to rest; if it waits for its reset, it starts anew.
     pub fn settle(&self, vm: &Vm<P>) {
         fence(Ordering::SeqCst);
         let all_off = vm.vcpus.iter().all(|vcpu| vcpu.power() == Power::Off);
+        if all_off && vm.has_ended() {
+            vm.rest_devices(&self.platform);
+        }
         if all_off && vm.begin_reload() {
+            vm.rest_devices(&self.platform);
             vm.reset_devices();
             if vm.end_reload() {
                 self.start(vm);

@@ -8,6 +8,7 @@
 //!   boot         how a VM starts, and starts again
 //!   vcpu         on or off
 //!   vgic         interrupts
+//!   device       devices of the machine that are a VM's own
 //!   exit         why a guest stopped, and the answer; psci, vuart: what it may ask for;
 //!                system_registers, id_registers: what it reads of its CPU
 //!   memory_error the part of exit that Cordon is for
@@ -16,6 +17,7 @@
 pub mod boot;
 pub mod config;
 pub mod cpu;
+pub mod device;
 pub mod exit;
 pub mod guest_dt;
 pub mod hypervisor;

@@ -15,6 +15,7 @@ use crate::ras::triage;
 use crate::stage2::{Attrs, Census, Config, FrameSource, Level, Lookup, Stage2, TableMemory, Tlb};
 use crate::vm::boot::{Boot, Contents};
 use crate::vm::cpu::GuestCpu;
+use crate::vm::device::Device;
 use crate::vm::exit::{Exit, Next};
 use crate::vm::hypervisor::{Hypervisor, Platform, Vm};
 use crate::vm::vcpu::Vcpu;
@@ -124,6 +125,8 @@ pub(super) struct FakeMachine {
     pub(super) kicks: Mutex<Vec<usize>>,
     pub(super) printed: Mutex<Vec<(usize, u8)>>,
     pub(super) typed: Mutex<Vec<u8>>,
+    pub(super) refused: Mutex<Vec<u16>>,
+    pub(super) rested: Mutex<Vec<Pa>>,
 }
 
 impl Platform for FakeMachine {
@@ -151,6 +154,13 @@ impl Platform for FakeMachine {
     }
     fn counter(&self) -> u64 {
         0
+    }
+    fn refuse_interrupt(&self, physical: u16) {
+        self.refused.lock().unwrap().push(physical);
+    }
+    fn reset_device(&self, device: &Device) -> Result<(), &'static str> {
+        self.rested.lock().unwrap().push(device.registers.start());
+        Ok(())
     }
 }
 
