@@ -214,7 +214,7 @@ impl Inputs {
             }
         };
         match Bundle::parse(&window) {
-            Ok(bundle) => materials.build_all(&bundle, cpu::all().len()),
+            Ok(bundle) => materials.build_all(machine, &bundle, cpu::all().len()),
             Err(error) => {
                 log::error!("event=error what=bundle {error}");
                 Vec::new()

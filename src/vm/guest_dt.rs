@@ -10,7 +10,8 @@ use core::fmt;
 use vm_fdt::FdtWriter;
 
 use super::config::{
-    DISTRIBUTOR, DTB_SIZE, IpaRange, REDISTRIBUTORS, UART, UART_INTERRUPT, VmConfig,
+    Appearance, DISTRIBUTOR, DTB_SIZE, DeviceMemory, Given, IpaRange, REDISTRIBUTORS, UART,
+    UART_INTERRUPT, VmConfig,
 };
 use super::vcpu;
 use super::vgic;
@@ -19,13 +20,18 @@ use crate::platform::machine::Mpidr;
 /// What a piece of device memory is recognised by.
 pub const DEVICE_MEMORY_COMPATIBLE: &str = "cordon,device-memory";
 
+/// What Linux knows as memory that is no RAM (`pmem-region.txt`).
+pub const PMEM_COMPATIBLE: &str = "pmem-region";
+
 /// Phandles.
 const GIC: u32 = 1;
 const CLOCK: u32 = 2;
 
-/// Interrupt specifiers: shared or private, and level-sensitive, active high (`arm,gic-v3.yaml`).
+/// Interrupt specifiers: shared or private, and edge-triggered, rising, or level-sensitive, active high
+/// (`arm,gic-v3.yaml`).
 const SPI: u32 = 0;
 const PPI: u32 = 1;
+const EDGE: u32 = 1;
 const LEVEL: u32 = 4;
 
 /// Why a tree could not be written.
@@ -63,11 +69,11 @@ pub const fn vcpu_mpidr(index: u32) -> Mpidr {
     Mpidr::from_register(vcpu::mpidr(index as usize))
 }
 
-/// Writes the tree of `vm`.
+/// Writes the tree of `vm`, which is given `devices` of the machine.
 ///
 /// # Errors
 /// [`GuestDtError`] where the tree does not fit into [`DTB_SIZE`] bytes.
-pub fn build(vm: &VmConfig<'_>) -> Result<Vec<u8>, GuestDtError> {
+pub fn build(vm: &VmConfig<'_>, devices: &[Given]) -> Result<Vec<u8>, GuestDtError> {
     let mut dt = FdtWriter::new()?;
     let root = dt.begin_node("")?;
     dt.property_string("compatible", "cordon,vm")?;
@@ -82,12 +88,11 @@ pub fn build(vm: &VmConfig<'_>) -> Result<Vec<u8>, GuestDtError> {
     timer(&mut dt)?;
     clock(&mut dt)?;
     uart(&mut dt)?;
-    for device_memory in &vm.device_memory {
-        let range = device_memory.ipa;
-        let node = dt.begin_node(&format!("device-memory@{:x}", range.start().get()))?;
-        dt.property_string("compatible", DEVICE_MEMORY_COMPATIBLE)?;
-        reg(&mut dt, range)?;
-        dt.end_node(node)?;
+    for memory in &vm.device_memory {
+        device_memory(&mut dt, memory)?;
+    }
+    for given in devices {
+        device(&mut dt, given)?;
     }
     dt.end_node(root)?;
     let blob = dt.finish()?;
@@ -208,6 +213,47 @@ fn uart(dt: &mut FdtWriter) -> Result<(), vm_fdt::Error> {
     dt.end_node(node)
 }
 
+/// A `pmem-region` is `volatile` (`pmem-region.txt`): no write to it must be flushed to make it last, for
+/// it does not last.
+fn device_memory(dt: &mut FdtWriter, memory: &DeviceMemory) -> Result<(), vm_fdt::Error> {
+    let (name, compatible) = match memory.appearance {
+        Appearance::Plain => ("device-memory", DEVICE_MEMORY_COMPATIBLE),
+        Appearance::Pmem => ("pmem", PMEM_COMPATIBLE),
+    };
+    let node = dt.begin_node(&format!("{name}@{:x}", memory.ipa.start().get()))?;
+    dt.property_string("compatible", compatible)?;
+    reg(dt, memory.ipa)?;
+    if memory.appearance == Appearance::Pmem {
+        dt.property_null("volatile")?;
+    }
+    dt.end_node(node)
+}
+
+/// A device of the machine, as the machine describes it, but for its interrupts.
+fn device(dt: &mut FdtWriter, given: &Given) -> Result<(), vm_fdt::Error> {
+    let host = &given.host;
+    let name = host.path.rsplit('/').next().unwrap_or_default();
+    let node = dt.begin_node(name)?;
+    dt.property_string_list("compatible", host.compatible.clone())?;
+    let registers = host.registers.iter();
+    let registers: Vec<u64> = registers
+        .flat_map(|range| [range.start().get(), range.size()])
+        .collect();
+    dt.property_array_u64("reg", &registers)?;
+    let interrupts = given.wires.iter().zip(&host.interrupts);
+    let interrupts: Vec<u32> = interrupts
+        .flat_map(|(wire, interrupt)| {
+            let trigger = if interrupt.edge { EDGE } else { LEVEL };
+            [SPI, u32::from(wire.virtual_) - 32, trigger]
+        })
+        .collect();
+    dt.property_array_u32("interrupts", &interrupts)?;
+    if host.coherent {
+        dt.property_null("dma-coherent")?;
+    }
+    dt.end_node(node)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,7 +271,7 @@ mod tests {
         tree.set("vcpus", &18_u32.to_be_bytes());
         let bundle = tree.bundle();
         let vm = &read(&bundle).unwrap()[0];
-        let blob = build(vm).unwrap();
+        let blob = build(vm, &[]).unwrap();
         let fdt = CheckedFdt::new(&blob).unwrap();
         let guest = Machine::from_fdt(&fdt, Pa::new(vm.layout.dtb.start().get())).unwrap();
 
@@ -255,7 +301,7 @@ mod tests {
     #[test]
     fn device_memory_has_a_node_each() {
         let bundle = Tree::full().bundle();
-        let blob = build(&read(&bundle).unwrap()[0]).unwrap();
+        let blob = build(&read(&bundle).unwrap()[0], &[]).unwrap();
         let fdt = CheckedFdt::new(&blob).unwrap();
         let root = fdt.root().unwrap();
         let node = dt::child(root, "device-memory").unwrap();
@@ -286,9 +332,9 @@ mod tests {
         let mut vm = read(&bundle).unwrap()[0].clone();
         let long = "x".repeat(DTB_SIZE as usize);
         vm.bootargs = Some(&long);
-        assert!(matches!(build(&vm), Err(GuestDtError::TooBig { size }) if size > 2 << 20));
+        assert!(matches!(build(&vm, &[]), Err(GuestDtError::TooBig { size }) if size > 2 << 20));
         vm.bootargs = Some("a\0b");
-        let refused = build(&vm).unwrap_err();
+        let refused = build(&vm, &[]).unwrap_err();
         assert_eq!(refused, GuestDtError::Writer(vm_fdt::Error::InvalidString));
         assert_eq!(refused.to_string(), "why=dtb-refused error=InvalidString");
     }
