@@ -6,6 +6,9 @@
 //! to do it waits for the next line, and what fails is a report, not an exit.
 
 mod check;
+mod device_memory;
+mod disk;
+mod modules;
 mod power;
 mod report;
 mod system;
@@ -49,6 +52,8 @@ fn obey(line: &str) {
         "" => Ok(()),
         "check" => check::check(),
         "patrol" => check::patrol(rest),
+        "disk-write" => disk::write(rest),
+        "disk-read" => disk::read(rest),
         "sh" => run("sh", &["-c", rest], word),
         "shell" => run("setsid", &["-c", "sh", "-l"], word),
         "poweroff" => power::off(),
