@@ -3,7 +3,7 @@
 use crate::arch::aarch64::mmu;
 use crate::arch::aarch64::tables::HeapFrames;
 use crate::arch::aarch64::tlb::HardwareTlb;
-use crate::arch::aarch64::{gic, spi, uart};
+use crate::arch::aarch64::{gic, id, spi, uart};
 use crate::machine::ThisMachine;
 use alloc::collections::VecDeque;
 use alloc::string::ToString;
@@ -19,7 +19,7 @@ use cordon::platform::machine::Machine;
 use cordon::vm::config::{
     self, ConfigError, Devices, Grant, IpaRange, Limits, Source, VmConfig,
 };
-use cordon::vm::guest_dt::{self, GuestDtError};
+use cordon::vm::guest_dt::{self, GuestDtError, Surroundings};
 use cordon::vm::hypervisor::Vm;
 use cordon::vm::vcpu::Vcpu;
 use cordon::vm::vgic::Wiring;
@@ -307,11 +307,16 @@ impl Materials {
 /// wants them again.
 fn boot(config: &VmConfig<'_>, grant: &Grant) -> Result<Boot, Error> {
     let layout = &config.layout;
+    let caches = id::caches();
+    let surroundings = Surroundings {
+        devices: &grant.devices,
+        caches: &caches,
+    };
     let mut images = alloc::vec![
         file(layout.kernel, config.kernel)?,
         Image {
             place: layout.dtb,
-            contents: Contents::Bytes(guest_dt::build(config, &grant.devices)?),
+            contents: Contents::Bytes(guest_dt::build(config, surroundings)?),
         },
     ];
     if let (Some(place), Some(initrd)) = (layout.initrd, config.initrd) {

@@ -13,6 +13,7 @@ use super::config::{
     Appearance, DISTRIBUTOR, DTB_SIZE, DeviceMemory, Given, IpaRange, REDISTRIBUTORS, UART,
     UART_INTERRUPT, VmConfig,
 };
+use super::caches::Level;
 use super::vcpu;
 use super::vgic;
 use crate::platform::machine::Mpidr;
@@ -26,6 +27,8 @@ pub const PMEM_COMPATIBLE: &str = "pmem-region";
 /// Phandles.
 const GIC: u32 = 1;
 const CLOCK: u32 = 2;
+/// Of level n of vCPU i: this, 8 i and n together.
+const FIRST_CACHE: u32 = 0x100;
 
 /// Interrupt specifiers: shared or private, and edge-triggered, rising, or level-sensitive, active high
 /// (`arm,gic-v3.yaml`).
@@ -69,11 +72,20 @@ pub const fn vcpu_mpidr(index: u32) -> Mpidr {
     Mpidr::from_register(vcpu::mpidr(index as usize))
 }
 
-/// Writes the tree of `vm`, which is given `devices` of the machine.
+/// What the machine adds to a VM's own description.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Surroundings<'a> {
+    /// The devices that it is given.
+    pub devices: &'a [Given],
+    /// The caches of each CPU, level 1 first.
+    pub caches: &'a [Level],
+}
+
+/// Writes the tree of `vm`.
 ///
 /// # Errors
 /// [`GuestDtError`] where the tree does not fit into [`DTB_SIZE`] bytes.
-pub fn build(vm: &VmConfig<'_>, devices: &[Given]) -> Result<Vec<u8>, GuestDtError> {
+pub fn build(vm: &VmConfig<'_>, machine: Surroundings<'_>) -> Result<Vec<u8>, GuestDtError> {
     let mut dt = FdtWriter::new()?;
     let root = dt.begin_node("")?;
     dt.property_string("compatible", "cordon,vm")?;
@@ -82,7 +94,7 @@ pub fn build(vm: &VmConfig<'_>, devices: &[Given]) -> Result<Vec<u8>, GuestDtErr
     dt.property_u32("interrupt-parent", GIC)?;
     chosen(&mut dt, vm)?;
     memory(&mut dt, vm)?;
-    cpus(&mut dt, vm.vcpus)?;
+    cpus(&mut dt, vm.vcpus, machine.caches)?;
     psci(&mut dt)?;
     interrupt_controller(&mut dt, vm.vcpus)?;
     timer(&mut dt)?;
@@ -91,7 +103,7 @@ pub fn build(vm: &VmConfig<'_>, devices: &[Given]) -> Result<Vec<u8>, GuestDtErr
     for memory in &vm.device_memory {
         device_memory(&mut dt, memory)?;
     }
-    for given in devices {
+    for given in machine.devices {
         device(&mut dt, given)?;
     }
     dt.end_node(root)?;
@@ -129,19 +141,64 @@ fn memory(dt: &mut FdtWriter, vm: &VmConfig<'_>) -> Result<(), vm_fdt::Error> {
     dt.end_node(node)
 }
 
-fn cpus(dt: &mut FdtWriter, count: u32) -> Result<(), vm_fdt::Error> {
+fn cpus(dt: &mut FdtWriter, count: u32, caches: &[Level]) -> Result<(), vm_fdt::Error> {
     let cpus = dt.begin_node("cpus")?;
     dt.property_u32("#address-cells", 2)?;
     dt.property_u32("#size-cells", 0)?;
-    for mpidr in (0..count).map(vcpu_mpidr) {
+    for (index, mpidr) in (0..count).map(|index| (index, vcpu_mpidr(index))) {
         let cpu = dt.begin_node(&format!("cpu@{:x}", mpidr.get()))?;
         dt.property_string("device_type", "cpu")?;
         dt.property_string("compatible", "arm,armv8")?;
         dt.property_string("enable-method", "psci")?;
         dt.property_u64("reg", mpidr.get())?;
+        if let Some((first, next)) = caches.split_first() {
+            level(dt, *first)?;
+            next_levels(dt, index, 2, next)?;
+        }
         dt.end_node(cpu)?;
     }
     dt.end_node(cpus)
+}
+
+/// The caches behind those that the open node has (Devicetree Specification 3.9), each inside of the
+/// one before it. There are seven levels at most.
+fn next_levels(
+    dt: &mut FdtWriter,
+    cpu: u32,
+    number: u32,
+    levels: &[Level],
+) -> Result<(), vm_fdt::Error> {
+    let Some((first, next)) = levels.split_first() else {
+        return Ok(());
+    };
+    let phandle = FIRST_CACHE + 8 * cpu + number;
+    dt.property_u32("next-level-cache", phandle)?;
+    let node = dt.begin_node(&format!("l{number}-cache"))?;
+    dt.property_string("compatible", "cache")?;
+    dt.property_u32("cache-level", number)?;
+    level(dt, *first)?;
+    dt.property_phandle(phandle)?;
+    next_levels(dt, cpu, number + 1, next)?;
+    dt.end_node(node)
+}
+
+/// The properties of one level of caches.
+fn level(dt: &mut FdtWriter, level: Level) -> Result<(), vm_fdt::Error> {
+    let kinds = match level {
+        Level::Split { instruction, data } => [("i-", instruction), ("d-", data)],
+        Level::Unified(both) => {
+            dt.property_null("cache-unified")?;
+            [("", Some(both)), ("", None)]
+        }
+    };
+    for (kind, geometry) in kinds {
+        if let Some((geometry, size)) = geometry.and_then(|it| Some((it, it.size()?))) {
+            dt.property_u32(&format!("{kind}cache-size"), size)?;
+            dt.property_u32(&format!("{kind}cache-line-size"), geometry.line)?;
+            dt.property_u32(&format!("{kind}cache-sets"), geometry.sets)?;
+        }
+    }
+    Ok(())
 }
 
 fn psci(dt: &mut FdtWriter) -> Result<(), vm_fdt::Error> {
@@ -271,7 +328,7 @@ mod tests {
         tree.set("vcpus", &18_u32.to_be_bytes());
         let bundle = tree.bundle();
         let vm = &read(&bundle).unwrap()[0];
-        let blob = build(vm, &[]).unwrap();
+        let blob = build(vm, Surroundings::default()).unwrap();
         let fdt = CheckedFdt::new(&blob).unwrap();
         let guest = Machine::from_fdt(&fdt, Pa::new(vm.layout.dtb.start().get())).unwrap();
 
@@ -301,7 +358,7 @@ mod tests {
     #[test]
     fn device_memory_has_a_node_each() {
         let bundle = Tree::full().bundle();
-        let blob = build(&read(&bundle).unwrap()[0], &[]).unwrap();
+        let blob = build(&read(&bundle).unwrap()[0], Surroundings::default()).unwrap();
         let fdt = CheckedFdt::new(&blob).unwrap();
         let root = fdt.root().unwrap();
         let node = dt::child(root, "device-memory").unwrap();
@@ -332,9 +389,9 @@ mod tests {
         let mut vm = read(&bundle).unwrap()[0].clone();
         let long = "x".repeat(DTB_SIZE as usize);
         vm.bootargs = Some(&long);
-        assert!(matches!(build(&vm, &[]), Err(GuestDtError::TooBig { size }) if size > 2 << 20));
+        assert!(matches!(build(&vm, Surroundings::default()), Err(GuestDtError::TooBig { size }) if size > 2 << 20));
         vm.bootargs = Some("a\0b");
-        let refused = build(&vm, &[]).unwrap_err();
+        let refused = build(&vm, Surroundings::default()).unwrap_err();
         assert_eq!(refused, GuestDtError::Writer(vm_fdt::Error::InvalidString));
         assert_eq!(refused.to_string(), "why=dtb-refused error=InvalidString");
     }

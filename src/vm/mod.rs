@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   config       the bundle's description, checked
-//!   guest_dt     what the guest is told of its machine
+//!   guest_dt     what the guest is told of its machine; caches: what its CPUs have
 //!   hypervisor   the VMs and what they share
 //!   boot         how a VM starts, and starts again
 //!   vcpu         on or off
@@ -15,6 +15,7 @@
 //! ```
 
 pub mod boot;
+pub mod caches;
 pub mod config;
 pub mod cpu;
 pub mod device;

@@ -586,7 +586,7 @@ proptest! {
                 prop_assert!(vm.ram.contains_range(vm.layout.dtb));
                 prop_assert!(!vm.layout.kernel.overlaps(vm.layout.dtb));
                 prop_assert!(vm.ram.last().get() < 1 << LIMITS.ipa_bits);
-                prop_assert!(crate::vm::guest_dt::build(&vm, &[]).is_ok());
+                prop_assert!(crate::vm::guest_dt::build(&vm, Default::default()).is_ok());
             },
             Err(error) => {
                 let line = error.to_string();
