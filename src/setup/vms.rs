@@ -11,14 +11,12 @@ use alloc::vec::Vec;
 use cordon::addr::{Ipa, Pa, PaRange, Vmid};
 use cordon::devmem::{DevMem, Kind, Mapping, RegionId, RegisterError};
 use cordon::platform::bundle::{Bundle, File};
+use cordon::platform::machine::Machine;
 use cordon::platform::memory::{FreeMemory, MemoryError};
 use cordon::platform::pci::DeviceBar;
 use cordon::stage2::{Access, Attrs, BuildError, Config, MapError, MemoryType, Stage2};
 use cordon::vm::boot::{Boot, Contents, Image};
-use cordon::platform::machine::Machine;
-use cordon::vm::config::{
-    self, ConfigError, Devices, Grant, IpaRange, Limits, Source, VmConfig,
-};
+use cordon::vm::config::{self, ConfigError, Devices, Grant, IpaRange, Limits, Source, VmConfig};
 use cordon::vm::guest_dt::{self, GuestDtError, Surroundings};
 use cordon::vm::hypervisor::Vm;
 use cordon::vm::vcpu::Vcpu;

@@ -113,7 +113,10 @@ mod tests {
     #[test]
     fn with_ccidx_the_fields_are_wider() {
         let geometry = Geometry::decode(0x1ff << 32 | 0xff << 3 | 0b010, true);
-        assert_eq!((geometry.line, geometry.ways, geometry.sets), (64, 256, 512));
+        assert_eq!(
+            (geometry.line, geometry.ways, geometry.sets),
+            (64, 256, 512)
+        );
         let most = Geometry::decode(u64::MAX, true);
         assert_eq!(most.size(), None);
     }

@@ -151,7 +151,9 @@ impl VmConfig<'_> {
             .filter(|ram| ram.last().get().checked_shr(bits).unwrap_or(0) == 0)
             .ok_or_else(|| error(Why::BeyondIpa { bits }))?;
         let memory = self.device_memory.iter();
-        let overlapping = memory.map(|memory| memory.ipa).find(|it| it.overlaps(place));
+        let overlapping = memory
+            .map(|memory| memory.ipa)
+            .find(|it| it.overlaps(place));
         let with = section::emulated(place).or(overlapping.map(|_| "device-memory"));
         if let Some(with) = with {
             let with = with.to_owned();
@@ -336,11 +338,7 @@ fn read_vm<'a>(
 }
 
 /// The place of a VM's RAM; with `identity` its size alone, at IPA 0 for now.
-fn read_ram(
-    vm: &Section<'_, '_>,
-    identity: bool,
-    limits: Limits,
-) -> Result<IpaRange, ConfigError> {
+fn read_ram(vm: &Section<'_, '_>, identity: bool, limits: Limits) -> Result<IpaRange, ConfigError> {
     if !identity {
         let ram = vm.range("ram-base", "ram-size", BLOCK_2M, limits)?;
         vm.not_emulated("ram-base", ram)?;

@@ -9,11 +9,11 @@ use core::fmt;
 
 use vm_fdt::FdtWriter;
 
+use super::caches::Level;
 use super::config::{
     Appearance, DISTRIBUTOR, DTB_SIZE, DeviceMemory, Given, IpaRange, REDISTRIBUTORS, UART,
     UART_INTERRUPT, VmConfig,
 };
-use super::caches::Level;
 use super::vcpu;
 use super::vgic;
 use crate::platform::machine::Mpidr;
@@ -384,12 +384,71 @@ mod tests {
     }
 
     #[test]
+    fn device_memory_can_be_what_linux_knows() {
+        let mut tree = Tree::full();
+        tree.device_memory().set("as", b"pmem\0");
+        let bundle = tree.bundle();
+        let blob = build(&read(&bundle).unwrap()[0], Surroundings::default()).unwrap();
+        let fdt = CheckedFdt::new(&blob).unwrap();
+        let node = dt::child(fdt.root().unwrap(), "pmem").unwrap();
+        assert_eq!(node.name, "pmem@1000000000");
+        assert!(dt::is_compatible(node, "pmem-region"));
+        assert_eq!(dt::value(node, "volatile"), Some(&[][..]));
+    }
+
+    #[test]
+    fn each_cpu_has_the_caches_that_the_machine_says() {
+        use crate::vm::caches::Geometry;
+        let geometry = |sets| Geometry {
+            line: 64,
+            ways: 4,
+            sets,
+        };
+        let caches = [
+            Level::Split {
+                instruction: Some(geometry(256)),
+                data: Some(geometry(128)),
+            },
+            Level::Unified(geometry(1024)),
+            Level::Unified(geometry(4096)),
+        ];
+        let bundle = Tree::full().bundle();
+        let surroundings = Surroundings {
+            devices: &[],
+            caches: &caches,
+        };
+        let blob = build(&read(&bundle).unwrap()[0], surroundings).unwrap();
+        let fdt = CheckedFdt::new(&blob).unwrap();
+        let cpus = dt::child(fdt.root().unwrap(), "cpus").unwrap();
+        let cell = |node, name| dt::value(node, name).and_then(dt::cell);
+        let mut phandles = Vec::new();
+        for cpu in cpus.children() {
+            assert_eq!(cell(cpu, "i-cache-size"), Some(64 << 10));
+            assert_eq!(cell(cpu, "d-cache-sets"), Some(128));
+            let second = dt::child(cpu, "l2-cache").unwrap();
+            assert_eq!(cell(second, "cache-size"), Some(256 << 10));
+            assert!(dt::value(second, "cache-unified").is_some());
+            let third = dt::child(second, "l3-cache").unwrap();
+            assert_eq!(cell(third, "cache-level"), Some(3));
+            for (above, below) in [(cpu, second), (second, third)] {
+                let phandle = cell(below, "phandle").unwrap();
+                assert_eq!(cell(above, "next-level-cache"), Some(phandle));
+                assert!(!phandles.contains(&phandle));
+                phandles.push(phandle);
+            }
+        }
+        assert_eq!(phandles.len(), 4);
+    }
+
+    #[test]
     fn a_tree_that_does_not_fit_is_refused() {
         let bundle = Tree::full().bundle();
         let mut vm = read(&bundle).unwrap()[0].clone();
         let long = "x".repeat(DTB_SIZE as usize);
         vm.bootargs = Some(&long);
-        assert!(matches!(build(&vm, Surroundings::default()), Err(GuestDtError::TooBig { size }) if size > 2 << 20));
+        assert!(
+            matches!(build(&vm, Surroundings::default()), Err(GuestDtError::TooBig { size }) if size > 2 << 20)
+        );
         vm.bootargs = Some("a\0b");
         let refused = build(&vm, Surroundings::default()).unwrap_err();
         assert_eq!(refused, GuestDtError::Writer(vm_fdt::Error::InvalidString));

@@ -4,8 +4,8 @@
 
 use super::boot::{Boot, Contents};
 use super::config::UART_INTERRUPT;
-use super::vcpu::Vcpu;
 use super::device::Device;
+use super::vcpu::Vcpu;
 use super::vgic::{CpuInterface, Timers, VcpuSet, Vgic, Wiring};
 use super::vuart::{Terminal, Vuart};
 use crate::addr::{Ipa, PaRange, Vmid};

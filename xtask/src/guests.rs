@@ -104,7 +104,10 @@ fn copy_modules(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
     for (directory, name) in MODULES {
         let directory = from.join("kernel/drivers").join(directory);
-        let is_it = |file: &str| file.strip_prefix(name).is_some_and(|end| end.starts_with(".ko"));
+        let is_it = |file: &str| {
+            file.strip_prefix(name)
+                .is_some_and(|end| end.starts_with(".ko"))
+        };
         let found = files(&directory)?.into_iter().find(|file| is_it(file));
         // What is no module is built in.
         if let Some(file) = found {
@@ -117,8 +120,7 @@ fn copy_modules(from: &Path, to: &Path) -> Result<()> {
 
 /// The names in a directory, sorted.
 fn files(directory: &Path) -> Result<Vec<String>> {
-    let entries =
-        fs::read_dir(directory).with_context(|| format!("no {}", directory.display()))?;
+    let entries = fs::read_dir(directory).with_context(|| format!("no {}", directory.display()))?;
     let mut names = Vec::new();
     for entry in entries {
         names.push(entry?.file_name().to_string_lossy().into_owned());

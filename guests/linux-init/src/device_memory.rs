@@ -28,7 +28,9 @@ pub(crate) fn check() -> Result<Outcome> {
     }
     modules::load(modules::PMEM)?;
     modules::wait_for(Path::new(DEVICE))?;
-    let sectors: u64 = fs::read_to_string("/sys/block/pmem0/size")?.trim().parse()?;
+    let sectors: u64 = fs::read_to_string("/sys/block/pmem0/size")?
+        .trim()
+        .parse()?;
     // Of 512 bytes, whatever the device's own are.
     let middle = sectors / 2048 / 2;
     let count = format!("count={MIB}");
@@ -43,7 +45,11 @@ pub(crate) fn check() -> Result<Outcome> {
     for file in ["/tmp/pattern", "/tmp/back"] {
         fs::remove_file(file)?;
     }
-    ensure!(back.len() == pattern.len(), "{} bytes came back", back.len());
+    ensure!(
+        back.len() == pattern.len(),
+        "{} bytes came back",
+        back.len()
+    );
     let pairs = pattern.iter().zip(&back);
     Ok(Outcome {
         bytes: back.len(),

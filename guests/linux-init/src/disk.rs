@@ -99,7 +99,10 @@ mod tests {
         let pieces = [0, 1].map(|piece| Buffer::of_pattern(7, piece));
         assert_eq!(pieces[0].0.as_ptr().addr() % 4096, 0);
         assert_eq!(pieces[0].0[..8], word(7, 0).to_le_bytes());
-        assert_eq!(pieces[1].0[8..16], word(7, CHUNK as u64 / 8 + 1).to_le_bytes());
+        assert_eq!(
+            pieces[1].0[8..16],
+            word(7, CHUNK as u64 / 8 + 1).to_le_bytes()
+        );
         assert_ne!(pieces[0].0, pieces[1].0);
     }
 }

@@ -34,5 +34,8 @@ fn reset_virtio(registers: &DeviceWindow) {
         }
         core::hint::spin_loop();
     }
-    log::warn!("event=error what=device why=does-not-reset pa={}", registers.start());
+    log::warn!(
+        "event=error what=device why=does-not-reset pa={}",
+        registers.start()
+    );
 }

@@ -271,3 +271,6 @@ fn pages(registers: PaRange) -> PaRange {
     size.and_then(|size| PaRange::new(start, size))
         .unwrap_or(registers)
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,7 +55,10 @@ fn an_interrupt_is_its_own_vms_and_what_is_nobodys_is_switched_off() {
     let pending = |vm: usize| {
         let mut cpu = super::fake::NoInterrupts::default();
         let place = (Frame::Distributor, PENDING, 4);
-        world.vm(vm).vgic.read(0, place, &mut cpu, &super::fake::Nobody)
+        world
+            .vm(vm)
+            .vgic
+            .read(0, place, &mut cpu, &super::fake::Nobody)
     };
     assert_eq!(pending(0) & BIT, BIT);
     assert_eq!(interrupt(&world, (0, 0), &[1000]), Next::Resume);

@@ -99,9 +99,9 @@ impl State {
             (IROUTER..=IROUTER_END, _) => self.read_route(offset, size),
             (IDENTIFICATION.., 4) => registers::identification(offset),
             _ => match Register::at(offset) {
-                Some((Register::SetPending | Register::ClearPending, bank, _)) if size == 4 => {
-                    bank.checked_sub(1).map_or(0, |bank| self.pending_spis(bank))
-                }
+                Some((Register::SetPending | Register::ClearPending, bank, _)) if size == 4 => bank
+                    .checked_sub(1)
+                    .map_or(0, |bank| self.pending_spis(bank)),
                 Some((register, bank, byte)) => self
                     .spi_bank(bank)
                     .map_or(0, |spis| spis.bank.read(register, byte, size)),

@@ -97,7 +97,10 @@ fn check_vm<'s>(
     })?;
     for device in &vm.device {
         let address = device.address.as_ref().0;
-        let unconfined = device.dma.as_ref().is_some_and(|dma| dma.as_ref() == "unconfined");
+        let unconfined = device
+            .dma
+            .as_ref()
+            .is_some_and(|dma| dma.as_ref() == "unconfined");
         ensure(s, unconfined, &device.address, || {
             "vm.device.dma: this device can read and write all of the machine's memory, Cordon's \
              and the other VMs' too; give dma = \"unconfined\" to have it nevertheless"
@@ -107,9 +110,8 @@ fn check_vm<'s>(
             "vm.device: a device that uses memory needs `identity = true` for its VM".into()
         })?;
         let slot = address.checked_sub(FIRST_SLOT);
-        let is_slot = |slot: u64| {
-            slot.is_multiple_of(SLOT_SIZE) && slot / SLOT_SIZE < u64::from(SLOTS)
-        };
+        let is_slot =
+            |slot: u64| slot.is_multiple_of(SLOT_SIZE) && slot / SLOT_SIZE < u64::from(SLOTS);
         let fits = device.compatible.as_ref() != "virtio,mmio" || slot.is_some_and(is_slot);
         ensure(s, fits, &device.address, || {
             format!(
@@ -118,10 +120,15 @@ fn check_vm<'s>(
             )
         })?;
         let (page, name) = (address / PAGE, vm.name.as_ref().as_str());
-        let other = pages.iter().find(|(taken, owner)| *taken == page && *owner != name);
+        let other = pages
+            .iter()
+            .find(|(taken, owner)| *taken == page && *owner != name);
         ensure(s, other.is_none(), &device.address, || {
             let owner = other.map_or("", |(_, owner)| owner);
-            format!("vm.device.address: `{owner}` has a device in the same page, {:#x}", page * PAGE)
+            format!(
+                "vm.device.address: `{owner}` has a device in the same page, {:#x}",
+                page * PAGE
+            )
         })?;
         pages.push((page, name));
     }
@@ -175,19 +182,59 @@ mod tests {
         assert!(parse(&disk(31), "").is_ok());
         refused(&disk(32), "", 10, "32 is not 0 to 31");
         refused(&(disk(1) + &disk(1)), "", 13, "two disks are in slot 1");
-        refused(&disk(0).replace("4M", "4097"), "", 11, "is not a multiple of 4 KiB");
+        refused(
+            &disk(0).replace("4M", "4097"),
+            "",
+            11,
+            "is not a multiple of 4 KiB",
+        );
         let own = |address: &str| format!("identity = true\n{}", device(address));
         let good = vm("a", &own("0x0a000000"));
         assert!(parse("", &good).is_ok());
-        refused("", &good.replace("\ndma = \"unconfined\"", ""), 18, "give dma = \"unconfined\"");
-        refused("", &good.replace("unconfined", "none"), 18, "give dma = \"unconfined\"");
-        refused("", &good.replace("identity = true", ""), 18, "needs `identity = true`");
-        refused("", &good.replace("000000", "000100"), 18, "no virtio transport is at 0xa000100");
-        refused("", &good.replace("000000", "004000"), 18, "no virtio transport");
-        refused("", &good.replace("identity", "ram-base = \"1G\"\nidentity"), 15, "vm.ram-base");
+        refused(
+            "",
+            &good.replace("\ndma = \"unconfined\"", ""),
+            18,
+            "give dma = \"unconfined\"",
+        );
+        refused(
+            "",
+            &good.replace("unconfined", "none"),
+            18,
+            "give dma = \"unconfined\"",
+        );
+        refused(
+            "",
+            &good.replace("identity = true", ""),
+            18,
+            "needs `identity = true`",
+        );
+        refused(
+            "",
+            &good.replace("000000", "000100"),
+            18,
+            "no virtio transport is at 0xa000100",
+        );
+        refused(
+            "",
+            &good.replace("000000", "004000"),
+            18,
+            "no virtio transport",
+        );
+        refused(
+            "",
+            &good.replace("identity", "ram-base = \"1G\"\nidentity"),
+            15,
+            "vm.ram-base",
+        );
         let both = |second: &str| good.clone() + &vm("b", &own(second));
         assert!(parse("", &both("0x0a001000")).is_ok());
-        refused("", &both("0x0a000200"), 28, "`a` has a device in the same page, 0xa000000");
+        refused(
+            "",
+            &both("0x0a000200"),
+            28,
+            "`a` has a device in the same page, 0xa000000",
+        );
     }
 
     #[test]

@@ -253,10 +253,16 @@ fn one_that_was_ended_on_another_cpu_comes_again_where_it_is_routed_now() {
     guest.write(1, (Frame::Distributor, ROUTE, 8), 1);
     guest.pulse();
     guest.end(0, VIRTUAL);
-    assert_eq!([0, 1].map(|vcpu| guest.acknowledge(vcpu)), [None, Some(VIRTUAL)]);
+    assert_eq!(
+        [0, 1].map(|vcpu| guest.acknowledge(vcpu)),
+        [None, Some(VIRTUAL)]
+    );
     guest.end(1, VIRTUAL);
     guest.pulse();
-    assert_eq!([0, 1].map(|vcpu| guest.acknowledge(vcpu)), [None, Some(VIRTUAL)]);
+    assert_eq!(
+        [0, 1].map(|vcpu| guest.acknowledge(vcpu)),
+        [None, Some(VIRTUAL)]
+    );
 }
 
 #[test]
@@ -289,11 +295,15 @@ fn what_was_just_being_taken_at_a_reset_is_dropped() {
     let taken = device.acknowledge(0).unwrap();
     device.set_line(false);
     guest.reset();
-    let none = guest.vgic.device(0, taken, None::<&mut super::fake::Interface>);
+    let none = guest
+        .vgic
+        .device(0, taken, None::<&mut super::fake::Interface>);
     assert_eq!(none, Some(VcpuSet::NONE));
     guest.enable_all();
     assert_eq!(guest.acknowledge(0), None);
-    let foreign = guest.vgic.device(0, 99, None::<&mut super::fake::Interface>);
+    let foreign = guest
+        .vgic
+        .device(0, 99, None::<&mut super::fake::Interface>);
     assert_eq!(foreign, None);
 }
 
@@ -303,7 +313,9 @@ fn one_that_comes_while_the_vcpu_is_off_is_there_when_it_starts() {
     let device = guest.device.unwrap();
     device.set_line(true);
     let taken = device.acknowledge(0).unwrap();
-    let concerned = guest.vgic.device(0, taken, None::<&mut super::fake::Interface>);
+    let concerned = guest
+        .vgic
+        .device(0, taken, None::<&mut super::fake::Interface>);
     assert_eq!(concerned, Some(VcpuSet::only(0)));
     guest.restart(0);
     assert_eq!(guest.acknowledge(0), Some(VIRTUAL));
