@@ -2,9 +2,10 @@
 
 use crate::arch::aarch64::guest::{self, ThisCpu};
 use crate::arch::aarch64::vectors::GuestFrame;
-use crate::arch::aarch64::{cpu, crash, gic, smc};
+use crate::arch::aarch64::vgic::VirtualInterface;
+use crate::arch::aarch64::{cpu, crash, gic, smc, spi};
 use crate::machine::{self, HYPERVISOR, ThisMachine};
-use cordon::vm::exit::{Exit, Next};
+use cordon::vm::exit::{Arrived, Exit, Next};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 /// A synchronous exception from a guest.
@@ -70,6 +71,7 @@ pub extern "C" fn idle() -> ! {
         if taken.console {
             machine::console_input();
         }
+        take_devices(&taken.arrived);
         if let (Some(cpu), Some((hypervisor, vm, vcpu))) = (cpu::try_this(), current()) {
             if vm.is_stopped() {
                 vcpu.cancel_start();
@@ -82,6 +84,18 @@ pub extern "C" fn idle() -> ! {
             }
         }
         aarch64_cpu::asm::wfi();
+    }
+}
+
+/// Interrupts of a device whose vCPU does not run are remembered until it does.
+fn take_devices(arrived: &Arrived) {
+    for physical in arrived.devices.iter() {
+        match current() {
+            Some((hypervisor, vm, vcpu)) => {
+                hypervisor.device_interrupt(vm, vcpu, physical, None::<&mut VirtualInterface>);
+            }
+            None => spi::THE_DISTRIBUTOR.refuse(physical),
+        }
     }
 }
 

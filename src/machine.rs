@@ -3,10 +3,11 @@
 use crate::arch::aarch64::mmio::SharedMemory;
 use crate::arch::aarch64::tables::HeapFrames;
 use crate::arch::aarch64::tlb::HardwareTlb;
-use crate::arch::aarch64::{cpu, gic, load, mmu, uart};
+use crate::arch::aarch64::{cpu, device, gic, load, mmu, spi, uart};
 use aarch64_cpu::registers::{CNTPCT_EL0, Readable};
 use cordon::addr::PaRange;
 use cordon::vm::boot::Contents;
+use cordon::vm::device::Device;
 use cordon::vm::hypervisor::{Hypervisor, Platform};
 use spin::Once;
 
@@ -73,5 +74,13 @@ impl Platform for ThisMachine {
 
     fn counter(&self) -> u64 {
         CNTPCT_EL0.get()
+    }
+
+    fn refuse_interrupt(&self, physical: u16) {
+        spi::THE_DISTRIBUTOR.refuse(physical);
+    }
+
+    fn reset_device(&self, device: &Device) -> Result<(), mmu::Error> {
+        device::reset(device)
     }
 }

@@ -7,6 +7,7 @@
 //! A device whose `status` is not `okay` belongs to somebody else, such as the secure world, and
 //! so does everything below it.
 
+mod devices;
 mod discover;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ use core::fmt;
 use core::ops::RangeInclusive;
 
 use crate::addr::{Pa, PaRange};
+pub use devices::{HostDevice, HostInterrupt, MAX_DEVICES};
 
 /// What was found out about the machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,6 +43,8 @@ pub struct Machine {
     pub pcie: Option<PcieHost>,
     /// The registers of QEMU's fw_cfg.
     pub fw_cfg: Option<PaRange>,
+    /// Everything else that has registers in memory and says what it is, in the tree's order.
+    pub devices: Vec<HostDevice>,
     /// The words that Cordon was started with.
     pub bootargs: Option<String>,
     /// What the boot loader left in memory for Cordon: the bundle.

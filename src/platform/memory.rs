@@ -175,13 +175,20 @@ impl FreeMemory {
         Ok(())
     }
 
-    /// Takes `size` bytes for a guest's memory at `ipa`, so that the largest blocks fit.
+    /// Takes `size` bytes for a guest's memory at `ipa`, so that the largest blocks fit: congruent
+    /// modulo 1 GiB where a block of that size can be used and there is such a place, otherwise modulo
+    /// 2 MiB.
     ///
     /// # Errors
     /// [`MemoryError::Misaligned`], [`MemoryError::NoRoom`]; nothing is taken then.
     pub fn allocate_for(&mut self, ipa: Ipa, size: u64) -> Result<PaRange, MemoryError> {
-        let align = if size >= GIB { GIB } else { BLOCK_2M };
-        self.allocate(size, align, ipa.get() & (align - 1))
+        let mut congruent = |align: u64| self.allocate(size, align, ipa.get() & (align - 1));
+        if size >= GIB
+            && let Ok(range) = congruent(GIB)
+        {
+            return Ok(range);
+        }
+        congruent(BLOCK_2M)
     }
 
     /// Takes `size` bytes as [`Self::allocate_for`] does, where no page of `bad` is if there is such a
@@ -257,7 +264,11 @@ impl FreeMemory {
     fn allocate_reserved(&mut self, word: &ReservedWord) -> Result<PaRange, MemoryError> {
         match *word {
             ReservedWord::At(range) => Err(MemoryError::NotFree { range }),
-            ReservedWord::Anywhere { size } => self.allocate_for(Ipa::new(0), size),
+            ReservedWord::Anywhere { size } => {
+                // Others will map it, and count on blocks: it is congruent or not there.
+                let align = if size >= GIB { GIB } else { BLOCK_2M };
+                self.allocate(size, align, 0)
+            }
         }
     }
 

@@ -229,7 +229,7 @@ impl Inputs {
         match Bundle::parse(&window) {
             Ok(bundle) => {
                 materials.bad = retired::find(&bundle, options);
-                materials.build_all(&bundle, cpu::all().len())
+                materials.build_all(machine, &bundle, cpu::all().len())
             }
             Err(error) => {
                 log::error!("event=error what=bundle {error}");

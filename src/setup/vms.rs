@@ -4,24 +4,28 @@ use crate::arch::aarch64::mmio::SharedMemory;
 use crate::arch::aarch64::mmu;
 use crate::arch::aarch64::tables::HeapFrames;
 use crate::arch::aarch64::tlb::HardwareTlb;
-use crate::arch::aarch64::{gic, uart};
+use crate::arch::aarch64::{gic, id, spi, uart};
 use crate::machine::ThisMachine;
 use alloc::collections::VecDeque;
 use alloc::string::ToString;
 use alloc::vec::Vec;
-use cordon::addr::{Pa, PaRange, Vmid};
+use cordon::addr::{Ipa, Pa, PaRange, Vmid};
 use cordon::devmem::{DevMem, Kind, Mapping, RegionId, RegisterError};
 use cordon::platform::bundle::{Bundle, File};
+use cordon::platform::machine::Machine;
 use cordon::platform::memory::{FreeMemory, MemoryError};
 use cordon::platform::pci::DeviceBar;
 use cordon::stage2::{Access, Attrs, BuildError, Config, MapError, MemoryType, Stage2};
 use cordon::vm::boot::{Boot, Contents, Image};
-use cordon::vm::config::{self, ConfigError, Firmware, IpaRange, Limits, Source, VmConfig};
+use cordon::vm::config::{
+    self, ConfigError, Devices, Firmware, Grant, IpaRange, Limits, Source, VmConfig,
+};
 use cordon::vm::error_device::ErrorDevice;
 use cordon::vm::guest_acpi;
-use cordon::vm::guest_dt::{self, GuestDtError};
+use cordon::vm::guest_dt::{self, GuestDtError, Surroundings};
 use cordon::vm::hypervisor::Vm;
 use cordon::vm::vcpu::Vcpu;
+use cordon::vm::vgic::Wiring;
 use core::fmt;
 
 /// Table frames that each VM keeps for containment: two for each of this many pages, wherever
@@ -139,7 +143,12 @@ impl Materials {
 
     /// Builds all VMs of `bundle` on the CPUs `cpus`. A VM that cannot be built is left out; so
     /// are all of them if the description as a whole is wrong.
-    pub fn build_all(&mut self, bundle: &Bundle<'_>, cpus: usize) -> Vec<Vm<ThisMachine>> {
+    pub fn build_all(
+        &mut self,
+        machine: &Machine,
+        bundle: &Bundle<'_>,
+        cpus: usize,
+    ) -> Vec<Vm<ThisMachine>> {
         let limits = Limits {
             cpus,
             ipa_bits: self.stage2.ipa_bits(),
@@ -152,13 +161,14 @@ impl Materials {
             }
         };
         let mut pcpus: VecDeque<usize> = (0..cpus).collect();
+        let mut devices = Devices::new(machine, limits);
         let mut built = Vec::new();
-        for config in &configs {
+        for mut config in configs {
             // VMIDs and places in the list go together: 1 is the first.
             let Some(vmid) = u8::try_from(built.len() + 1).ok().and_then(Vmid::new) else {
                 break;
             };
-            match self.build(config, vmid, &mut pcpus) {
+            match self.build(&mut config, vmid, &mut pcpus, &mut devices) {
                 Ok(vm) => built.push(vm),
                 // What the description asks for is not there: the bundle is wrong, not the machine.
                 Err(Error::Config(error)) => log::error!("event=error what=bundle {error}"),
@@ -170,9 +180,10 @@ impl Materials {
 
     fn build(
         &mut self,
-        config: &VmConfig<'_>,
+        config: &mut VmConfig<'_>,
         vmid: Vmid,
         pcpus: &mut VecDeque<usize>,
+        devices: &mut Devices<'_>,
     ) -> Result<Vm<ThisMachine>, Error> {
         let mut frames = HeapFrames;
         let mut space = Stage2::new(
@@ -183,9 +194,8 @@ impl Materials {
             &mut frames,
             RESERVE,
         )?;
-        let ram = self
-            .free
-            .allocate_good_for(config.ram.start(), config.ram.size(), &self.bad)?;
+        let ram = self.allocate_ram(config, devices.limits())?;
+        let grant = devices.give(config)?;
         let id = self.add_region(Kind::Ram, ram, config.label)?;
         self.map(&mut space, config, vmid, id, config.ram, ram)?;
         for piece in &config.device_memory {
@@ -198,7 +208,8 @@ impl Materials {
             let (id, _) = source.ok_or(Error::OutOfRange)?;
             self.map(&mut space, config, vmid, id, piece.ipa, range)?;
         }
-        let boot = boot(config)?;
+        self.map_registers(&mut space, config, &grant)?;
+        let boot = boot(config, &grant)?;
         let errors = match config.firmware {
             Firmware::DeviceTree => None,
             Firmware::Acpi => Some(self.error_device(&mut space, config, vmid)?),
@@ -207,8 +218,15 @@ impl Materials {
             .map(|index| Some(Vcpu::new(index, pcpus.pop_front()?)))
             .collect::<Option<Vec<Vcpu>>>()
             .ok_or(Error::OutOfRange)?;
+        let wiring = Wiring {
+            wires: (grant.devices.iter().flat_map(|given| &given.wires))
+                .copied()
+                .collect(),
+            cpus: vcpus.iter().map(|vcpu| vcpu.pcpu).collect(),
+            distributor: &spi::THE_DISTRIBUTOR,
+        };
         let console = uart::CONSOLE.lock().add(config.label);
-        Ok(Vm::new(
+        let vm = Vm::new(
             config.label.into(),
             vmid,
             vcpus,
@@ -216,8 +234,8 @@ impl Materials {
             console,
             gic::timers(),
             boot,
-        )
-        .with_errors(errors))
+        );
+        Ok(vm.with_devices(grant.all, wiring).with_errors(errors))
     }
 
     /// The error device of a guest with ACPI, with memory of its own that EL2 sees for good.
@@ -235,6 +253,54 @@ impl Materials {
         let mut memory = SharedMemory::default();
         memory.share(area).map_err(Error::InUse)?;
         Ok(ErrorDevice::new(memory, area.start(), ipa))
+    }
+
+    /// RAM, as congruent with its IPA as can be had; with `identity` wherever it is, and the VM is
+    /// told.
+    fn allocate_ram(
+        &mut self,
+        config: &mut VmConfig<'_>,
+        limits: Limits,
+    ) -> Result<PaRange, Error> {
+        let ram = self
+            .free
+            .allocate_good_for(config.ram.start(), config.ram.size(), &self.bad)?;
+        if config.identity {
+            config.place_ram(ram, limits)?;
+        }
+        Ok(ram)
+    }
+
+    /// Maps the registers of the VM's devices where the machine has them, and says that what they do
+    /// by DMA is confined by nobody.
+    fn map_registers(
+        &mut self,
+        space: &mut Stage2<HeapFrames, HardwareTlb>,
+        config: &VmConfig<'_>,
+        grant: &Grant,
+    ) -> Result<(), Error> {
+        let vm = config.label;
+        for pages in &grant.pages {
+            if let Some(own) = mmu::conflict(*pages) {
+                return Err(Error::InUse(mmu::Error::InUse(own)));
+            }
+            let (pa, size) = (pages.start(), pages.size());
+            let ipa = Ipa::new(pa.get());
+            space.map(ipa, pa, size, Attrs::DEVICE, &mut HeapFrames)?;
+            log::info!("event=vm-mapped vm={vm} ipa={ipa} pa={pa} size={size:#x} region=device");
+        }
+        for given in &grant.devices {
+            let (device, pa) = (&given.host.path, given.host.registers.first());
+            let pa = pa.map_or(Pa::new(0), |range| range.start());
+            for wire in &given.wires {
+                log::info!(
+                    "event=device vm={vm} pa={pa} intid={} physical={} dma=unconfined path={device}",
+                    wire.virtual_,
+                    wire.physical
+                );
+            }
+        }
+        Ok(())
     }
 
     fn map(
@@ -265,15 +331,19 @@ impl Materials {
 
 /// What the VM is started with. Kernel and initrd stay in the bundle, whose memory is kept: a reset
 /// wants them again.
-fn boot(config: &VmConfig<'_>) -> Result<Boot, Error> {
+fn boot(config: &VmConfig<'_>, grant: &Grant) -> Result<Boot, Error> {
     let layout = &config.layout;
     let mut images = alloc::vec![file(layout.kernel, config.kernel)?];
-    match config.firmware {
-        Firmware::DeviceTree => images.push(Image {
+    if config.firmware == Firmware::DeviceTree {
+        let caches = id::caches();
+        let surroundings = Surroundings {
+            devices: &grant.devices,
+            caches: &caches,
+        };
+        images.push(Image {
             place: layout.dtb,
-            contents: Contents::Bytes(guest_dt::build(config)?),
-        }),
-        Firmware::Acpi => {}
+            contents: Contents::Bytes(guest_dt::build(config, surroundings)?),
+        });
     }
     if let (Some(place), Some(initrd)) = (layout.initrd, config.initrd) {
         images.push(file(place, initrd)?);

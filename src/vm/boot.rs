@@ -9,9 +9,9 @@
 //! 2. Whoever turns a vCPU off looks whether it was the last ([`Hypervisor::settle`]). Two may go
 //!    off at once: a barrier between the store of one's own state and the loads of the others'
 //!    makes at least one of them see that all are off, and an exchange lets only one act on it.
-//! 3. That CPU writes the files again. Nothing of the VM runs meanwhile, and what it has lost
-//!    stays lost: kernel and DTB go around the holes, the DTB says where they are
-//!    ([`bad_memory`]), and a page of an initrd that is a hole is passed over.
+//! 3. That CPU has the VM's devices leave its memory alone, and writes the files again. Nothing of the
+//!    VM runs meanwhile, and what it has lost stays lost: kernel and DTB go around the holes, the DTB
+//!    says where they are ([`bad_memory`]), and a page of an initrd that is a hole is passed over.
 //! 4. The mark goes, and the first vCPU is turned on.
 //!
 //! A VM that is ended in between, by an error that cannot be contained, stays ended.
@@ -64,6 +64,8 @@ pub struct Boot {
 impl<P: Platform> Hypervisor<P> {
     /// Starts a VM whose vCPUs are all off. One whose files cannot be loaded is ended.
     pub fn start(&self, vm: &Vm<P>) {
+        // What a boot loader had them do is over as well.
+        vm.rest_devices(&self.platform);
         let lost = self.lost_memory(vm);
         let plan = Plan::new(&vm.boot, &lost);
         let loaded = plan.and_then(|plan| match self.load(vm, &plan.images) {
@@ -82,6 +84,7 @@ impl<P: Platform> Hypervisor<P> {
             }
         };
         vm.reset_errors();
+        vm.wake_devices();
         self.announce(vm, plan.entry);
         // The guest's time begins now.
         let now = self.platform.counter();
@@ -109,12 +112,16 @@ impl<P: Platform> Hypervisor<P> {
         bad_memory::runs(lost.into_iter())
     }
 
-    /// Whoever has turned a vCPU of `vm` off calls this: if the VM waits for its reset and this was
-    /// the last one, it starts anew.
+    /// Whoever has turned a vCPU of `vm` off calls this: if this was the last one of a VM that has
+    /// ended, its devices come to rest; if it waits for its reset, it starts anew.
     pub fn settle(&self, vm: &Vm<P>) {
         fence(Ordering::SeqCst);
         let all_off = vm.vcpus.iter().all(|vcpu| vcpu.power() == Power::Off);
+        if all_off && vm.has_ended() {
+            vm.rest_devices(&self.platform);
+        }
         if all_off && vm.begin_reload() {
+            vm.rest_devices(&self.platform);
             vm.reset_devices();
             if vm.end_reload() {
                 self.start(vm);

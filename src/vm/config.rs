@@ -8,6 +8,7 @@
 //! What depends on the machine is checked where the machine is known: [`Limits`] gives the number
 //! of CPUs and the IPA size, [`DeviceMemory::place`] is asked with the PA range of the source.
 
+mod devices;
 mod error;
 mod section;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use alloc::borrow::ToOwned;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+pub use devices::{DEVICE_INTERRUPTS, DeviceConfig, Devices, Given, Grant, MAX_DEVICES};
 pub use error::{ConfigError, Why};
 use section::Section;
 
@@ -131,8 +133,11 @@ pub struct VmConfig<'a> {
     pub label: &'a str,
     /// How many vCPUs, 1 to [`MAX_VCPUS`].
     pub vcpus: u32,
-    /// Its RAM, 2 MiB aligned.
+    /// Its RAM, 2 MiB aligned. Where `identity` is set, only its size is known before
+    /// [`place_ram`](Self::place_ram).
     pub ram: IpaRange,
+    /// Its RAM has the IPAs that are its PAs.
+    pub identity: bool,
     /// Its kernel, an arm64 Image.
     pub kernel: File<'a>,
     /// What the kernel finds as its initrd.
@@ -143,8 +148,52 @@ pub struct VmConfig<'a> {
     pub firmware: Firmware,
     /// Further memory, in the order of the nodes.
     pub device_memory: Vec<DeviceMemory>,
+    /// Devices of the machine, in the order of the nodes.
+    pub devices: Vec<DeviceConfig>,
     /// Where in RAM everything goes.
     pub layout: Layout,
+    /// The node's path.
+    origin: String,
+}
+
+impl VmConfig<'_> {
+    /// Gives a VM with `identity` the RAM that it gets, which must have the size that it wants.
+    ///
+    /// # Errors
+    /// Where an emulated device or device memory has these addresses, or an IPA does not reach them.
+    pub fn place_ram(&mut self, ram: PaRange, limits: Limits) -> Result<(), ConfigError> {
+        let (vm, node) = (Some(self.label), &self.origin);
+        let error = |why| ConfigError::at(vm, node, Some("identity"), why);
+        let bits = limits.ipa_bits;
+        let place = IpaRange::new(Ipa::new(ram.start().get()), ram.size())
+            .filter(|ram| ram.last().get().checked_shr(bits).unwrap_or(0) == 0)
+            .ok_or_else(|| error(Why::BeyondIpa { bits }))?;
+        let memory = self.device_memory.iter();
+        let overlapping = memory
+            .map(|memory| memory.ipa)
+            .find(|it| it.overlaps(place));
+        let with = section::emulated(place).or(overlapping.map(|_| "device-memory"));
+        if let Some(with) = with {
+            let with = with.to_owned();
+            return Err(error(Why::Overlap { with }));
+        }
+        let place_error = |property: &str, why| ConfigError::at(vm, node, Some(property), why);
+        self.layout = place_files(&place_error, place, self.kernel, self.initrd)?;
+        self.ram = place;
+        Ok(())
+    }
+}
+
+/// What the guest is told that a piece of device memory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appearance {
+    /// Cordon's own `cordon,device-memory`, for guests that know it.
+    Plain,
+    /// A `pmem-region` (NVDIMM with ACPI), which Linux offers as a block device that can be mapped.
+    Pmem,
+    /// Memory for a special purpose, which Linux offers as a device that can be mapped. Only ACPI
+    /// has a word for it.
+    Dax,
 }
 
 /// Where in a VM's RAM its files go. The pieces do not overlap.
@@ -178,6 +227,8 @@ pub struct DeviceMemory {
     pub offset: u64,
     /// The VM's view, page-aligned.
     pub ipa: IpaRange,
+    /// What it is told that this is.
+    pub appearance: Appearance,
     /// The VM's label and the node's path, for what [`place`](Self::place) may find wrong.
     origin: (String, String),
 }
@@ -185,7 +236,12 @@ pub struct DeviceMemory {
 impl DeviceMemory {
     /// Whether a guest with ACPI is to see it as memory for a special purpose rather than nothing.
     pub const fn is_special_purpose(&self) -> bool {
-        true
+        matches!(self.appearance, Appearance::Dax)
+    }
+
+    fn error(&self, property: &str, why: Why) -> ConfigError {
+        let (vm, node) = &self.origin;
+        ConfigError::at(Some(vm), node, Some(property), why)
     }
 
     /// The physical memory of this piece, where the source that it names is at `source`.
@@ -274,7 +330,8 @@ fn read_vm<'a>(
     }
     section.vm = Some(label);
     section.only(&[
-        "label", "vcpus", "ram-base", "ram-size", "kernel", "initrd", "bootargs", "firmware",
+        "label", "vcpus", "identity", "ram-base", "ram-size", "kernel", "initrd", "bootargs",
+        "firmware",
     ])?;
     let vcpus = section.cell("vcpus")?;
     if !(1..=MAX_VCPUS).contains(&vcpus) {
@@ -285,8 +342,8 @@ fn read_vm<'a>(
             },
         ));
     }
-    let ram = section.range("ram-base", "ram-size", BLOCK_2M, limits)?;
-    section.not_emulated("ram-base", ram)?;
+    let identity = section.flag("identity")?;
+    let ram = read_ram(&section, identity, limits)?;
     let kernel = section
         .file("kernel", bundle)?
         .ok_or_else(|| section.missing("kernel"))?;
@@ -297,34 +354,73 @@ fn read_vm<'a>(
         Some("acpi") => Firmware::Acpi,
         Some(_) => return Err(section.error("firmware", Why::BadValue)),
     };
-    let layout = place_files(&section, ram, kernel, initrd)?;
-    let device_memory = read_device_memory(&section, ram, limits)?;
+    let error = |property: &str, why| section.error(property, why);
+    let layout = place_files(&error, ram, kernel, initrd)?;
+    let taken = Some(ram).filter(|_| !identity);
+    let device_memory = read_device_memory(&section, taken, limits)?;
+    let devices = devices::read(&section, &["device-memory@"], identity)?;
+    if firmware == Firmware::DeviceTree
+        && let Some(memory) = device_memory
+            .iter()
+            .find(|memory| memory.is_special_purpose())
+    {
+        return Err(memory.error("as", Why::BadValue));
+    }
+    // A namespace without them: a guest with ACPI would not find them.
+    if firmware == Firmware::Acpi && !devices.is_empty() {
+        return Err(section.error("firmware", Why::BadValue));
+    }
     Ok(VmConfig {
         label,
         vcpus,
         ram,
+        identity,
         kernel,
         initrd,
         bootargs,
         firmware,
         device_memory,
+        devices,
         layout,
+        origin: section.path,
     })
+}
+
+/// The place of a VM's RAM; with `identity` its size alone, at IPA 0 for now.
+fn read_ram(vm: &Section<'_, '_>, identity: bool, limits: Limits) -> Result<IpaRange, ConfigError> {
+    if !identity {
+        let ram = vm.range("ram-base", "ram-size", BLOCK_2M, limits)?;
+        vm.not_emulated("ram-base", ram)?;
+        return Ok(ram);
+    }
+    if vm.number("ram-base").is_ok() {
+        return Err(vm.error("ram-base", Why::Unknown));
+    }
+    let bits = limits.ipa_bits;
+    IpaRange::new(Ipa::new(0), vm.size("ram-size", BLOCK_2M)?)
+        .filter(|ram| ram.last().get().checked_shr(bits).unwrap_or(0) == 0)
+        .ok_or_else(|| vm.error("ram-size", Why::BeyondIpa { bits }))
 }
 
 fn read_device_memory(
     vm: &Section<'_, '_>,
-    ram: IpaRange,
+    ram: Option<IpaRange>,
     limits: Limits,
 ) -> Result<Vec<DeviceMemory>, ConfigError> {
     let mut all: Vec<DeviceMemory> = Vec::new();
-    for section in vm.children("device-memory@", MAX_DEVICE_MEMORY)? {
-        section.only(&["source", "index", "offset", "size", "ipa"])?;
+    for section in vm.children_among("device-memory@", &["device@"], MAX_DEVICE_MEMORY)? {
+        section.only(&["source", "index", "offset", "size", "ipa", "as"])?;
         section.no_children()?;
         let source = match section.text("source")? {
             "bar" => Source::Bar,
             "reserved" => Source::Reserved,
             _ => return Err(section.error("source", Why::BadValue)),
+        };
+        let appearance = match section.optional_text("as")? {
+            None => Appearance::Plain,
+            Some("pmem") => Appearance::Pmem,
+            Some("dax") => Appearance::Dax,
+            Some(_) => return Err(section.error("as", Why::BadValue)),
         };
         let index = section.cell("index")?;
         let offset = section.number("offset")?;
@@ -333,7 +429,7 @@ fn read_device_memory(
         }
         let ipa = section.range("ipa", "size", PAGE_SIZE, limits)?;
         section.not_emulated("ipa", ipa)?;
-        if ipa.overlaps(ram) {
+        if ram.is_some_and(|ram| ipa.overlaps(ram)) {
             return Err(section.error(
                 "ipa",
                 Why::Overlap {
@@ -355,6 +451,7 @@ fn read_device_memory(
             index,
             offset,
             ipa,
+            appearance,
             origin,
         });
     }
@@ -364,14 +461,14 @@ fn read_device_memory(
 /// Finds places for a VM's files in its RAM (Linux `booting.rst`): the kernel at its offset from
 /// the base, the DTB in the last 2 MiB, the initrd below it, but within 32 GiB of the kernel.
 fn place_files(
-    vm: &Section<'_, '_>,
+    error: &dyn Fn(&str, Why) -> ConfigError,
     ram: IpaRange,
     kernel: File<'_>,
     initrd: Option<File<'_>>,
 ) -> Result<Layout, ConfigError> {
-    let bad_image = |error| vm.error("kernel", Why::BadImage(error));
+    let bad_image = |why| error("kernel", Why::BadImage(why));
     let header = ImageHeader::parse(kernel.bytes).map_err(bad_image)?;
-    let no_room = |property| vm.error(property, Why::NoRoom { ram: ram.size() });
+    let no_room = |property| error(property, Why::NoRoom { ram: ram.size() });
     let dtb = (ram.size().checked_sub(DTB_SIZE))
         .and_then(|offset| IpaRange::new(ram.start().checked_add(offset)?, DTB_SIZE))
         .ok_or_else(|| no_room("ram-size"))?;

@@ -50,6 +50,40 @@ pub struct Arrived {
     pub physical_timer: bool,
     /// The virtual CPU interface wants maintenance.
     pub maintenance: bool,
+    /// Interrupts of devices. They stay active.
+    pub devices: DeviceInterrupts,
+}
+
+/// Physical INTIDs of a few devices' interrupts that were acknowledged together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceInterrupts {
+    intids: [u16; Self::MAX],
+    len: usize,
+}
+
+impl DeviceInterrupts {
+    /// Most that are taken at one exit. The next one comes at the next.
+    pub const MAX: usize = 8;
+
+    /// Adds one. False if there is no room.
+    pub fn push(&mut self, intid: u16) -> bool {
+        let Some(slot) = self.intids.get_mut(self.len) else {
+            return false;
+        };
+        *slot = intid;
+        self.len += 1;
+        true
+    }
+
+    /// Whether one more would be too many.
+    pub const fn is_full(&self) -> bool {
+        self.len == Self::MAX
+    }
+
+    /// Their INTIDs.
+    pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
+        self.intids.iter().take(self.len).copied()
+    }
 }
 
 /// An emulated device, and where in it.
@@ -112,6 +146,10 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         }
         if arrived.physical_timer {
             vgic.timer(vcpu, PHYSICAL_TIMER, cpu);
+        }
+        let (vm, hypervisor) = (self.vm, self.hypervisor);
+        for physical in arrived.devices.iter() {
+            hypervisor.device_interrupt(vm, self.vcpu, physical, Some(&mut *cpu));
         }
         if self.vm.is_stopped() {
             return self.park();

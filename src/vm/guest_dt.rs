@@ -9,8 +9,10 @@ use core::fmt;
 
 use vm_fdt::FdtWriter;
 
+use super::caches::Level;
 use super::config::{
-    DISTRIBUTOR, DTB_SIZE, IpaRange, REDISTRIBUTORS, UART, UART_INTERRUPT, VmConfig,
+    Appearance, DISTRIBUTOR, DTB_SIZE, DeviceMemory, Given, IpaRange, REDISTRIBUTORS, UART,
+    UART_INTERRUPT, VmConfig,
 };
 use super::vcpu;
 use super::vgic;
@@ -19,13 +21,20 @@ use crate::platform::machine::Mpidr;
 /// What a piece of device memory is recognised by.
 pub const DEVICE_MEMORY_COMPATIBLE: &str = "cordon,device-memory";
 
+/// What Linux knows as memory that is no RAM (`pmem-region.txt`).
+pub const PMEM_COMPATIBLE: &str = "pmem-region";
+
 /// Phandles.
 const GIC: u32 = 1;
 const CLOCK: u32 = 2;
+/// Of level n of vCPU i: this, 8 i and n together.
+const FIRST_CACHE: u32 = 0x100;
 
-/// Interrupt specifiers: shared or private, and level-sensitive, active high (`arm,gic-v3.yaml`).
+/// Interrupt specifiers: shared or private, and edge-triggered, rising, or level-sensitive, active high
+/// (`arm,gic-v3.yaml`).
 const SPI: u32 = 0;
 const PPI: u32 = 1;
+const EDGE: u32 = 1;
 const LEVEL: u32 = 4;
 
 /// Why a tree could not be written.
@@ -63,11 +72,20 @@ pub const fn vcpu_mpidr(index: u32) -> Mpidr {
     Mpidr::from_register(vcpu::mpidr(index as usize))
 }
 
+/// What the machine adds to a VM's own description.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Surroundings<'a> {
+    /// The devices that it is given.
+    pub devices: &'a [Given],
+    /// The caches of each CPU, level 1 first.
+    pub caches: &'a [Level],
+}
+
 /// Writes the tree of `vm`.
 ///
 /// # Errors
 /// [`GuestDtError`] where the tree does not fit into [`DTB_SIZE`] bytes.
-pub fn build(vm: &VmConfig<'_>) -> Result<Vec<u8>, GuestDtError> {
+pub fn build(vm: &VmConfig<'_>, machine: Surroundings<'_>) -> Result<Vec<u8>, GuestDtError> {
     let mut dt = FdtWriter::new()?;
     let root = dt.begin_node("")?;
     dt.property_string("compatible", "cordon,vm")?;
@@ -76,18 +94,17 @@ pub fn build(vm: &VmConfig<'_>) -> Result<Vec<u8>, GuestDtError> {
     dt.property_u32("interrupt-parent", GIC)?;
     chosen(&mut dt, vm)?;
     memory(&mut dt, vm)?;
-    cpus(&mut dt, vm.vcpus)?;
+    cpus(&mut dt, vm.vcpus, machine.caches)?;
     psci(&mut dt)?;
     interrupt_controller(&mut dt, vm.vcpus)?;
     timer(&mut dt)?;
     clock(&mut dt)?;
     uart(&mut dt)?;
-    for device_memory in &vm.device_memory {
-        let range = device_memory.ipa;
-        let node = dt.begin_node(&format!("device-memory@{:x}", range.start().get()))?;
-        dt.property_string("compatible", DEVICE_MEMORY_COMPATIBLE)?;
-        reg(&mut dt, range)?;
-        dt.end_node(node)?;
+    for memory in &vm.device_memory {
+        device_memory(&mut dt, memory)?;
+    }
+    for given in machine.devices {
+        device(&mut dt, given)?;
     }
     dt.end_node(root)?;
     let blob = dt.finish()?;
@@ -124,19 +141,64 @@ fn memory(dt: &mut FdtWriter, vm: &VmConfig<'_>) -> Result<(), vm_fdt::Error> {
     dt.end_node(node)
 }
 
-fn cpus(dt: &mut FdtWriter, count: u32) -> Result<(), vm_fdt::Error> {
+fn cpus(dt: &mut FdtWriter, count: u32, caches: &[Level]) -> Result<(), vm_fdt::Error> {
     let cpus = dt.begin_node("cpus")?;
     dt.property_u32("#address-cells", 2)?;
     dt.property_u32("#size-cells", 0)?;
-    for mpidr in (0..count).map(vcpu_mpidr) {
+    for (index, mpidr) in (0..count).map(|index| (index, vcpu_mpidr(index))) {
         let cpu = dt.begin_node(&format!("cpu@{:x}", mpidr.get()))?;
         dt.property_string("device_type", "cpu")?;
         dt.property_string("compatible", "arm,armv8")?;
         dt.property_string("enable-method", "psci")?;
         dt.property_u64("reg", mpidr.get())?;
+        if let Some((first, next)) = caches.split_first() {
+            level(dt, *first)?;
+            next_levels(dt, index, 2, next)?;
+        }
         dt.end_node(cpu)?;
     }
     dt.end_node(cpus)
+}
+
+/// The caches behind those that the open node has (Devicetree Specification 3.9), each inside of the
+/// one before it. There are seven levels at most.
+fn next_levels(
+    dt: &mut FdtWriter,
+    cpu: u32,
+    number: u32,
+    levels: &[Level],
+) -> Result<(), vm_fdt::Error> {
+    let Some((first, next)) = levels.split_first() else {
+        return Ok(());
+    };
+    let phandle = FIRST_CACHE + 8 * cpu + number;
+    dt.property_u32("next-level-cache", phandle)?;
+    let node = dt.begin_node(&format!("l{number}-cache"))?;
+    dt.property_string("compatible", "cache")?;
+    dt.property_u32("cache-level", number)?;
+    level(dt, *first)?;
+    dt.property_phandle(phandle)?;
+    next_levels(dt, cpu, number + 1, next)?;
+    dt.end_node(node)
+}
+
+/// The properties of one level of caches.
+fn level(dt: &mut FdtWriter, level: Level) -> Result<(), vm_fdt::Error> {
+    let kinds = match level {
+        Level::Split { instruction, data } => [("i-", instruction), ("d-", data)],
+        Level::Unified(both) => {
+            dt.property_null("cache-unified")?;
+            [("", Some(both)), ("", None)]
+        }
+    };
+    for (kind, geometry) in kinds {
+        if let Some((geometry, size)) = geometry.and_then(|it| Some((it, it.size()?))) {
+            dt.property_u32(&format!("{kind}cache-size"), size)?;
+            dt.property_u32(&format!("{kind}cache-line-size"), geometry.line)?;
+            dt.property_u32(&format!("{kind}cache-sets"), geometry.sets)?;
+        }
+    }
+    Ok(())
 }
 
 fn psci(dt: &mut FdtWriter) -> Result<(), vm_fdt::Error> {
@@ -208,6 +270,47 @@ fn uart(dt: &mut FdtWriter) -> Result<(), vm_fdt::Error> {
     dt.end_node(node)
 }
 
+/// A `pmem-region` is `volatile` (`pmem-region.txt`): no write to it must be flushed to make it last, for
+/// it does not last.
+fn device_memory(dt: &mut FdtWriter, memory: &DeviceMemory) -> Result<(), vm_fdt::Error> {
+    let (name, compatible) = match memory.appearance {
+        Appearance::Plain | Appearance::Dax => ("device-memory", DEVICE_MEMORY_COMPATIBLE),
+        Appearance::Pmem => ("pmem", PMEM_COMPATIBLE),
+    };
+    let node = dt.begin_node(&format!("{name}@{:x}", memory.ipa.start().get()))?;
+    dt.property_string("compatible", compatible)?;
+    reg(dt, memory.ipa)?;
+    if memory.appearance == Appearance::Pmem {
+        dt.property_null("volatile")?;
+    }
+    dt.end_node(node)
+}
+
+/// A device of the machine, as the machine describes it, but for its interrupts.
+fn device(dt: &mut FdtWriter, given: &Given) -> Result<(), vm_fdt::Error> {
+    let host = &given.host;
+    let name = host.path.rsplit('/').next().unwrap_or_default();
+    let node = dt.begin_node(name)?;
+    dt.property_string_list("compatible", host.compatible.clone())?;
+    let registers = host.registers.iter();
+    let registers: Vec<u64> = registers
+        .flat_map(|range| [range.start().get(), range.size()])
+        .collect();
+    dt.property_array_u64("reg", &registers)?;
+    let interrupts = given.wires.iter().zip(&host.interrupts);
+    let interrupts: Vec<u32> = interrupts
+        .flat_map(|(wire, interrupt)| {
+            let trigger = if interrupt.edge { EDGE } else { LEVEL };
+            [SPI, u32::from(wire.virtual_) - 32, trigger]
+        })
+        .collect();
+    dt.property_array_u32("interrupts", &interrupts)?;
+    if host.coherent {
+        dt.property_null("dma-coherent")?;
+    }
+    dt.end_node(node)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,7 +328,7 @@ mod tests {
         tree.set("vcpus", &18_u32.to_be_bytes());
         let bundle = tree.bundle();
         let vm = &read(&bundle).unwrap()[0];
-        let blob = build(vm).unwrap();
+        let blob = build(vm, Surroundings::default()).unwrap();
         let fdt = CheckedFdt::new(&blob).unwrap();
         let guest = Machine::from_fdt(&fdt, Pa::new(vm.layout.dtb.start().get())).unwrap();
 
@@ -255,7 +358,7 @@ mod tests {
     #[test]
     fn device_memory_has_a_node_each() {
         let bundle = Tree::full().bundle();
-        let blob = build(&read(&bundle).unwrap()[0]).unwrap();
+        let blob = build(&read(&bundle).unwrap()[0], Surroundings::default()).unwrap();
         let fdt = CheckedFdt::new(&blob).unwrap();
         let root = fdt.root().unwrap();
         let node = dt::child(root, "device-memory").unwrap();
@@ -281,14 +384,73 @@ mod tests {
     }
 
     #[test]
+    fn device_memory_can_be_what_linux_knows() {
+        let mut tree = Tree::full();
+        tree.device_memory().set("as", b"pmem\0");
+        let bundle = tree.bundle();
+        let blob = build(&read(&bundle).unwrap()[0], Surroundings::default()).unwrap();
+        let fdt = CheckedFdt::new(&blob).unwrap();
+        let node = dt::child(fdt.root().unwrap(), "pmem").unwrap();
+        assert_eq!(node.name, "pmem@1000000000");
+        assert!(dt::is_compatible(node, "pmem-region"));
+        assert_eq!(dt::value(node, "volatile"), Some(&[][..]));
+    }
+
+    #[test]
+    fn each_cpu_has_the_caches_that_the_machine_says() {
+        use crate::vm::caches::Geometry;
+        let geometry = |sets| Geometry {
+            line: 64,
+            ways: 4,
+            sets,
+        };
+        let caches = [
+            Level::Split {
+                instruction: Some(geometry(256)),
+                data: Some(geometry(128)),
+            },
+            Level::Unified(geometry(1024)),
+            Level::Unified(geometry(4096)),
+        ];
+        let bundle = Tree::full().bundle();
+        let surroundings = Surroundings {
+            devices: &[],
+            caches: &caches,
+        };
+        let blob = build(&read(&bundle).unwrap()[0], surroundings).unwrap();
+        let fdt = CheckedFdt::new(&blob).unwrap();
+        let cpus = dt::child(fdt.root().unwrap(), "cpus").unwrap();
+        let cell = |node, name| dt::value(node, name).and_then(dt::cell);
+        let mut phandles = Vec::new();
+        for cpu in cpus.children() {
+            assert_eq!(cell(cpu, "i-cache-size"), Some(64 << 10));
+            assert_eq!(cell(cpu, "d-cache-sets"), Some(128));
+            let second = dt::child(cpu, "l2-cache").unwrap();
+            assert_eq!(cell(second, "cache-size"), Some(256 << 10));
+            assert!(dt::value(second, "cache-unified").is_some());
+            let third = dt::child(second, "l3-cache").unwrap();
+            assert_eq!(cell(third, "cache-level"), Some(3));
+            for (above, below) in [(cpu, second), (second, third)] {
+                let phandle = cell(below, "phandle").unwrap();
+                assert_eq!(cell(above, "next-level-cache"), Some(phandle));
+                assert!(!phandles.contains(&phandle));
+                phandles.push(phandle);
+            }
+        }
+        assert_eq!(phandles.len(), 4);
+    }
+
+    #[test]
     fn a_tree_that_does_not_fit_is_refused() {
         let bundle = Tree::full().bundle();
         let mut vm = read(&bundle).unwrap()[0].clone();
         let long = "x".repeat(DTB_SIZE as usize);
         vm.bootargs = Some(&long);
-        assert!(matches!(build(&vm), Err(GuestDtError::TooBig { size }) if size > 2 << 20));
+        assert!(
+            matches!(build(&vm, Surroundings::default()), Err(GuestDtError::TooBig { size }) if size > 2 << 20)
+        );
         vm.bootargs = Some("a\0b");
-        let refused = build(&vm).unwrap_err();
+        let refused = build(&vm, Surroundings::default()).unwrap_err();
         assert_eq!(refused, GuestDtError::Writer(vm_fdt::Error::InvalidString));
         assert_eq!(refused.to_string(), "why=dtb-refused error=InvalidString");
     }

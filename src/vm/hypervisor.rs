@@ -4,10 +4,11 @@
 
 use super::boot::{Boot, Contents};
 use super::config::UART_INTERRUPT;
+use super::device::Device;
 use super::error_device::{Effect, ErrorDevice, Report};
 use super::guest_acpi::ERROR_INTERRUPT;
 use super::vcpu::Vcpu;
-use super::vgic::{Timers, VcpuSet, Vgic};
+use super::vgic::{CpuInterface, Timers, VcpuSet, Vgic, Wiring};
 use super::vuart::{Terminal, Vuart};
 use crate::addr::{Ipa, PaRange, Vmid};
 use crate::ras::contain::AddressSpaces;
@@ -21,7 +22,7 @@ use crate::stage2::{Census, Damage, HoleOutcome, Level, Stage2, TableMemory, Tlb
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use spin::Mutex;
 
 /// What the machine does for its VMs.
@@ -58,6 +59,15 @@ pub trait Platform {
     fn timer_lines(&self, cpu: usize) -> u32;
     /// The physical counter (CNTPCT_EL0).
     fn counter(&self) -> u64;
+    /// Switches off and deactivates a physical interrupt that nobody wants.
+    fn refuse_interrupt(&self, physical: u16);
+    /// Puts a device of a VM that does not run into its reset state: it reads and writes no memory
+    /// afterwards.
+    ///
+    /// # Errors
+    ///
+    /// Where its registers cannot be reached.
+    fn reset_device(&self, device: &Device) -> Result<(), Self::LoadError>;
 }
 
 /// Why a VM does not run.
@@ -115,6 +125,10 @@ pub struct Vm<P: Platform> {
     pub errors: Option<ErrorDevice<P::Shared>>,
     /// What its virtual counter lags behind the physical one (CNTVOFF_EL2).
     pub counter_offset: AtomicU64,
+    /// Devices of the machine that are its own.
+    devices: Vec<Device>,
+    /// They do nothing any more.
+    devices_at_rest: AtomicBool,
     uart: Mutex<Vuart>,
     /// [`RUNNING`], a [`StopReason`] or, after [`StopReason::Reset`], [`RELOADING`].
     stopped: AtomicU8,
@@ -144,6 +158,8 @@ impl<P: Platform> Vm<P> {
             boot,
             vseas: AtomicU64::new(0),
             injected: AtomicU64::new(0),
+            devices: Vec::new(),
+            devices_at_rest: AtomicBool::new(false),
             uart: Mutex::new(Vuart::default()),
             stopped: AtomicU8::new(RUNNING),
         }
@@ -162,9 +178,23 @@ impl<P: Platform> Vm<P> {
         bits.fold(0, |all, bit| all | bit)
     }
 
+    /// The same VM with devices of the machine, whose interrupts are wired as `wiring` says.
+    #[must_use]
+    pub fn with_devices(mut self, devices: Vec<Device>, wiring: Wiring) -> Self {
+        self.devices = devices;
+        self.vgic.connect(wiring);
+        self
+    }
+
     /// Whether its vCPUs must not run any more.
     pub fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire) != RUNNING
+    }
+
+    /// Whether they never will again.
+    pub(super) fn has_ended(&self) -> bool {
+        let ended = [StopReason::Off as u8, StopReason::Killed as u8];
+        ended.contains(&self.stopped.load(Ordering::Acquire))
     }
 
     /// Exchanges `stopped`. True if it was `from`.
@@ -205,6 +235,25 @@ impl<P: Platform> Vm<P> {
             let fallen = self.vgic.set_line(ERROR_INTERRUPT, false);
             self.knock(platform, concerned.union(fallen), here);
         }
+    }
+
+    /// None of its vCPUs runs: its devices are told to leave its memory alone. A VM that has ended
+    /// for good has this done once.
+    pub(super) fn rest_devices(&self, platform: &P) {
+        if self.devices_at_rest.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        for device in &self.devices {
+            if let Err(error) = platform.reset_device(device) {
+                let (name, at) = (&self.name, device.registers.start());
+                log::error!("event=error what=device vm={name} why={error} pa={at}");
+            }
+        }
+    }
+
+    /// It is about to run: its devices may be used.
+    pub(super) fn wake_devices(&self) {
+        self.devices_at_rest.store(false, Ordering::Release);
     }
 
     /// Uses its console's registers. Returns whom the console's interrupt concerns as well.
@@ -343,6 +392,7 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     fn say_stopped(&self, vm: &Vm<P>, reason: StopReason) {
+        vm.vgic.silence();
         for vcpu in &vm.vcpus {
             self.platform.kick(vcpu.pcpu);
         }
@@ -391,6 +441,24 @@ impl<P: Platform> Hypervisor<P> {
             let effect = errors.found(report);
             log::info!(target: "ras", "event=reported vm={} source=1 ipa={} severity={}", vm.name, report.ipa, report.severity);
             vm.signal(&self.platform, effect, None);
+        }
+    }
+
+    /// The physical interrupt `physical` came to the CPU of `vcpu` and is active; `cpu` is `None` where
+    /// the vCPU is off. One that is no VM's here is switched off: nobody would ever end it.
+    pub fn device_interrupt(
+        &self,
+        vm: &Vm<P>,
+        vcpu: &Vcpu,
+        physical: u16,
+        cpu: Option<&mut impl CpuInterface>,
+    ) {
+        match vm.vgic.device(vcpu.index, physical, cpu) {
+            Some(concerned) => vm.knock(&self.platform, concerned, Some(vcpu.pcpu)),
+            None => {
+                log::warn!("event=error what=interrupt why=unexpected id={physical}");
+                self.platform.refuse_interrupt(physical);
+            }
         }
     }
 

@@ -3,11 +3,12 @@
 //!
 //! ```text
 //!   config       the bundle's description, checked
-//!   guest_dt     what the guest is told of its machine
+//!   guest_dt     what the guest is told of its machine; caches: what its CPUs have
 //!   hypervisor   the VMs and what they share
 //!   boot         how a VM starts, and starts again
 //!   vcpu         on or off
 //!   vgic         interrupts
+//!   device       devices of the machine that are a VM's own
 //!   exit         why a guest stopped, and the answer; psci, vuart: what it may ask for;
 //!                system_registers, id_registers: what it reads of its CPU
 //!   hypercall    what a guest may ask of Cordon; services answers
@@ -18,8 +19,10 @@
 
 pub mod bad_memory;
 pub mod boot;
+pub mod caches;
 pub mod config;
 pub mod cpu;
+pub mod device;
 pub mod error_device;
 pub mod exit;
 pub mod guest_acpi;

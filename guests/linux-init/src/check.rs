@@ -4,7 +4,7 @@
 //! knows (tests/qemu/scenarios/linux.toml).
 
 use crate::report::report;
-use crate::system;
+use crate::{device_memory, system};
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Signal, getpid, kill_process};
 use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
@@ -32,10 +32,13 @@ pub(crate) fn check() -> Result<()> {
     let signals = signals().context("signals")?;
     let wrong = memory(&cpus, MEMORY).context("memory")?;
     let copied = copy().context("dd")?;
+    let device = device_memory::check().context("device-memory")?;
     report(&format!(
         "event=check cpus={} present={present} ticking={ticking} forks={forks} signals={signals} \
-         bytes={MEMORY} wrong={wrong} copied={copied} ms={}",
+         bytes={MEMORY} wrong={wrong} copied={copied} device_bytes={} device_wrong={} ms={}",
         cpus.len(),
+        device.bytes,
+        device.wrong,
         begun.elapsed().as_millis()
     ));
     Ok(())

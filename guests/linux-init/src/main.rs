@@ -6,7 +6,12 @@
 //! to do it waits for the next line, and what fails is a report, not an exit.
 
 mod check;
+mod dax;
+mod device_memory;
+mod disk;
+mod einj;
 mod losses;
+mod modules;
 mod power;
 mod report;
 mod system;
@@ -53,12 +58,17 @@ fn obey(line: &str, victims: &mut Victims) {
     let done = match word {
         "" => Ok(()),
         "check" => check::check(),
+        "dax" => dax::device(),
+        "fsdax" | "disk" => dax::file_system(word),
+        "einj" => einj::inject(rest),
         "losses" => losses::losses(),
         "victim" => victims.start(rest),
         "touch" | "store" | "call" | "send" | "loop" | "where" | "verify" => {
             victims.command(word, rest)
         }
         "patrol" => check::patrol(rest),
+        "disk-write" => disk::write(rest),
+        "disk-read" => disk::read(rest),
         "sh" => run("sh", &["-c", rest], word),
         "shell" => run("setsid", &["-c", "sh", "-l"], word),
         "poweroff" => power::off(),

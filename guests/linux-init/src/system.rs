@@ -66,8 +66,25 @@ pub(crate) fn timer_ticks() -> Result<Vec<u64>> {
     parse_ticks(&text).context("no arch_timer in /proc/interrupts")
 }
 
+/// Interrupts of a device so far, by all CPUs together; 0 where it has had none, or is not there.
+pub(crate) fn interrupts(device: &str) -> Result<u64> {
+    let text = fs::read_to_string("/proc/interrupts")?;
+    Ok(parse_interrupts(&text, device).map_or(0, |counts| counts.iter().sum()))
+}
+
+/// Has the kernel forget what it has read of block devices.
+pub(crate) fn drop_caches() -> Result<()> {
+    rustix::fs::sync();
+    fs::write("/proc/sys/vm/drop_caches", "3").context("drop_caches")
+}
+
 fn parse_ticks(text: &str) -> Option<Vec<u64>> {
-    let line = text.lines().find(|line| line.contains("arch_timer"))?;
+    parse_interrupts(text, "arch_timer")
+}
+
+fn parse_interrupts(text: &str, device: &str) -> Option<Vec<u64>> {
+    let is_it = |line: &&str| line.split_whitespace().last() == Some(device);
+    let line = text.lines().find(is_it)?;
     let (_, counts) = line.split_once(':')?;
     Some(
         counts
@@ -94,5 +111,8 @@ mod tests {
                     11:        812        733     GICv3  27 Level     arch_timer\n";
         assert_eq!(parse_ticks(text), Some(vec![812, 733]));
         assert_eq!(parse_ticks("nothing"), None);
+        let text = "14:    2   5  GICv3  48 Edge      virtio0\n15: 1 1 GICv3 49 Edge virtio01\n";
+        assert_eq!(parse_interrupts(text, "virtio0"), Some(vec![2, 5]));
+        assert_eq!(parse_interrupts(text, "virtio1"), None);
     }
 }

@@ -6,6 +6,7 @@
 //! | the guest's timers | when the guest deactivates the virtual interrupt that is linked to it |
 //! | the virtual CPU interface's maintenance interrupt | at once; its cause is removed before anybody looks again |
 //! | the console's | at once; the UART is told to be quiet until somebody wants its characters |
+//! | those of devices that a VM was given ([`super::spi`]) | as the timers' |
 //!
 //! Ending is parted in two for that (ICC_CTLR_EL1.EOImode = 1): EOIR drops the priority, DIR
 //! deactivates (GIC architecture 4.6).
@@ -52,6 +53,14 @@ struct Wires {
 }
 
 static WIRES: Once<Wires> = Once::new();
+
+/// Address of the distributor's registers, once they are mapped.
+static DISTRIBUTOR: Once<u64> = Once::new();
+
+/// Address of the distributor's registers, if there is one that is driven.
+pub(super) fn distributor() -> Option<u64> {
+    DISTRIBUTOR.get().copied()
+}
 
 /// What came in: what is the guest's business, and whether something was typed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -101,6 +110,7 @@ pub fn init(machine: &Machine) -> Result<(), Error> {
     for range in &gic.redistributors {
         map(*range, REDISTRIBUTOR_SIZE)?;
     }
+    DISTRIBUTOR.call_once(|| gic.distributor.start().get());
     if let Some(registers) = NonNull::new(gic.distributor.start().get() as *mut Gicd) {
         // SAFETY: mapped as device memory just now, all of it, for this driver alone.
         let mut gicd = GicDistributor::new(unsafe { UniqueMmioPointer::new(registers) });
@@ -271,12 +281,20 @@ pub fn forget_timers(arrived: &Arrived) {
     }
 }
 
-/// Takes all interrupts that are pending for this CPU.
+/// The INTID of a shared interrupt (GIC architecture 2.2). All of them but the console's are devices'
+/// that a VM was given, or were never switched on.
+fn device_intid(number: u32) -> Option<u16> {
+    let shared = (32..=1019).contains(&number);
+    u16::try_from(number).ok().filter(|_| shared)
+}
+
+/// Takes the interrupts that are pending for this CPU; what does not fit comes at its next exit.
 pub fn acknowledge_all() -> Acknowledged {
     let wires = WIRES.get().copied().unwrap_or_default();
     let mut taken = Acknowledged::default();
-    while let Some(interrupt) =
-        GicCpuInterface::get_and_acknowledge_interrupt(InterruptGroup::Group1)
+    while !taken.arrived.devices.is_full()
+        && let Some(interrupt) =
+            GicCpuInterface::get_and_acknowledge_interrupt(InterruptGroup::Group1)
     {
         GicCpuInterface::end_interrupt(interrupt, InterruptGroup::Group1);
         let number = u32::from(interrupt);
@@ -286,6 +304,13 @@ pub fn acknowledge_all() -> Acknowledged {
         }
         if Some(number) == wires.physical_timer {
             taken.arrived.physical_timer = true;
+            continue;
+        }
+        if let Some(device) = device_intid(number)
+            && Some(number) != wires.console
+        {
+            // There is room, or the loop would have ended.
+            let _ = taken.arrived.devices.push(device);
             continue;
         }
         deactivate(number);

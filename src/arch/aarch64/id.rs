@@ -1,6 +1,9 @@
-//! This CPU's ID registers by number, for a guest that reads one.
+//! This CPU's ID registers by number, for a guest that reads one, and its caches.
 #![expect(unsafe_code, reason = "MRS takes the register in its encoding")]
 
+use aarch64_cpu::registers::{ID_AA64MMFR2_EL1, Readable};
+use alloc::vec::Vec;
+use cordon::vm::caches::{self, Level};
 use core::arch::asm;
 
 /// Reads the register op0 = 3, op1 = 0, CRn = 0 with these `CRm` and `op2`. Reserved ones of 1 to 7
@@ -38,4 +41,29 @@ pub fn read(crm: u8, op2: u8) -> u64 {
         }};
     }
     registers!(1 2 3 4 5 6 7)
+}
+
+/// The caches of the CPU that runs this.
+pub fn caches() -> Vec<Level> {
+    const MMFR2_CCIDX_SHIFT: u32 = 20;
+    let clidr: u64;
+    // SAFETY: reads a register that every CPU has; no side effect.
+    unsafe { asm!("mrs {}, clidr_el1", out(reg) clidr, options(nomem, nostack, preserves_flags)) };
+    let ccidx = ID_AA64MMFR2_EL1.get() >> MMFR2_CCIDX_SHIFT & 0xf != 0;
+    caches::read(clidr, ccidx, |selected| {
+        let ccsidr: u64;
+        // SAFETY: selects a cache that CLIDR_EL1 names and reads its registers. What is selected
+        // matters to nobody else: a vCPU that starts later finds CSSELR_EL1 UNKNOWN.
+        unsafe {
+            asm!(
+                "msr csselr_el1, {}",
+                "isb",
+                "mrs {}, ccsidr_el1",
+                in(reg) selected,
+                out(reg) ccsidr,
+                options(nomem, nostack, preserves_flags)
+            );
+        }
+        ccsidr
+    })
 }

@@ -201,6 +201,62 @@ fn pages(range: PaRange) -> PaRange {
         .unwrap_or(range)
 }
 
+/// A view of the registers of a device that is a VM's, for as long as it lives.
+#[derive(Debug)]
+pub struct DeviceWindow {
+    registers: PaRange,
+    mapped: PaRange,
+}
+
+impl DeviceWindow {
+    /// Opens a window on `registers`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Error`] says.
+    pub fn open(registers: PaRange) -> Result<Self, Error> {
+        if !registers.start().is_aligned(REGISTER_ALIGN) {
+            return Err(Error::BadAddress(registers));
+        }
+        let mapped = pages(registers);
+        map(mapped, DEVICE)?;
+        Ok(Self { registers, mapped })
+    }
+
+    /// Address of its first register.
+    pub fn start(&self) -> Pa {
+        self.registers.start()
+    }
+
+    /// The word at `offset`, a multiple of 4, if it is one of the device's.
+    pub fn read(&self, offset: u64) -> Option<u32> {
+        let address = self.register(offset)?;
+        // SAFETY: aligned, and mapped as device memory for as long as `self` lives; what reading it
+        // does is the device's affair.
+        Some(unsafe { core::ptr::read_volatile(address) })
+    }
+
+    /// Sets that word, if it is one of the device's.
+    pub fn write(&self, offset: u64, value: u32) {
+        if let Some(address) = self.register(offset) {
+            // SAFETY: as above. The device is told nothing about any memory.
+            unsafe { core::ptr::write_volatile(address, value) };
+        }
+    }
+
+    fn register(&self, offset: u64) -> Option<*mut u32> {
+        let inside = offset.is_multiple_of(4) && offset.checked_add(4)? <= self.registers.size();
+        let address = self.registers.start().checked_add(offset)?;
+        inside.then_some(address.get() as *mut u32)
+    }
+}
+
+impl Drop for DeviceWindow {
+    fn drop(&mut self) {
+        unmap(self.mapped);
+    }
+}
+
 /// A view of memory that is not Cordon's, for as long as it lives.
 #[derive(Debug)]
 pub struct Window {

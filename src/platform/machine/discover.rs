@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 
 use fdt::node::FdtNode;
 
+use super::devices::{Candidate, MAX_DEVICES};
 use super::{
     Conduit, GicV3, Machine, MachineError, Mpidr, PciWindow, PcieHost, Reserved, ReservedBy,
     TimerInterrupts,
@@ -34,10 +35,15 @@ impl Machine {
             path: String::new(),
             stdout: stdout_path(root),
             seen: BTreeSet::new(),
+            devices: Vec::new(),
+            interrupt_parent: None,
+            gic: None,
         };
         walk.chosen(root)?;
         walk.children(root, None)?;
         let mut machine = walk.machine;
+        let devices = walk.devices.into_iter();
+        machine.devices = devices.map(|device| device.resolve(walk.gic)).collect();
         machine.reserve_blobs(fdt, dtb)?;
         if machine.ram.is_empty() {
             return Err(MachineError::NoRam);
@@ -93,6 +99,12 @@ struct Walk {
     stdout: Option<String>,
     /// The CPUs so far.
     seen: BTreeSet<Mpidr>,
+    /// The devices so far.
+    devices: Vec<Candidate>,
+    /// The phandle of whom interrupts go to here (Devicetree Specification 2.4.1).
+    interrupt_parent: Option<u32>,
+    /// The phandle of the interrupt controller.
+    gic: Option<u32>,
 }
 
 impl Walk {
@@ -147,6 +159,10 @@ impl Walk {
         above: Option<&Bus<'_, 'a>>,
     ) -> Result<(), MachineError> {
         let bus = Bus::of(node, above);
+        let inherited = self.interrupt_parent;
+        if let Some(parent) = dt::value(node, "interrupt-parent") {
+            self.interrupt_parent = dt::cell(parent);
+        }
         for child in node.children().filter(|child| dt::is_usable(*child)) {
             let parent_len = self.path.len();
             self.path.push('/');
@@ -155,6 +171,7 @@ impl Walk {
             self.children(child, Some(&bus))?;
             self.path.truncate(parent_len);
         }
+        self.interrupt_parent = inherited;
         Ok(())
     }
 
@@ -181,7 +198,19 @@ impl Walk {
             self.machine.fw_cfg = self.reg(node, bus)?.first().copied();
             Ok(())
         } else {
+            self.other(node, bus);
             Ok(())
+        }
+    }
+
+    /// A device that Cordon has no use for itself.
+    fn other(&mut self, node: Node<'_, '_>, bus: &Bus<'_, '_>) {
+        let own = dt::value(node, "interrupt-parent");
+        let parent = own.map_or(self.interrupt_parent, dt::cell);
+        if self.devices.len() < MAX_DEVICES
+            && let Some(device) = Candidate::read(&self.path, node, bus, parent)
+        {
+            self.devices.push(device);
         }
     }
 
@@ -268,6 +297,7 @@ impl Walk {
         let redistributors = redistributors.ok_or_else(|| self.bad("reg"))?.to_vec();
         let stride = dt::value(node, "redistributor-stride")
             .map(|value| dt::number(value).ok_or_else(|| self.bad("redistributor-stride")));
+        self.gic = dt::value(node, "phandle").and_then(dt::cell);
         self.machine.gic = Some(GicV3 {
             distributor: *distributor,
             redistributors,

@@ -68,14 +68,55 @@ fn virt(psci: Option<Conduit>, dtb_size: usize) -> Machine {
 
 #[test]
 fn qemus_virt_machine_is_found_whole() {
-    assert_eq!(read(VIRT).unwrap(), virt(Some(Conduit::Smc), VIRT.len()));
+    let found = without_devices(read(VIRT).unwrap());
+    assert_eq!(found, virt(Some(Conduit::Smc), VIRT.len()));
+}
+
+fn without_devices(mut machine: Machine) -> Machine {
+    machine.devices.clear();
+    machine
+}
+
+#[test]
+fn what_a_vm_can_be_given_is_known_with_its_interrupts() {
+    let machine = read(VIRT).unwrap();
+    let device = machine.device_at(Pa::new(0x0a00_0000)).unwrap();
+    let expected = HostDevice {
+        path: "/virtio_mmio@a000000".into(),
+        compatible: ["virtio,mmio".into()].to_vec(),
+        registers: [range(0x0a00_0000, 0x200)].to_vec(),
+        interrupts: [HostInterrupt {
+            intid: 48,
+            edge: true,
+        }]
+        .to_vec(),
+        coherent: true,
+    };
+    assert_eq!(*device, expected);
+    assert_eq!(machine.device_at(Pa::new(0x0a00_0004)), None);
+    // The UART is Cordon's own, and in no list.
+    assert_eq!(machine.device_at(Pa::new(0x0900_0000)), None);
+}
+
+#[test]
+fn what_cordon_uses_itself_has_a_name() {
+    let machine = read(VIRT).unwrap();
+    let own = |start, size| machine.own(range(start, size));
+    assert_eq!(own(0x0900_0800, 4), Some("uart"));
+    assert_eq!(own(0x0902_0000, 0x1000), Some("fw-cfg"));
+    assert_eq!(own(0x0800_f000, 0x1000), Some("gicd"));
+    assert_eq!(own(0x080a_0000, 1), Some("gicr"));
+    assert_eq!(own(0x4000_0000, 1), Some("ram"));
+    assert_eq!(own(0x1000_0000, 1), Some("pcie"));
+    assert_eq!(own(0x0a00_0000, 0x1000), None);
 }
 
 /// `secure=on` lists the secure world's RAM and UART, both disabled, before the normal world's,
 /// and leaves PSCI to firmware.
 #[test]
 fn what_belongs_to_the_secure_world_is_not_ours() {
-    assert_eq!(read(VIRT_SECURE).unwrap(), virt(None, VIRT_SECURE.len()));
+    let found = without_devices(read(VIRT_SECURE).unwrap());
+    assert_eq!(found, virt(None, VIRT_SECURE.len()));
 }
 
 #[test]

@@ -94,6 +94,20 @@ fn a_gigabyte_guest_lies_congruent_to_its_ipa_modulo_a_gigabyte() {
 }
 
 #[test]
+fn a_gigabyte_guest_that_cannot_lie_so_lies_congruent_modulo_2_mib() {
+    let mut memory = free(&[(0x4000_0000 + 64 * MIB, GIB + 512 * MIB)]);
+    let ram = memory.allocate_for(Ipa::new(0x4000_0000), GIB).unwrap();
+    assert_eq!((ram.start().get() % BLOCK_2M, ram.size()), (0, GIB));
+    // What others will map counts on its blocks.
+    let mut memory = free(&[(0x4000_0000 + 64 * MIB, GIB + 512 * MIB)]);
+    let carved = memory.carve(&[ReservedWord::Anywhere { size: GIB }]);
+    assert!(matches!(
+        carved[..],
+        [Err(MemoryError::NoRoom { align: GIB, .. })]
+    ));
+}
+
+#[test]
 fn a_small_guest_takes_from_a_broken_gigabyte_and_spares_the_whole_ones() {
     let mut memory = free(&[(GIB + 256 * MIB, 3 * GIB)]);
     let ram = memory

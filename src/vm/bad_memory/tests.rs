@@ -11,7 +11,8 @@ use proptest::prelude::*;
 
 fn blob() -> Vec<u8> {
     let bundle = Config::full().bundle();
-    guest_dt::build(&read(&bundle).unwrap()[0]).unwrap()
+    let vm = &read(&bundle).unwrap()[0];
+    guest_dt::build(vm, guest_dt::Surroundings::default()).unwrap()
 }
 
 fn bad(start: u64, pages: u64) -> IpaRange {

@@ -85,6 +85,36 @@ pub enum Why {
         /// Bytes of the source.
         size: u64,
     },
+    /// A device may reach all memory, and the description does not say that it knows.
+    DmaNotAllowed,
+    /// A VM with a device needs IPAs that are PAs.
+    NeedsIdentity,
+    /// The machine has no such device there.
+    NoSuchDevice,
+    /// Cordon uses it, or everybody.
+    DeviceInUse {
+        /// What it is.
+        by: &'static str,
+    },
+    /// Cordon does not know how such a device is put into its reset state.
+    UnsupportedDevice,
+    /// The device has no interrupt that could be forwarded.
+    NoInterrupt,
+    /// The device's interrupt is Cordon's, or another device's.
+    InterruptTaken {
+        /// Its physical INTID.
+        intid: u16,
+    },
+    /// Something else has registers in the same page.
+    PageShared {
+        /// Its path in the machine's DTB.
+        with: String,
+    },
+    /// Another VM has a device in the same page.
+    PageTaken {
+        /// The other VM's label.
+        vm: String,
+    },
     /// IPA and PA are not equal modulo 1 GiB.
     NotCongruent {
         /// The PA that the piece has.
@@ -139,6 +169,15 @@ impl fmt::Display for Why {
             Self::NoRoom { ram } => write!(f, "why=no-room ram={ram:#x}"),
             Self::NoSuchSource => f.write_str("why=no-such-source"),
             Self::BeyondSource { size } => write!(f, "why=beyond-source size={size:#x}"),
+            Self::DmaNotAllowed => f.write_str("why=dma-not-allowed"),
+            Self::NeedsIdentity => f.write_str("why=needs-identity"),
+            Self::NoSuchDevice => f.write_str("why=no-such-device"),
+            Self::DeviceInUse { by } => write!(f, "why=device-in-use by={by}"),
+            Self::UnsupportedDevice => f.write_str("why=unsupported-device"),
+            Self::NoInterrupt => f.write_str("why=no-interrupt"),
+            Self::InterruptTaken { intid } => write!(f, "why=interrupt-taken intid={intid}"),
+            Self::PageShared { with } => write!(f, "why=page-shared with={with}"),
+            Self::PageTaken { vm } => write!(f, "why=page-taken by={vm}"),
             Self::NotCongruent { pa } => write!(f, "why=not-congruent pa={pa}"),
         }
     }

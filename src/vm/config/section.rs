@@ -61,8 +61,21 @@ impl<'b, 'a> Section<'b, 'a> {
 
     /// The children, whose names are `prefix` and a unit address that is there once; at most `max`.
     pub(super) fn children(&self, prefix: &str, max: usize) -> Result<Vec<Self>, ConfigError> {
+        self.children_among(prefix, &[], max)
+    }
+
+    /// The children as above, beside others whose names begin with one of `siblings`.
+    pub(super) fn children_among(
+        &self,
+        prefix: &str,
+        siblings: &[&str],
+        max: usize,
+    ) -> Result<Vec<Self>, ConfigError> {
         let mut children: Vec<Self> = Vec::new();
         for node in self.node.children() {
+            if siblings.iter().any(|other| node.name.starts_with(other)) {
+                continue;
+            }
             let path = format!("{}/{}", self.path.trim_end_matches('/'), node.name);
             let error = |why| ConfigError::at(self.vm, &path, None, why);
             let unit = node.name.strip_prefix(prefix).unwrap_or_default();
@@ -165,19 +178,41 @@ impl<'b, 'a> Section<'b, 'a> {
     }
 
     pub(super) fn not_emulated(&self, property: &str, range: IpaRange) -> Result<(), ConfigError> {
-        let overlaps = |(start, size): (Ipa, u64)| {
-            IpaRange::new(start, size).is_some_and(|device| device.overlaps(range))
-        };
-        let device = EMULATED.iter().find(|(_, device)| overlaps(*device));
-        device.map_or(Ok(()), |(name, _)| {
-            Err(self.error(
-                property,
-                Why::Overlap {
-                    with: (*name).to_owned(),
-                },
-            ))
+        emulated(range).map_or(Ok(()), |name| {
+            let with = name.to_owned();
+            Err(self.error(property, Why::Overlap { with }))
         })
     }
+
+    /// Whether a property without a value is there.
+    pub(super) fn flag(&self, name: &str) -> Result<bool, ConfigError> {
+        match dt::value(self.node, name) {
+            None => Ok(false),
+            Some([]) => Ok(true),
+            Some(_) => Err(self.error(name, Why::BadValue)),
+        }
+    }
+
+    /// A size in bytes that is a multiple of `align` and not nothing.
+    pub(super) fn size(&self, name: &str, align: u64) -> Result<u64, ConfigError> {
+        let value = self.number(name)?;
+        if !value.is_multiple_of(align) {
+            return Err(self.error(name, Why::Misaligned { value }));
+        }
+        if value == 0 {
+            return Err(self.error(name, Why::OutOfRange { value }));
+        }
+        Ok(value)
+    }
+}
+
+/// The emulated device that has registers in `range`, if one has.
+pub(super) fn emulated(range: IpaRange) -> Option<&'static str> {
+    let overlaps = |(start, size): (Ipa, u64)| {
+        IpaRange::new(start, size).is_some_and(|device| device.overlaps(range))
+    };
+    let device = EMULATED.iter().find(|(_, device)| overlaps(*device));
+    device.map(|(name, _)| *name)
 }
 
 /// A text of the tree as a value of an event line: without blanks, and not without end.

@@ -8,7 +8,7 @@ use alloc::string::ToString;
 use proptest::prelude::*;
 use vm_fdt::FdtWriter;
 
-const LIMITS: Limits = Limits {
+pub(super) const LIMITS: Limits = Limits {
     cpus: 20,
     ipa_bits: 40,
 };
@@ -17,14 +17,14 @@ type Properties = Vec<(&'static str, Vec<u8>)>;
 
 /// A node as it will be in `vms.dtb`.
 #[derive(Clone)]
-struct Node {
+pub(crate) struct Node {
     name: &'static str,
-    properties: Properties,
-    children: Vec<Node>,
+    pub(super) properties: Properties,
+    pub(super) children: Vec<Node>,
 }
 
 impl Node {
-    fn new(name: &'static str, properties: &[(&'static str, &[u8])]) -> Self {
+    pub(super) fn new(name: &'static str, properties: &[(&'static str, &[u8])]) -> Self {
         let properties = properties
             .iter()
             .map(|(name, value)| (*name, value.to_vec()))
@@ -36,7 +36,7 @@ impl Node {
         }
     }
 
-    fn set(&mut self, name: &'static str, value: &[u8]) {
+    pub(crate) fn set(&mut self, name: &'static str, value: &[u8]) {
         match self.properties.iter_mut().find(|(other, _)| *other == name) {
             Some((_, old)) => *old = value.to_vec(),
             None => self.properties.push((name, value.to_vec())),
@@ -93,11 +93,11 @@ impl Tree {
         }
     }
 
-    fn vm(&mut self) -> &mut Node {
+    pub(super) fn vm(&mut self) -> &mut Node {
         &mut self.root.children[0]
     }
 
-    fn device_memory(&mut self) -> &mut Node {
+    pub(crate) fn device_memory(&mut self) -> &mut Node {
         &mut self.vm().children[0]
     }
 
@@ -239,6 +239,7 @@ fn a_value_of_the_wrong_form_is_refused() {
         ("offset", &cell),
         ("size", &cell),
         ("ipa", &cell),
+        ("as", b"ram\0"),
     ] {
         let error = refused(|tree| tree.device_memory().set(name, value));
         assert_eq!(error, device_error(name, Why::BadValue));
@@ -586,7 +587,7 @@ proptest! {
                 prop_assert!(vm.ram.contains_range(vm.layout.dtb));
                 prop_assert!(!vm.layout.kernel.overlaps(vm.layout.dtb));
                 prop_assert!(vm.ram.last().get() < 1 << LIMITS.ipa_bits);
-                prop_assert!(crate::vm::guest_dt::build(&vm).is_ok());
+                prop_assert!(crate::vm::guest_dt::build(&vm, Default::default()).is_ok());
             },
             Err(error) => {
                 let line = error.to_string();

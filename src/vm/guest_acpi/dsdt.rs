@@ -24,6 +24,9 @@ pub(super) fn build(vm: &Machine) -> Vec<u8> {
     }
     body.extend(uart());
     body.extend(error_events());
+    if !vm.persistent.is_empty() {
+        body.extend(nvdimm_root());
+    }
     let mut dsdt = table(*b"DSDT", REVISION);
     dsdt.append_slice(&Scope::raw(Path::new("\\_SB_"), body));
     dsdt.as_slice().to_vec()
@@ -52,6 +55,12 @@ fn uart() -> Vec<u8> {
     let uid = Name::new("_UID".into(), &0_u8);
     let crs = Name::new("_CRS".into(), &resources);
     device("COM0", [&hid as &dyn Aml, &uid, &crs].into())
+}
+
+/// 9.19.2: the device that stands for the NFIT.
+fn nvdimm_root() -> Vec<u8> {
+    let hid = Name::new("_HID".into(), &"ACPI0012");
+    device("NVDR", [&hid as &dyn Aml].into())
 }
 
 /// The Generic Event Device (5.6.9), whose one interrupt says that the error device (18.3.2.7.2) has

@@ -5,6 +5,7 @@
 //!   tables      XSDT, FADT, MADT, GTDT, SPCR
 //!   dsdt        the devices: CPUs, UART, where error interrupts arrive
 //!   errors      HEST and EINJ: how errors are reported to the guest, and by it
+//!   nvdimm      NFIT: persistent memory
 //!   efi         EFI system table and memory map, which Linux wants before it believes in ACPI
 //!   stub        the device tree that leads to the EFI system table
 //! ```
@@ -17,6 +18,7 @@
 mod dsdt;
 mod efi;
 pub(super) mod errors;
+mod nvdimm;
 pub mod place;
 mod stub;
 mod tables;
@@ -27,7 +29,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::boot::{Contents, Image};
-use super::config::{IpaRange, VmConfig};
+use super::config::{Appearance, IpaRange, VmConfig};
 use alloc::string::String;
 use place::Places;
 
@@ -86,20 +88,26 @@ pub struct Machine {
     area: IpaRange,
     /// Memory for a special purpose, which is nobody's RAM.
     special: Vec<IpaRange>,
+    /// Persistent memory.
+    persistent: Vec<IpaRange>,
 }
 
 impl Machine {
     /// The one that `vm` describes.
     pub fn new(vm: &VmConfig<'_>) -> Self {
-        let special = vm.device_memory.iter();
-        let special = special.filter(|memory| memory.is_special_purpose());
+        let shown_as = |appearance| {
+            let shown = vm.device_memory.iter();
+            let shown = shown.filter(move |memory| memory.appearance == appearance);
+            shown.map(|memory| memory.ipa).collect()
+        };
         Self {
             vcpus: vm.vcpus,
             ram: vm.ram,
             bootargs: vm.bootargs.map(Into::into),
             initrd: vm.layout.initrd,
             area: vm.layout.dtb,
-            special: special.map(|memory| memory.ipa).collect(),
+            special: shown_as(Appearance::Dax),
+            persistent: shown_as(Appearance::Pmem),
         }
     }
 

@@ -11,7 +11,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::place::Places;
-use super::{Machine, OEM_ID, OEM_REVISION, OEM_TABLE_ID, dsdt, errors};
+use super::{Machine, OEM_ID, OEM_REVISION, OEM_TABLE_ID, dsdt, errors, nvdimm};
 use crate::addr::Ipa;
 use crate::vm::config::{DISTRIBUTOR, REDISTRIBUTORS, UART, UART_INTERRUPT};
 use crate::vm::guest_dt::vcpu_mpidr;
@@ -27,7 +27,7 @@ pub(super) fn build(vm: &Machine, places: &Places) -> Vec<u8> {
     let mut area = Area::new(places.tables.start());
     area.reserve(Rsdp::len());
     let dsdt = area.put(&dsdt::build(vm));
-    let tables = [
+    let mut tables = alloc::vec![
         area.put(&fadt(dsdt)),
         area.put(&madt(vm.vcpus)),
         area.put(&gtdt()),
@@ -35,6 +35,7 @@ pub(super) fn build(vm: &Machine, places: &Places) -> Vec<u8> {
         area.put(&errors::hest()),
         area.put(&errors::einj(places)),
     ];
+    tables.extend(nvdimm::nfit(vm).map(|nfit| area.put(&nfit)));
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     for table in tables {
         xsdt.add_entry(table.get());

@@ -15,10 +15,11 @@ use crate::ras::triage;
 use crate::stage2::{Attrs, Census, Config, FrameSource, Level, Lookup, Stage2, TableMemory, Tlb};
 use crate::vm::boot::{Boot, Contents};
 use crate::vm::cpu::GuestCpu;
+use crate::vm::device::{Device, DeviceKind};
 use crate::vm::exit::{Exit, Next};
 use crate::vm::hypervisor::{Hypervisor, Platform, Vm};
 use crate::vm::vcpu::Vcpu;
-use crate::vm::vgic::{CpuInterface, Timers};
+use crate::vm::vgic::{CpuInterface, Others, PhysicalDistributor, Timers, Wire, Wiring};
 
 pub(super) const G1: u64 = 1 << 30;
 pub(super) const M2: u64 = 2 << 20;
@@ -31,6 +32,9 @@ pub(super) const DEVICE_AT: [u64; 2] = [0x10_0000_0000, 0x20_0000_0000];
 /// RAM of each, at the same IPA in both.
 pub(super) const RAM_AT: u64 = 0x4000_0000;
 pub(super) const RAM: [Pa; 2] = [Pa::new(0x1_0000_0000), Pa::new(0x1_0020_0000)];
+/// Registers of the device that each has, and its interrupt.
+pub(super) const REGISTERS: [Pa; 2] = [Pa::new(0x0a00_0000), Pa::new(0x0a00_1000)];
+pub(super) const INTERRUPTS: [u16; 2] = [100, 101];
 /// Memory that is no region: Cordon's own.
 pub(super) const CORDONS: Pa = Pa::new(0x7000_0000);
 
@@ -124,6 +128,8 @@ pub(super) struct FakeMachine {
     pub(super) kicks: Mutex<Vec<usize>>,
     pub(super) printed: Mutex<Vec<(usize, u8)>>,
     pub(super) typed: Mutex<Vec<u8>>,
+    pub(super) refused: Mutex<Vec<u16>>,
+    pub(super) rested: Mutex<Vec<Pa>>,
 }
 
 impl Platform for FakeMachine {
@@ -151,6 +157,13 @@ impl Platform for FakeMachine {
     }
     fn counter(&self) -> u64 {
         0
+    }
+    fn refuse_interrupt(&self, physical: u16) {
+        self.refused.lock().unwrap().push(physical);
+    }
+    fn reset_device(&self, device: &Device) -> Result<(), &'static str> {
+        self.rested.lock().unwrap().push(device.registers.start());
+        Ok(())
     }
 }
 
@@ -183,6 +196,16 @@ impl CpuInterface for NoInterrupts {
     fn wait(&self) {}
     fn silence_timers(&mut self) {}
     fn deactivate(&mut self, _: u16) {}
+}
+
+/// The other CPUs, which hold nothing.
+pub(super) struct Nobody;
+
+impl Others for Nobody {
+    fn kick(&self, _: usize) {}
+    fn timer_lines(&self, _: usize) -> u32 {
+        0
+    }
 }
 
 /// A CPU stopped by an exit.
@@ -447,7 +470,45 @@ fn build(at: usize, tables: &Tables, tlb: &TlbLog) -> Vm<FakeMachine> {
         ram: 0,
     };
     let timers = Timers::default();
-    Vm::new(name.into(), number(at), vcpus.into(), map, at, timers, boot)
+    let vm = Vm::new(name.into(), number(at), vcpus.into(), map, at, timers, boot);
+    let device = Device {
+        kind: DeviceKind::VirtioMmio,
+        registers: PaRange::new(REGISTERS[at], 0x200).unwrap(),
+    };
+    let wiring = Wiring {
+        wires: [Wire {
+            virtual_: 48,
+            physical: INTERRUPTS[at],
+        }]
+        .into(),
+        cpus: [0, 1].map(|index| 2 * at + index).into(),
+        distributor: std::boxed::Box::leak(std::boxed::Box::default()) as &FakeDistributor,
+    };
+    vm.with_devices([device].into(), wiring)
+}
+
+/// A distributor whose interrupts are active as long as nobody deactivates them.
+#[derive(Debug, Default)]
+pub(super) struct FakeDistributor(Mutex<Vec<u16>>);
+
+impl PhysicalDistributor for FakeDistributor {
+    fn set_enabled(&self, physical: u16, on: bool) {
+        if on {
+            self.0.lock().unwrap().retain(|ended| *ended != physical);
+        }
+    }
+    fn set_edge(&self, _: u16, _: bool) {}
+    fn set_route(&self, _: u16, _: usize) {}
+    fn is_pending(&self, _: u16) -> bool {
+        true
+    }
+    fn clear_pending(&self, _: u16) {}
+    fn is_active(&self, physical: u16) -> bool {
+        !self.0.lock().unwrap().contains(&physical)
+    }
+    fn deactivate(&self, physical: u16) {
+        self.0.lock().unwrap().push(physical);
+    }
 }
 
 /// Syndromes, put together from the fields of `ESR_EL2`.

@@ -99,12 +99,25 @@ impl State {
             (IROUTER..=IROUTER_END, _) => self.read_route(offset, size),
             (IDENTIFICATION.., 4) => registers::identification(offset),
             _ => match Register::at(offset) {
+                Some((Register::SetPending | Register::ClearPending, bank, _)) if size == 4 => bank
+                    .checked_sub(1)
+                    .map_or(0, |bank| self.pending_spis(bank)),
                 Some((register, bank, byte)) => self
                     .spi_bank(bank)
                     .map_or(0, |spis| spis.bank.read(register, byte, size)),
                 None => 0,
             },
         }
+    }
+
+    /// What is pending of the shared interrupts of bank `index`. Of a wired one, `line` says that it
+    /// came; how it is now, the machine knows.
+    fn pending_spis(&self, index: usize) -> u64 {
+        let Some(spis) = self.spis.get(index) else {
+            return 0;
+        };
+        let (wired, now) = self.hardware.pending(index);
+        (spis.bank.pending() & !wired | spis.bank.latch | now).into()
     }
 
     /// Whose list registers hold interrupts that the state at `offset` is about.
@@ -130,6 +143,12 @@ impl State {
 
     /// Carries out a store to the distributor. Returns whom it may concern.
     pub fn write_distributor(&mut self, offset: u64, size: u8, value: u64) -> VcpuSet {
+        let concerned = self.store(offset, size, value);
+        self.hardware.follow(&self.spis, self.groups);
+        concerned
+    }
+
+    fn store(&mut self, offset: u64, size: u8, value: u64) -> VcpuSet {
         match (offset, size) {
             (CTLR, 4) => {
                 self.groups = Groups::from_control(value);
@@ -158,12 +177,18 @@ impl State {
         let before = spis.concerned(groups);
         let was_active = spis.bank.active;
         spis.bank.write(register, byte, size, value);
+        let clears = register == Register::ClearPending && size == 4;
         for number in ones(spis.bank.active & !was_active) {
             // Made active by software: it ends where it would have gone.
             let number = usize::from(number % 32);
             spis.holder[number] = spis.target[number];
         }
-        before.union(spis.concerned(groups))
+        let concerned = before.union(spis.concerned(groups));
+        if clears && let Some(index) = bank.checked_sub(1) {
+            self.hardware
+                .clear_pending(index, (value & 0xffff_ffff) as u32);
+        }
+        concerned
     }
 
     /// The bank with the `number`-th 32 INTIDs. With affinity routing the first is not here.

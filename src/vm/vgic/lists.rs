@@ -15,6 +15,7 @@
 
 use super::bank::{Bank, Groups};
 use super::distributor::{NOBODY, SpiBank, ones};
+use super::hardware::Hardware;
 use super::{CpuInterface, Timers};
 
 /// Most list registers that the architecture allows.
@@ -40,6 +41,9 @@ mod control {
     pub const EOI_COUNT_SHIFT: u32 = 27;
 }
 
+/// No INTID.
+const NOTHING: u16 = u16::MAX;
+
 /// What a vCPU's list registers hold.
 #[derive(Debug, Default)]
 pub struct Lists {
@@ -50,6 +54,20 @@ pub struct Lists {
     overflow: bool,
 }
 
+impl Lists {
+    /// The guest has ended `intid`, which one of the registers still names: it is free to be signalled
+    /// anew, elsewhere too. The register is given up when its CPU next looks at it.
+    pub fn disown(&mut self, intid: u16) {
+        for index in ones(self.used.into()) {
+            if let Some(held) = self.held.get_mut(usize::from(index))
+                && *held == intid
+            {
+                *held = NOTHING;
+            }
+        }
+    }
+}
+
 /// A vCPU's interrupts, its own and those that come to it, and its list registers.
 pub struct View<'a> {
     pub(super) vcpu: u8,
@@ -58,6 +76,7 @@ pub struct View<'a> {
     pub(super) spis: &'a mut [SpiBank],
     pub(super) lists: &'a mut Lists,
     pub(super) timers: &'a Timers,
+    pub(super) hardware: &'a Hardware,
 }
 
 /// The most urgent of many.
@@ -164,6 +183,7 @@ impl View<'_> {
             self.fold(index, value);
         }
         self.settle_timers(cpu);
+        self.hardware.settle(self.spis);
     }
 
     /// List register `index` holds `value`, and is given up.
@@ -264,7 +284,10 @@ impl View<'_> {
         if index >= cpu.list_registers() {
             return false;
         }
-        let physical = self.timers.physical_intid(intid);
+        let physical = match intid {
+            ..32 => self.timers.physical_intid(intid),
+            _ => self.hardware.physical(intid),
+        };
         let (vcpu, groups) = (self.vcpu, self.groups);
         let Some((bank, holder)) = self.bank(intid) else {
             return true;
@@ -325,8 +348,8 @@ impl View<'_> {
 ///
 /// A list register cannot be both linked to a physical interrupt and pending while active
 /// (IHI 0069, ICH_LR<n>_EL2.State): then the link is left out, and the physical interrupt is
-/// settled when it ends. The end of a level-sensitive interrupt without a link must be seen, since
-/// its line may still be high.
+/// settled when it ends, which must be seen. So must the end of a level-sensitive interrupt without a
+/// link, since its line may still be high.
 fn launch(bank: &mut Bank, groups: Groups, intid: u16, physical: Option<u16>) -> u64 {
     let bit = 1 << (intid % 32);
     let active = bank.active & bit != 0;
@@ -348,7 +371,7 @@ fn launch(bank: &mut Bank, groups: Groups, intid: u16, physical: Option<u16>) ->
             value |= entry::HARDWARE | u64::from(physical) << entry::PHYSICAL_SHIFT;
             bank.in_hardware |= bit;
         }
-        None if bank.edge & bit == 0 => value |= entry::MAINTENANCE_AT_END,
+        None if (!bank.edge | bank.forwarded) & bit != 0 => value |= entry::MAINTENANCE_AT_END,
         None => {}
     }
     bank.in_flight |= bit;

@@ -8,6 +8,7 @@
 //!   redistributor  GICR: each vCPU's own
 //!   sgi            ICC_SGI1R_EL1 and its siblings
 //!   lists          what is in the list registers
+//!   hardware       shared interrupts that come from devices of the machine
 //! ```
 //!
 //! The guest uses the CPU interface (ICC_*_EL1) by itself; hardware gives it the virtual one.
@@ -21,6 +22,7 @@
 
 mod bank;
 mod distributor;
+mod hardware;
 mod lists;
 mod redistributor;
 mod registers;
@@ -32,6 +34,7 @@ mod tests;
 use crate::ras::esr::SystemRegister;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+pub use hardware::{PhysicalDistributor, Wire, Wiring};
 use redistributor::Redistributor;
 use registers::FRAME_SIZE;
 use sgi::{Generator, Sgi};
@@ -199,6 +202,16 @@ impl Vgic {
         }
     }
 
+    /// Connects the VM's devices: their interrupts come from now on, if the guest wants them.
+    pub fn connect(&self, wiring: Wiring) {
+        self.state.lock().hardware.connect(wiring);
+    }
+
+    /// The VM does not run any more: none of its devices' interrupts comes, until it is reset.
+    pub fn silence(&self) {
+        self.state.lock().hardware.silence();
+    }
+
     /// The machine is reset: no vCPU runs, and each has [stopped](Self::stop).
     pub fn reset(&self) {
         self.state.lock().reset();
@@ -235,6 +248,31 @@ impl Vgic {
             view.own.line |= 1 << (intid % 32);
             view.own.forwarded |= 1 << (intid % 32);
             view.refresh(cpu);
+        }
+    }
+
+    /// The physical interrupt `physical` of a device came to this CPU, that of `vcpu`; its priority was
+    /// dropped, but it is active until the guest deactivates the virtual one. `cpu` is `None` where the
+    /// vCPU does not run: it finds the interrupt when it starts. Returns the vCPUs that have to be
+    /// [knocked](Self::knock) at, or `None` where it is none of this VM's.
+    pub fn device(
+        &self,
+        vcpu: usize,
+        physical: u16,
+        cpu: Option<&mut impl CpuInterface>,
+    ) -> Option<VcpuSet> {
+        let mut state = self.state.lock();
+        let (intid, is_active) = state.hardware.arrival(physical)?;
+        if !is_active {
+            return Some(VcpuSet::NONE);
+        }
+        let target = state.arrive(intid)?;
+        match cpu {
+            Some(cpu) if usize::from(target) == vcpu => {
+                state.view(vcpu)?.refresh(cpu);
+                Some(VcpuSet::NONE)
+            }
+            _ => Some(VcpuSet::only(target.into())),
         }
     }
 
@@ -468,6 +506,33 @@ impl Vgic {
 }
 
 impl State {
+    /// A wired interrupt came. Returns the vCPU that it is for.
+    fn arrive(&mut self, intid: u16) -> Option<u8> {
+        let number = usize::from(intid % 32);
+        let (spis, bit) = self.spi(intid)?;
+        let (target, holder) = (spis.target[number], spis.holder[number]);
+        let bank = &mut spis.bank;
+        let ended = bank.in_flight & bank.in_hardware & bit != 0;
+        if ended {
+            // The one before has been deactivated, or this one could not have come.
+            bank.in_flight &= !bit;
+            bank.in_lr &= !bit;
+            bank.in_hardware &= !bit;
+            bank.active &= !bit;
+            spis.holder[number] = distributor::NOBODY;
+        }
+        bank.forwarded |= bit;
+        if bank.edge & bit != 0 {
+            bank.latch |= bit;
+        } else {
+            bank.line |= bit;
+        }
+        if ended && let Some(cpu) = self.cpus.get_mut(usize::from(holder)) {
+            cpu.lists.disown(intid);
+        }
+        Some(target)
+    }
+
     /// Whose list registers hold what the register at `offset` of `frame` is about.
     fn away(&self, frame: Frame, offset: u64) -> VcpuSet {
         match frame {

@@ -3,6 +3,7 @@
 use super::Timers;
 use super::bank::{Bank, Groups};
 use super::distributor::{SPI_BANKS, SpiBank};
+use super::hardware::Hardware;
 use super::lists::{Lists, View};
 use super::redistributor::Redistributor;
 use alloc::vec::Vec;
@@ -25,6 +26,8 @@ pub struct State {
     pub cpus: Vec<Cpu>,
     /// INTIDs from 32 up.
     pub spis: [SpiBank; SPI_BANKS],
+    /// What some of these are wired to.
+    pub hardware: Hardware,
     timers: Timers,
 }
 
@@ -39,6 +42,7 @@ impl State {
             groups: Groups::default(),
             cpus: (0..vcpus).map(cpu).collect(),
             spis: core::array::from_fn(|_| SpiBank::new()),
+            hardware: Hardware::default(),
             timers,
         }
     }
@@ -46,6 +50,7 @@ impl State {
     /// Makes everything as it is after a reset, but keeps in mind which physical interrupts are
     /// still active: that is settled on their CPUs, when the vCPUs start.
     pub fn reset(&mut self) {
+        self.hardware.silence();
         self.groups = Groups::default();
         self.spis = core::array::from_fn(|_| SpiBank::new());
         for cpu in &mut self.cpus {
@@ -54,6 +59,8 @@ impl State {
             cpu.own.bank.forwarded = forwarded;
             cpu.own.bank.line = line;
         }
+        self.hardware.resume();
+        self.hardware.follow(&self.spis, self.groups);
     }
 
     /// What a vCPU's list registers are filled from.
@@ -66,6 +73,7 @@ impl State {
             spis: &mut self.spis,
             lists: &mut cpu.lists,
             timers: &self.timers,
+            hardware: &self.hardware,
         })
     }
 

@@ -1,6 +1,7 @@
 //! The whole, as a guest sees it: a fake of the virtual CPU interface runs against a model that knows
 //! nothing of list registers.
 
+mod devices;
 mod fake;
 mod model;
 mod registers;

@@ -5,7 +5,9 @@
 //! added, the archive when it is whole.
 
 use crate::cpio::Archive;
-use crate::scenario::{Mutation, Origin, Patch, Property, Scenario, ScenarioError, Vm};
+use crate::scenario::{
+    Appearance, DeviceSpec, Mutation, Origin, Patch, Property, Scenario, ScenarioError, Vm,
+};
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 use vm_fdt::{FdtWriter, FdtWriterResult};
@@ -98,7 +100,11 @@ impl<'a> TreeWriter<'a> {
         let node = self.fdt.begin_node(path)?;
         self.text(path, "label", vm.name.as_ref())?;
         self.cells(path, "vcpus", &[*vm.vcpus.as_ref()])?;
-        self.wide(path, "ram-base", vm.ram_base.as_ref().0)?;
+        if vm.identity {
+            self.flag(path, "identity")?;
+        } else {
+            self.wide(path, "ram-base", vm.ram_base.as_ref().0)?;
+        }
         self.wide(path, "ram-size", vm.ram.as_ref().0)?;
         self.text(path, "kernel", vm.kernel.as_ref())?;
         if let Some(initrd) = &vm.initrd {
@@ -111,7 +117,8 @@ impl<'a> TreeWriter<'a> {
             self.text(path, "firmware", firmware.name())?;
         }
         let written = [
-            "label", "vcpus", "ram-base", "ram-size", "kernel", "initrd", "bootargs", "firmware",
+            "label", "vcpus", "identity", "ram-base", "ram-size", "kernel", "initrd", "bootargs",
+            "firmware",
         ];
         self.additions(path, &written)?;
         for (index, memory) in vm.device_memory.iter().enumerate() {
@@ -127,10 +134,37 @@ impl<'a> TreeWriter<'a> {
             self.wide(&path, "offset", memory.offset.as_ref().0)?;
             self.wide(&path, "size", memory.size.as_ref().0)?;
             self.wide(&path, "ipa", memory.ipa.as_ref().0)?;
-            self.additions(&path, &["source", "index", "offset", "size", "ipa"])?;
+            match memory.appearance {
+                None => {}
+                Some(Appearance::Pmem) => self.text(&path, "as", "pmem")?,
+                Some(Appearance::Dax) => self.text(&path, "as", "dax")?,
+            }
+            self.additions(&path, &["source", "index", "offset", "size", "ipa", "as"])?;
             self.fdt.end_node(node)?;
         }
+        for (index, device) in vm.device.iter().enumerate() {
+            self.device(path, &format!("device@{index}"), device)?;
+        }
         self.fdt.end_node(node)
+    }
+
+    fn device(&mut self, vm: &str, name: &str, device: &DeviceSpec) -> FdtWriterResult<()> {
+        let path = format!("{vm}/{name}");
+        let node = self.fdt.begin_node(name)?;
+        self.text(&path, "compatible", device.compatible.as_ref())?;
+        self.wide(&path, "address", device.address.as_ref().0)?;
+        if let Some(dma) = &device.dma {
+            self.text(&path, "dma", dma.as_ref())?;
+        }
+        self.additions(&path, &["compatible", "address", "dma"])?;
+        self.fdt.end_node(node)
+    }
+
+    fn flag(&mut self, node: &str, name: &str) -> FdtWriterResult<()> {
+        match self.replacement(node, name) {
+            Some(property) => self.write(property),
+            None => self.fdt.property_null(name),
+        }
     }
 
     fn text(&mut self, node: &str, name: &str, value: &str) -> FdtWriterResult<()> {

@@ -30,6 +30,7 @@ pub(crate) fn check(scenario: &Scenario) -> Result {
         check_vm(scenario, vm)?;
     }
     check_totals(scenario)?;
+    crate::disk::check(scenario)?;
     check_direct(scenario)?;
     for mutation in &scenario.bundle.mutate {
         check_mutation(scenario, mutation)?;
@@ -220,6 +221,8 @@ fn check_overlaps(s: &Scenario, vm: &Vm) -> Result {
         vm.ram.as_ref().0,
         vm.ram.span(),
     );
+    // With `identity` Cordon alone knows where it is.
+    let ram = Some(ram).filter(|_| !vm.identity);
     let memory = vm.device_memory.iter().map(|memory| {
         (
             "vm.device-memory.ipa",
@@ -228,7 +231,7 @@ fn check_overlaps(s: &Scenario, vm: &Vm) -> Result {
             memory.ipa.span(),
         )
     });
-    for (key, base, size, span) in std::iter::once(ram).chain(memory) {
+    for (key, base, size, span) in ram.into_iter().chain(memory) {
         let end = base.checked_add(size).ok_or_else(|| {
             s.error(
                 span.clone(),
@@ -273,9 +276,10 @@ fn check_direct(s: &Scenario) -> Result {
     if s.machine.boot != Boot::Direct {
         return Ok(());
     }
-    let alone = s.vm.len() == 1 && s.vm.iter().all(|vm| vm.device_memory.is_empty());
+    let own = |vm: &Vm| !vm.device_memory.is_empty() || !vm.device.is_empty();
+    let alone = s.vm.len() == 1 && !s.vm.iter().any(own);
     ensure(s, alone && s.machine.cmdline.is_none(), 0..0, || {
-        "machine.boot: with \"direct\" there is one VM, without device memory, and no cmdline"
+        "machine.boot: with \"direct\" there is one VM, without device memory or devices, and no cmdline"
             .into()
     })
 }
@@ -362,6 +366,7 @@ fn check_step(s: &Scenario, step: &Step, known: &mut Known) -> Result {
         step.qmp.is_some(),
         step.record.is_some(),
         step.count.is_some(),
+        step.disk.is_some(),
         step.pause.is_some(),
         step.exit.is_some(),
     ];
@@ -371,16 +376,22 @@ fn check_step(s: &Scenario, step: &Step, known: &mut Known) -> Result {
         verbs == 1 || (verbs == 0 && !step.expect.is_empty()),
         span.clone(),
         || {
-            "step: one of wait, guest, firmware, qmp, record, count, pause, exit, or expect alone, is wanted"
+            "step: one of wait, guest, firmware, qmp, record, count, disk, pause, exit, or expect alone, is wanted"
             .into()
         },
     )?;
     ensure(
         s,
-        step.count.is_some() == step.into.is_some(),
+        (step.count.is_some() || step.disk.is_some()) == step.into.is_some(),
         span.clone(),
-        || "step: `count` and `into` go together".into(),
+        || "step: `count` or `disk` and `into` go together".into(),
     )?;
+    if let Some(look) = &step.disk {
+        let index = *look.index.as_ref();
+        ensure(s, index < s.machine.disk.len(), look.index.span(), || {
+            format!("step.disk.index: there is no disk {index}")
+        })?;
+    }
     ensure(
         s,
         step.exit.as_ref().is_none_or(|exit| *exit.as_ref()),

@@ -18,6 +18,7 @@ mod acpi;
 pub mod bundle;
 mod check;
 pub mod cpio;
+mod disk;
 mod dtb;
 pub mod expr;
 pub mod interactive;

@@ -8,7 +8,7 @@
 use crate::line::Line;
 use crate::qtest::Qtest;
 use crate::scenario::{Boot, Scenario};
-use crate::{acpi, dtb};
+use crate::{acpi, disk, dtb};
 use anyhow::{Context, Result, bail};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -124,6 +124,7 @@ impl Machine {
         for file in acpi::store(scenario, &logs)? {
             arguments.extend(["-fw_cfg".into(), file.into()]);
         }
+        arguments.extend(disk::attach(scenario, &logs)?);
         write_script(&logs, tools, &arguments, &ports)?;
 
         let child = spawn(tools, &arguments, &chardevs(&ports, &sockets.path), &logs)?;

@@ -90,10 +90,23 @@ pub struct Machine {
     /// One PCIe device with a BAR of each of these sizes.
     #[serde(default)]
     pub device_memory: Vec<Spanned<Size>>,
+    /// Disks behind virtio transports.
+    #[serde(default)]
+    pub disk: Vec<DiskSpec>,
     /// Cordon's command line.
     pub cmdline: Option<Spanned<String>>,
     /// What is started in Cordon's place, a file among the images.
     pub image: Option<String>,
+}
+
+/// One `[[machine.disk]]` table.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DiskSpec {
+    /// The number of its transport.
+    pub slot: Spanned<u32>,
+    /// Its size. It holds zeros at first.
+    pub size: Spanned<Size>,
 }
 
 /// One `[[vm]]` table, the source of a node of `vms.dtb`.
@@ -107,6 +120,9 @@ pub struct Vm {
     /// IPA of its RAM.
     #[serde(default = "default_ram_base")]
     pub ram_base: Spanned<Size>,
+    /// Its RAM has the IPAs that are its PAs, wherever Cordon finds room.
+    #[serde(default)]
+    pub identity: bool,
     /// Size of its RAM.
     pub ram: Spanned<Size>,
     /// Its kernel: a file among the images, or beside the scenario.
@@ -122,6 +138,31 @@ pub struct Vm {
     /// The device memory it owns.
     #[serde(default)]
     pub device_memory: Vec<DeviceMemory>,
+    /// The machine's devices that it owns.
+    #[serde(default)]
+    pub device: Vec<DeviceSpec>,
+}
+
+/// One `[[vm.device]]` table: a device of the machine.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DeviceSpec {
+    /// What it is, in the words of the machine's device tree.
+    pub compatible: Spanned<String>,
+    /// PA of its registers.
+    pub address: Spanned<Size>,
+    /// `"unconfined"`: the author knows that nothing keeps it from any memory.
+    pub dma: Option<Spanned<String>>,
+}
+
+/// What a guest is told that device memory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Appearance {
+    /// A `pmem-region`, or an NVDIMM for a guest with ACPI.
+    Pmem,
+    /// Special-purpose memory, for a guest with ACPI.
+    Dax,
 }
 
 fn default_ram_base() -> Spanned<Size> {
@@ -174,6 +215,9 @@ pub struct DeviceMemory {
     pub size: Spanned<Size>,
     /// Where the guest sees it.
     pub ipa: Spanned<Size>,
+    /// What it is told that this is, where it is not Cordon's own kind.
+    #[serde(rename = "as")]
+    pub appearance: Option<Appearance>,
 }
 
 fn zero() -> Spanned<u32> {
@@ -412,7 +456,17 @@ pub struct Pick {
     pub count: Option<Spanned<u64>>,
 }
 
-/// One `[[step]]` table. Exactly one of `wait`, `guest`, `firmware`, `qmp`, `record`, `count`,
+/// What a disk is looked at for: the pattern that a seed stands for.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DiskLook {
+    /// Which of `[[machine.disk]]`, from 0.
+    pub index: Spanned<usize>,
+    /// The pattern's seed.
+    pub seed: u64,
+}
+
+/// One `[[step]]` table. Exactly one of `wait`, `guest`, `firmware`, `qmp`, `record`, `count`, `disk`,
 /// `pause` and `exit` is given, or `expect` alone.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -433,6 +487,8 @@ pub struct Step {
     pub record: Option<RecordSpec>,
     /// Count the lines of the whole run that this pattern matches,
     pub count: Option<Spanned<String>>,
+    /// or the bytes at the beginning of a disk that hold a pattern,
+    pub disk: Option<DiskLook>,
     /// and put the number here.
     pub into: Option<Spanned<String>>,
     /// Let so many milliseconds pass.

@@ -20,7 +20,7 @@ use crate::line::{Line, Pattern, Source};
 use crate::machine::{Delivery, Machine, Port, Tools};
 use crate::outcome::{Failure, Outcome, Reason, Seen};
 use crate::pages;
-use crate::scenario::{DEFAULT_NEVER, RecordSpec, Scenario, Step};
+use crate::scenario::{DEFAULT_NEVER, DiskLook, RecordSpec, Scenario, Step};
 use std::time::{Duration, Instant};
 use toml::Spanned;
 
@@ -187,6 +187,8 @@ impl<'a> Run<'a> {
             self.record(record)?;
         } else if let (Some(text), Some(into)) = (&step.count, &step.into) {
             self.count(text, into.as_ref())?;
+        } else if let (Some(look), Some(into)) = (&step.disk, &step.into) {
+            self.look(look, into.as_ref())?;
         } else if let Some(milliseconds) = step.pause {
             self.pause(Duration::from_millis(milliseconds))?;
         } else if step.exit.is_some() {
@@ -293,6 +295,15 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// Looks at a disk from outside.
+    fn look(&mut self, look: &DiskLook, into: &str) -> Played {
+        let (index, logs) = (*look.index.as_ref(), &self.machine.logs);
+        let bytes = crate::disk::bytes_of_pattern(logs, index, look.seed);
+        let bytes = bytes.map_err(|error| self.failure(Reason::Setup, format!("{error:#}")))?;
+        self.variables.insert(into.to_owned(), bytes.to_string());
+        Ok(())
+    }
+
     fn pause(&mut self, time: Duration) -> Played {
         let end = (Instant::now() + time).min(self.deadline);
         while Instant::now() < end {
@@ -382,6 +393,10 @@ pub fn describe(step: &Step) -> String {
                 .map(|r| format!("record {}", r.pa.as_ref()))
         })
         .or_else(|| text("count", &step.count))
+        .or_else(|| {
+            let disk = step.disk.as_ref();
+            disk.map(|look| format!("disk {} of {}", look.index.as_ref(), look.seed))
+        })
         .or_else(|| step.pause.map(|time| format!("pause {time} ms")))
         .or_else(|| step.exit.as_ref().map(|_| "exit".into()));
     let expects = step

@@ -1,6 +1,7 @@
 //! A guest with its virtual CPU interfaces, as IHI 0069 4.6 and 12.4 describe them.
 
 use super::super::*;
+use super::devices::{self, FakeDistributor};
 use super::model::{Kind, Operation};
 use super::offset;
 use alloc::vec::Vec;
@@ -22,6 +23,8 @@ pub struct Interface {
     active: u32,
     /// Interrupts that have been acknowledged and not ended, in order, with their priorities.
     running: Vec<(u16, u8)>,
+    /// Where a device's interrupt is active.
+    device: Option<&'static FakeDistributor>,
 }
 
 impl Interface {
@@ -32,6 +35,7 @@ impl Interface {
             lines: 0,
             active: 0,
             running: Vec::new(),
+            device: None,
         }
     }
 
@@ -72,7 +76,10 @@ impl Interface {
             Some(entry) => {
                 *entry &= !ACTIVE;
                 if *entry & HARDWARE != 0 {
-                    self.active &= !(1 << (*entry >> 32 & 0x1fff));
+                    match (*entry >> 32 & 0x1fff) as u16 {
+                        timer @ ..32 => self.active &= !(1 << timer),
+                        device => self.device.unwrap().deactivate(device),
+                    }
                 }
             }
             None => self.control += 1 << 27,
@@ -152,11 +159,13 @@ impl CpuInterface for Interface {
 
 /// A VM whose vCPUs have each a CPU.
 pub struct Guest {
-    vgic: Vgic,
+    pub vgic: Vgic,
     cpus: Vec<RefCell<Interface>>,
     /// Timers' lines, by vCPU.
     lines: Vec<Cell<u32>>,
     two_steps: bool,
+    /// What its device is wired to, if it has one.
+    pub device: Option<&'static FakeDistributor>,
     /// What the last [`Operation::Acknowledge`] gave.
     pub acknowledged: Option<u16>,
 }
@@ -175,11 +184,45 @@ impl Guest {
                 .collect(),
             lines: (0..vcpus).map(|_| Cell::new(0)).collect(),
             two_steps,
+            device: None,
             acknowledged: None,
         };
-        guest.write(0, (Frame::Distributor, 0, 4), 0b11);
         for vcpu in 0..vcpus {
             guest.vgic.start(vcpu, &mut *guest.cpus[vcpu].borrow_mut());
+        }
+        guest.enable_all();
+        guest
+    }
+
+    /// One that was given a device as well.
+    pub fn wired(
+        vcpus: usize,
+        lists: usize,
+        two_steps: bool,
+        device: &'static FakeDistributor,
+    ) -> Self {
+        let mut guest = Self::new(vcpus, lists, two_steps);
+        guest.device = Some(device);
+        for cpu in &guest.cpus {
+            cpu.borrow_mut().device = guest.device;
+        }
+        guest.vgic.connect(Wiring {
+            wires: alloc::vec![Wire {
+                virtual_: devices::VIRTUAL,
+                physical: devices::PHYSICAL,
+            }],
+            cpus: (0..vcpus).collect(),
+            distributor: device,
+        });
+        guest.enable_all();
+        guest
+    }
+
+    /// As an operating system would, when it starts.
+    pub fn enable_all(&self) {
+        let guest = self;
+        guest.write(0, (Frame::Distributor, 0, 4), 0b11);
+        for vcpu in 0..guest.cpus.len() {
             guest.write_own(vcpu, offset::GROUP, u32::MAX);
             guest.write_own(vcpu, offset::SET_ENABLE, u32::MAX);
             for word in 0..8 {
@@ -193,12 +236,52 @@ impl Guest {
                 guest.write_shared(0, offset::PRIORITY + 32 * bank + 4 * word, 0x8080_8080);
             }
         }
-        guest
+    }
+
+    /// The VM is reset: all vCPUs stop, and start again.
+    pub fn reset(&self) {
+        for (vcpu, cpu) in self.cpus.iter().enumerate() {
+            self.vgic.stop(vcpu, &mut *cpu.borrow_mut());
+        }
+        self.vgic.reset();
+        for vcpu in 0..self.cpus.len() {
+            self.restart(vcpu);
+        }
+    }
+
+    /// The device's line changes.
+    pub fn device_line(&self, high: bool) {
+        self.device.unwrap().set_line(high);
+        self.settle();
+    }
+
+    /// The device's line goes up and down.
+    pub fn pulse(&self) {
+        self.device_line(true);
+        self.device_line(false);
+    }
+
+    /// Takes what the device's interrupt does to a CPU. True if one came.
+    fn take_device(&self, vcpu: usize) -> bool {
+        let Some(physical) = self.device.and_then(|device| device.acknowledge(vcpu)) else {
+            return false;
+        };
+        let mut cpu = self.cpus[vcpu].borrow_mut();
+        let concerned = self.vgic.device(vcpu, physical, Some(&mut *cpu));
+        self.vgic.knock(concerned.unwrap());
+        true
     }
 
     /// Everything that interrupts would do happens: knocks are answered, timers fire, maintenance
     /// is done.
     fn settle(&self) {
+        self.settle_once();
+        while (0..self.cpus.len()).any(|vcpu| self.take_device(vcpu)) {
+            self.settle_once();
+        }
+    }
+
+    fn settle_once(&self) {
         for (vcpu, cpu) in self.cpus.iter().enumerate() {
             let cpu = &mut *cpu.borrow_mut();
             for round in 0.. {

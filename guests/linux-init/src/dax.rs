@@ -1,0 +1,85 @@
+//! Device memory as Linux offers it to programs: `/dev/dax0.0`, or files that are mapped where they are.
+
+use crate::modules;
+use crate::report::report;
+use anyhow::{Context, Result, bail};
+use rustix::mount::{MountFlags, mount};
+use std::ffi::CString;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// Where the file system goes.
+const MOUNTED: &str = "/mnt";
+/// What the kernel knows of NVDIMMs.
+const BUS: &str = "/sys/bus/nd";
+
+/// `dax`: makes `/dev/dax0.0` of memory for a special purpose. Its driver takes what it is told to take,
+/// and would leave it to be used as RAM otherwise.
+pub(crate) fn device() -> Result<()> {
+    modules::load(modules::DAX)?;
+    put("/sys/bus/dax/drivers/device_dax/new_id", "dax0.0")?;
+    modules::wait_for(Path::new("/dev/dax0.0"))?;
+    let size = fs::read_to_string("/sys/bus/dax/devices/dax0.0/size").context("size")?;
+    report(&format!("event=dax size={}", size.trim()));
+    Ok(())
+}
+
+/// `fsdax` or `disk`: makes a file system on persistent memory and mounts it, with files that are mapped
+/// where they are, or through the page cache.
+pub(crate) fn file_system(kind: &str) -> Result<()> {
+    modules::load(modules::NVDIMM)?;
+    modules::wait_for(Path::new("/dev/pmem0"))?;
+    let dax = match kind {
+        "fsdax" => {
+            map_pages()?;
+            Some("dax=always")
+        }
+        _ => None,
+    };
+    make_file_system("/dev/pmem0")?;
+    fs::create_dir_all(MOUNTED)?;
+    let options = dax.map(CString::new).transpose()?;
+    mount(
+        "/dev/pmem0",
+        MOUNTED,
+        "ext4",
+        MountFlags::empty(),
+        options.as_deref(),
+    )
+    .context("cannot mount")?;
+    report(&format!("event={kind} mounted={MOUNTED}"));
+    Ok(())
+}
+
+/// Gives the region's pages a `struct page` each, which is what lets files be mapped where they are
+/// (Linux `Documentation/driver-api/nvdimm/`).
+fn map_pages() -> Result<()> {
+    put(&format!("{BUS}/drivers/nd_pmem/unbind"), "namespace0.0")?;
+    let device = format!("{BUS}/devices/pfn0.0");
+    put(&format!("{device}/mode"), "pmem")?;
+    put(
+        &format!("{device}/uuid"),
+        "6f1a5f6e-1f5e-4c0f-9f43-2f4ac4f11d10",
+    )?;
+    put(&format!("{device}/align"), "2097152")?;
+    put(&format!("{device}/namespace"), "namespace0.0")?;
+    put(&format!("{BUS}/drivers/nd_pmem/bind"), "pfn0.0")?;
+    modules::wait_for(Path::new("/dev/pmem0"))
+}
+
+fn make_file_system(device: &str) -> Result<()> {
+    let status = Command::new("/bin/busybox")
+        .args(["mke2fs", "-b", "4096", device])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()?;
+    if !status.success() {
+        bail!("mke2fs: {status}");
+    }
+    Ok(())
+}
+
+pub(crate) fn put(path: &str, value: &str) -> Result<()> {
+    fs::write(path, value).with_context(|| format!("cannot write {value} to {path}"))
+}
