@@ -179,6 +179,7 @@ struct Inputs {
 }
 
 impl Inputs {
+    #[inline(never)]
     fn find(machine: &Machine, free: &mut FreeMemory, door: Door) -> Self {
         let is_table_memory = |reserved: &&Reserved| matches!(reserved.by, ReservedBy::Node(_));
         let known = machine.reserved.iter().filter(is_table_memory);
@@ -205,6 +206,8 @@ impl Inputs {
         }
     }
 
+    /// Kept apart from its caller: boot has one small stack, and inlining adds all frames up.
+    #[inline(never)]
     fn build_vms(
         &self,
         machine: &Machine,

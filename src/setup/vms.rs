@@ -178,6 +178,8 @@ impl Materials {
         built
     }
 
+    /// Kept apart from its caller: boot has one small stack, and inlining adds all frames up.
+    #[inline(never)]
     fn build(
         &mut self,
         config: &mut VmConfig<'_>,
@@ -239,6 +241,7 @@ impl Materials {
     }
 
     /// The error device of a guest with ACPI, with memory of its own that EL2 sees for good.
+    #[inline(never)]
     fn error_device(
         &mut self,
         space: &mut Stage2<HeapFrames, HardwareTlb>,
@@ -331,6 +334,7 @@ impl Materials {
 
 /// What the VM is started with. Kernel and initrd stay in the bundle, whose memory is kept: a reset
 /// wants them again.
+#[inline(never)]
 fn boot(config: &VmConfig<'_>, grant: &Grant) -> Result<Boot, Error> {
     let layout = &config.layout;
     let mut images = alloc::vec![file(layout.kernel, config.kernel)?];

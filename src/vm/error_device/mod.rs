@@ -102,7 +102,7 @@ struct State<M> {
 
 impl<M: PhysMemory> ErrorDevice<M> {
     /// A device whose shared area begins at `pa` in `memory`, and at `ipa` for the guest.
-    pub const fn new(memory: M, pa: Pa, ipa: Ipa) -> Self {
+    pub fn new(memory: M, pa: Pa, ipa: Ipa) -> Self {
         Self {
             state: Mutex::new(State {
                 memory,
@@ -128,7 +128,7 @@ impl<M: PhysMemory> ErrorDevice<M> {
         let state = &mut *self.state.lock();
         state.consumed = Source::new(0);
         state.waits = 0;
-        state.found = Found::new();
+        state.found.reset();
         state.error_type = 0;
         state.status = Status::Success;
         state.latent = None;

@@ -3,6 +3,7 @@
 //! Firmware's side of the order that `ras::ghes` describes: a record is written when the last one
 //! was acknowledged, its block status last.
 
+use alloc::collections::VecDeque;
 use core::fmt;
 
 use crate::addr::{Ipa, PAGE_SIZE, Pa};
@@ -138,21 +139,24 @@ fn record<'b>(buffer: &'b mut [u8; RECORD_SIZE], report: &Report, sequence: u64)
 #[derive(Debug)]
 pub(super) struct Found {
     source: Source,
-    queue: [Option<Report>; QUEUE],
-    first: usize,
-    len: usize,
+    queue: VecDeque<Report>,
     overflows: u64,
 }
 
 impl Found {
-    pub(super) const fn new() -> Self {
+    /// Allocates all that it will ever need.
+    pub(super) fn new() -> Self {
         Self {
             source: Source::new(1),
-            queue: [None; QUEUE],
-            first: 0,
-            len: 0,
+            queue: VecDeque::with_capacity(QUEUE),
             overflows: 0,
         }
+    }
+
+    /// Forgets all reports.
+    pub(super) fn reset(&mut self) {
+        self.source = Source::new(1);
+        self.queue.clear();
     }
 
     pub(super) const fn is_free(&self) -> bool {
@@ -170,25 +174,16 @@ impl Found {
     /// Adds a report, or counts one that there is no room for: the guest hears of that page when
     /// it consumes it.
     pub(super) fn push(&mut self, report: Report) {
-        let at = (self.first + self.len) % QUEUE;
-        match self.queue.get_mut(at) {
-            Some(place) if self.len < QUEUE => {
-                *place = Some(report);
-                self.len += 1;
-            }
-            _ => self.overflows += 1,
+        if self.queue.len() < QUEUE {
+            self.queue.push_back(report);
+        } else {
+            self.overflows += 1;
         }
     }
 
     /// The next report, if the source is free for it.
     pub(super) fn next(&mut self) -> Option<Report> {
-        if !self.is_free() || self.len == 0 {
-            return None;
-        }
-        let report = self.queue.get_mut(self.first)?.take();
-        self.first = (self.first + 1) % QUEUE;
-        self.len -= 1;
-        report
+        self.is_free().then(|| self.queue.pop_front())?
     }
 
     pub(super) fn publish(
