@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `bbm=auto`, `0`, `1`, `2` | the FEAT_BBM level to rely on, instead of what the CPUs report |
 //! | `loglevel=off`, `error`, `warn`, `info`, `debug`, `trace` | how much is printed |
+//! | `console=lines`, `raw` | how what the VM in focus prints is shown: as lines behind its name, or as it is |
 //! | `reserved=SIZE`, `reserved=SIZE@PA` | take RAM from the VMs' pool and offer it as device memory; may be repeated |
 //!
 //! Numbers are decimal or `0x`, sizes may end in `K`, `M` or `G`. The line is written by a person
@@ -24,6 +25,8 @@ pub struct Options {
     pub bbm: Bbm,
     /// The most detailed level that is printed.
     pub loglevel: LevelFilter,
+    /// Whether the VM in focus has the terminal for itself.
+    pub raw_console: bool,
     /// RAM to be offered as device memory, in the order given.
     pub reserved: Vec<ReservedWord>,
 }
@@ -33,6 +36,7 @@ impl Default for Options {
         Self {
             bbm: Bbm::Auto,
             loglevel: LevelFilter::Info,
+            raw_console: false,
             reserved: Vec::new(),
         }
     }
@@ -98,6 +102,8 @@ impl Options {
         match key {
             "bbm" => self.bbm = bbm(value).ok_or(bad)?,
             "loglevel" => self.loglevel = value.parse().map_err(|_| bad)?,
+            // With other values it is somebody else's word, and a well-known one.
+            "console" => self.raw_console = console(value).ok_or(BadWord::Unknown(word))?,
             "reserved" => self.reserved.push(reserved(value).ok_or(bad)?),
             _ => return Err(BadWord::Unknown(word)),
         }
@@ -113,6 +119,14 @@ fn bbm(value: &str) -> Option<Bbm> {
         "2" => Bbm::Level(2),
         _ => return None,
     })
+}
+
+fn console(value: &str) -> Option<bool> {
+    match value {
+        "raw" => Some(true),
+        "lines" => Some(false),
+        _ => None,
+    }
 }
 
 fn reserved(value: &str) -> Option<ReservedWord> {
@@ -173,6 +187,8 @@ mod tests {
                 at(8192, 4096)
             ]
         );
+        assert!(parse("console=raw").0.raw_console);
+        assert!(!parse("console=raw console=lines").0.raw_console);
         assert_eq!(parse("bbm=0").0.bbm, Bbm::Level(0));
         assert_eq!(parse("bbm=2 bbm=auto").0.bbm, Bbm::Auto);
     }
@@ -209,7 +225,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_line_is_read(line in "((bbm|loglevel|reserved|x)?=?[0-9a-zA-Z@=+é]{0,12} ?){0,8}") {
+        fn any_line_is_read(line in "((bbm|loglevel|console|reserved|x)?=?[0-9a-zA-Z@=+é]{0,12} ?){0,8}") {
             let (options, bad) = parse(&line);
             let words = line.split_ascii_whitespace().count();
             prop_assert!(options.reserved.len() + bad.len() <= words);

@@ -119,6 +119,19 @@ impl<S: PhysMemory> Sources<S> {
     }
 }
 
+/// What is known of a bad page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadPage {
+    /// Where it begins.
+    pub pa: Pa,
+    /// The sequence number of the error by which it became known.
+    pub sequence: u64,
+    /// How often it was accessed since.
+    pub touches: u64,
+    /// The level of stage-1 table that it was consumed as, if it was one.
+    pub walk_level: Option<Level>,
+}
+
 /// Everything that knows about memory errors.
 pub struct Ras<'s, S> {
     /// Who maps what. Read only, once VMs run.
@@ -259,6 +272,27 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         let poison = self.poison.lock();
         let page = poison.get(pa.pfn());
         page.map_or((0, None), |page| (page.touch(), page.walk_level()))
+    }
+
+    /// The first bad page at `pa` or behind it. The lock is not kept: whoever asks for one after the
+    /// other lets errors be dealt with in between.
+    pub fn next_bad(&self, pa: Pa) -> Option<BadPage> {
+        let poison = self.poison.lock();
+        // A range that reaches the end of the address space has no size.
+        let size = (u64::MAX - pa.get()).max(1);
+        let page = poison.first_in(PaRange::new(pa, size)?)?;
+        Some(BadPage {
+            pa: page.pfn().pa(),
+            sequence: page.sequence(),
+            touches: page.touches(),
+            walk_level: page.walk_level(),
+        })
+    }
+
+    /// How many pages are bad, and how many the poison set can hold.
+    pub fn bad_pages(&self) -> (usize, usize) {
+        let poison = self.poison.lock();
+        (poison.len(), poison.capacity())
     }
 
     /// Remembers that the page that holds `pa` was consumed as a stage-1 table of this level.

@@ -19,7 +19,8 @@ use super::config::IpaRange;
 use super::hypervisor::{Hypervisor, Platform, StopReason, Vm};
 use super::vcpu::Power;
 use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange};
-use crate::stage2::Lookup;
+use crate::ras::contain::{AddressSpaces, say_contained};
+use crate::stage2::{HoleOutcome, Lookup};
 use alloc::vec::Vec;
 use core::sync::atomic::{Ordering, fence};
 
@@ -57,6 +58,7 @@ pub struct Boot {
 impl<P: Platform> Hypervisor<P> {
     /// Starts a VM whose vCPUs are all off. One whose files cannot be loaded is ended.
     pub fn start(&self, vm: &Vm<P>) {
+        self.cut_known(vm);
         if let Err(error) = self.load(vm) {
             log::error!("event=error what=load vm={} why={error}", vm.name);
             self.stop(vm, StopReason::Killed);
@@ -84,6 +86,37 @@ impl<P: Platform> Hypervisor<P> {
             if vm.end_reload() {
                 self.start(vm);
             }
+        }
+    }
+
+    /// Takes every page that is known to be bad out of the VM's map. While it did not run nobody
+    /// did ([`AddressSpaces::make_hole`]), and its files must not be written there.
+    fn cut_known(&self, vm: &Vm<P>) {
+        for region in self.ras.devmem.regions() {
+            for mapping in region.mappings().filter(|mapping| mapping.vm == vm.vmid) {
+                let mut from = mapping.range.start();
+                while let Some(bad) = self.ras.next_bad(from)
+                    && let Some(ipa) = mapping.ipa_of(bad.pa)
+                {
+                    self.cut(vm, ipa, bad.sequence);
+                    let Some(next) = bad.pa.checked_add(PAGE_SIZE) else {
+                        break;
+                    };
+                    from = next;
+                }
+            }
+        }
+    }
+
+    fn cut(&self, vm: &Vm<P>, ipa: Ipa, sequence: u64) {
+        match self.make_hole(vm.vmid, ipa) {
+            Some(Ok(HoleOutcome::Made(hole) | HoleOutcome::Coarse(hole))) => {
+                say_contained(sequence, &vm.name, ipa, &hole);
+            }
+            Some(Err(damage)) => {
+                self.give_up(vm.vmid, &damage);
+            }
+            Some(Ok(HoleOutcome::AlreadyPoisoned { .. } | HoleOutcome::NotMapped)) | None => {}
         }
     }
 

@@ -11,6 +11,7 @@
 //!   exit         why a guest stopped, and the answer; psci, vuart: what it may ask for;
 //!                system_registers, id_registers: what it reads of its CPU
 //!   memory_error the part of exit that Cordon is for
+//!   operator     what a person at the monitor may ask for
 //! ```
 
 pub mod boot;
@@ -21,6 +22,7 @@ pub mod guest_dt;
 pub mod hypervisor;
 pub mod id_registers;
 pub mod memory_error;
+pub mod operator;
 pub mod psci;
 pub mod system_registers;
 #[cfg(test)]

@@ -271,6 +271,11 @@ pub fn forget_timers(arrived: &Arrived) {
     }
 }
 
+/// Whether the console's UART has an interrupt here.
+pub fn announces_input() -> bool {
+    WIRES.get().is_some_and(|wires| wires.console.is_some())
+}
+
 /// Takes all interrupts that are pending for this CPU.
 pub fn acknowledge_all() -> Acknowledged {
     let wires = WIRES.get().copied().unwrap_or_default();

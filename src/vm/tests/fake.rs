@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::string::{String, ToString};
 use std::vec::Vec;
 
 use crate::addr::{Ipa, Pa, PaRange, Vmid};
@@ -124,6 +125,13 @@ pub(super) struct FakeMachine {
     pub(super) kicks: Mutex<Vec<usize>>,
     pub(super) printed: Mutex<Vec<(usize, u8)>>,
     pub(super) typed: Mutex<Vec<u8>>,
+    /// What the operator was answered.
+    pub(super) answers: Mutex<Vec<String>>,
+    /// The consoles of VMs that have ended, and the one in focus.
+    pub(super) off: Mutex<Vec<usize>>,
+    pub(super) focus: AtomicUsize,
+    /// What was loaded.
+    pub(super) loads: Mutex<Vec<PaRange>>,
 }
 
 impl Platform for FakeMachine {
@@ -142,10 +150,30 @@ impl Platform for FakeMachine {
     fn typed(&self, _: usize) -> Option<u8> {
         self.typed.lock().unwrap().pop()
     }
-    fn load(&self, _: PaRange, _: &Contents, _: u64) -> Result<(), &'static str> {
+    fn load(&self, to: PaRange, _: &Contents, _: u64) -> Result<(), &'static str> {
+        self.loads.lock().unwrap().push(to);
         Ok(())
     }
-    fn listen(&self, _: usize) {}
+    fn powered(&self, console: usize, on: bool) {
+        let mut off = self.off.lock().unwrap();
+        off.retain(|other| *other != console);
+        if !on {
+            off.push(console);
+        }
+    }
+    fn focus(&self) -> usize {
+        self.focus.load(Ordering::Relaxed)
+    }
+    fn give_focus(&self, console: usize) -> bool {
+        let on = !self.off.lock().unwrap().contains(&console);
+        if on {
+            self.focus.store(console, Ordering::Relaxed);
+        }
+        on
+    }
+    fn answer(&self, line: core::fmt::Arguments<'_>) {
+        self.answers.lock().unwrap().push(line.to_string());
+    }
     fn timer_lines(&self, _: usize) -> u32 {
         0
     }
