@@ -152,9 +152,12 @@ pub const COMMANDS: &[Entry] = &[
         Ok(Command::Regions)
     }),
     entry("poison", "[list,[PA]]", "counts-or-lists-bad-pages", poison),
-    entry("stage2", "VM", "says-what-the-vms-map-is-made-of", |words| {
-        words.word().map(Command::Stage2)
-    }),
+    entry(
+        "stage2",
+        "VM",
+        "says-what-the-vms-map-is-made-of",
+        |words| words.word().map(Command::Stage2),
+    ),
     entry("counters", "none", "says-what-was-counted", |_| {
         Ok(Command::Counters)
     }),

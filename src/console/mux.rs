@@ -472,9 +472,6 @@ mod tests {
         mux.show_monitor("v").unwrap();
         mux.end_monitor().unwrap();
         mux.look_at(0).unwrap();
-        assert_eq!(
-            mux.sink().text,
-            "cordon> v\r\x1b[Kb| hi\ncordon> v\na| > "
-        );
+        assert_eq!(mux.sink().text, "cordon> v\r\x1b[Kb| hi\ncordon> v\na| > ");
     }
 }

@@ -1,9 +1,9 @@
 //! Two VMs on a machine of plain values. Both map one gigabyte of device memory, each at its own IPA,
 //! and each has a 2 MiB block of RAM. Their guests' stage 1 is an offset.
 
+use std::string::{String, ToString};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::string::{String, ToString};
 use std::vec::Vec;
 
 use crate::addr::{Ipa, Pa, PaRange, Vmid};
