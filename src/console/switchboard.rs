@@ -338,7 +338,7 @@ impl<S: Screen> Switchboard<S> {
 
     fn settle_raw(&mut self) -> fmt::Result {
         let away = matches!(self.monitor, Monitor::Away);
-        let owner = (self.raw && away && !self.seats.is_empty()).then_some(self.focus);
+        let owner = (self.raw && away).then_some(self.focus);
         self.mux.set_raw(owner)
     }
 
@@ -488,8 +488,11 @@ mod tests {
 
     #[test]
     fn the_terminal_goes_with_the_focus_and_comes_back_from_the_monitor() {
-        let mut board = board();
+        let mut board = Switchboard::new(Paper::default());
+        // As the command line does it, before there is a VM.
         board.set_raw(true).unwrap();
+        board.add("a");
+        board.add("b");
         let print = |board: &mut Switchboard<Paper>, vm, text: &str| {
             text.bytes()
                 .for_each(|byte| board.guest_byte(vm, byte).unwrap());
