@@ -5,5 +5,8 @@ mod fake;
 mod faults;
 mod memory_errors;
 mod model;
+mod operator;
+mod registers;
+mod restarting;
 mod serrors;
 mod stopping;
