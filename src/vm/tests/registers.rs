@@ -65,10 +65,8 @@ fn the_size_of_addresses_is_the_vms_and_not_the_machines() {
     // PARange: 2 is 40 bits, 1 is 36, whatever the CPU says.
     for (bits, range) in [(40, 2), (36, 1)] {
         let read = answer(&access(ID_AA64MMFR0_EL1, true), &FakeCpu::new(0), bits);
-        let Answer::Value(value) = read else {
-            panic!("{read:?}");
-        };
-        assert_eq!(value & 0xf, range);
+        let shown = matches!(read, Answer::Value(value) if value & 0xf == range);
+        assert!(shown, "{bits}: {read:x?}");
     }
 }
 
