@@ -1,11 +1,11 @@
 //! The line that is being typed at the monitor.
 
 use super::line::Line;
+use super::sequence::Sequence;
 
 const CTRL_C: u8 = 0x03;
 const CTRL_D: u8 = 0x04;
 const CTRL_U: u8 = 0x15;
-const ESC: u8 = 0x1b;
 
 /// What a typed byte does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,16 +22,6 @@ pub enum Edit {
     Cancel,
     /// The person leaves.
     Leave,
-}
-
-/// How much of a terminal's escape sequence has come (ECMA-48 5.4): an arrow key is no text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sequence {
-    None,
-    /// ESC.
-    Begun,
-    /// ESC [ and parameters, or ESC O.
-    Open,
 }
 
 /// Collects a line.
@@ -60,7 +50,8 @@ impl Editor {
     /// Takes in one byte. CR, LF and CR LF each end one line.
     pub fn push(&mut self, byte: u8) -> Edit {
         let after_cr = core::mem::replace(&mut self.after_cr, byte == b'\r');
-        if self.is_in_sequence(byte) {
+        // An arrow key is no text.
+        if self.sequence.push(byte) {
             return Edit::Nothing;
         }
         match byte {
@@ -81,19 +72,6 @@ impl Editor {
     /// The line, and the next one begins.
     pub fn take(&mut self) -> Line {
         core::mem::take(&mut self.line)
-    }
-
-    fn is_in_sequence(&mut self, byte: u8) -> bool {
-        let next = match (self.sequence, byte) {
-            (_, ESC) => Sequence::Begun,
-            (Sequence::Begun, b'[' | b'O') => Sequence::Open,
-            // Parameters and intermediates; what is above ends the sequence.
-            (Sequence::Open, 0x20..=0x3f) => Sequence::Open,
-            _ => Sequence::None,
-        };
-        let was = core::mem::replace(&mut self.sequence, next);
-        let ends = matches!((was, byte), (Sequence::Open, 0x40..=0x7e));
-        next != Sequence::None || ends
     }
 }
 

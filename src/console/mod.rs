@@ -24,6 +24,7 @@ pub mod keys;
 pub mod line;
 pub mod monitor;
 mod mux;
+mod sequence;
 mod switchboard;
 pub mod typed;
 

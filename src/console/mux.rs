@@ -6,6 +6,7 @@
 //! knows.
 
 use super::Screen;
+use super::sequence::Sequence;
 use alloc::string::String;
 use core::fmt;
 
@@ -19,8 +20,6 @@ const PROMPT: &str = "cordon> ";
 /// Back to the first column, and erase to the end of the line (ECMA-48 8.3.41).
 const WIPE: &str = "\r\x1b[K";
 
-const ESC: u8 = 0x1b;
-
 /// The unfinished line of one VM.
 #[derive(Debug, Default)]
 struct Pending {
@@ -30,8 +29,7 @@ struct Pending {
     /// How much of it was shown as a prompt since Cordon last printed. A prompt of another VM
     /// hides it, but must not bring it back: two VMs that wait would flood the console.
     waited: usize,
-    /// The last bytes were an escape sequence's, that goes on.
-    sequence: bool,
+    sequence: Sequence,
 }
 
 impl Pending {
@@ -44,10 +42,10 @@ impl Pending {
     /// a prompt again that was interrupted. Escape sequences are left out (a question to the
     /// terminal must not be asked twice).
     fn follow(&mut self, byte: u8) {
+        if self.sequence.push(byte) {
+            return;
+        }
         match byte {
-            ESC => self.sequence = true,
-            // What ends one is a letter as a rule; `[` and digits go on.
-            _ if self.sequence => self.sequence = !byte.is_ascii_alphabetic(),
             b'\r' | b'\n' => self.clear(),
             0x08 => {
                 self.text.pop();
@@ -168,8 +166,8 @@ impl<S: Screen> Mux<S> {
         }
     }
 
-    /// Takes one byte that VM number `vm` printed. Anything but printable ASCII, tab, CR, LF and
-    /// backspace is shown as `.`: a guest has no business with the operator's terminal, unless it
+    /// Takes one byte that VM number `vm` printed. Escape sequences are left out, and anything else but
+    /// printable ASCII, tab, CR, LF and backspace is shown as `.`: a guest has no business with the operator's terminal, unless it
     /// was given it ([`Mux::set_raw`]).
     ///
     /// # Errors
@@ -178,6 +176,10 @@ impl<S: Screen> Mux<S> {
     pub fn guest_byte(&mut self, vm: usize, byte: u8) -> fmt::Result {
         if self.raw == Some(vm) {
             return self.raw_byte(vm, byte);
+        }
+        let pending = self.pending.get_mut(vm);
+        if pending.is_some_and(|pending| pending.sequence.push(byte)) {
+            return Ok(());
         }
         match byte {
             b'\n' => return self.end_line(vm),
@@ -410,8 +412,8 @@ mod tests {
     #[test]
     fn control_characters_do_not_reach_the_terminal() {
         let mut mux = mux();
-        print(&mut mux, 0, "\x1b[2J\n");
-        assert_eq!(mux.sink().text, "a| .[2J\n");
+        print(&mut mux, 0, "\x1b[2Ja\x07\x1bcb\u{9b}\n");
+        assert_eq!(mux.sink().text, "a| a.cb..\n");
     }
 
     #[test]

@@ -507,7 +507,7 @@ mod tests {
         assert_eq!(
             board.sink().text,
             alloc::format!(
-                "a\x1b[m\r\ncordon> {wiped}a| a.[m\ncordon> \n\
+                "a\x1b[m\r\ncordon> {wiped}a| a\ncordon> \n\
                  cordon: event=focus vm=b\na| a\nb\x1b[m\r\n"
             )
         );
