@@ -6,6 +6,7 @@ use crate::arch::aarch64::vgic::VirtualInterface;
 use crate::arch::aarch64::{cpu, crash, gic, smc, spi};
 use crate::machine::{self, HYPERVISOR, ThisMachine};
 use cordon::vm::exit::{Arrived, Exit, Next};
+use cordon::vm::hypervisor::Rest;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 /// A synchronous exception from a guest.
@@ -41,6 +42,7 @@ fn with_exit(
         vcpu,
         cpu: &mut cpu,
     });
+    machine::poll_input();
     match next {
         Next::Resume => {}
         Next::Park => guest::leave(idle),
@@ -73,14 +75,10 @@ pub extern "C" fn idle() -> ! {
         }
         take_devices(&taken.arrived);
         if let (Some(cpu), Some((hypervisor, vm, vcpu))) = (cpu::try_this(), current()) {
-            if vm.is_stopped() {
-                vcpu.cancel_start();
-                hypervisor.settle(vm);
-            }
-            if !vm.is_stopped()
-                && let Some(start) = vcpu.take_start()
-            {
-                guest::start(cpu, vm, vcpu.index, start);
+            match hypervisor.rest(vm, vcpu) {
+                Rest::Start(start) => guest::start(cpu, vm, vcpu.index, start),
+                Rest::Halt => halt(),
+                Rest::Sleep => {}
             }
         }
         aarch64_cpu::asm::wfi();

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `bbm=auto`, `0`, `1`, `2` | the FEAT_BBM level to rely on, instead of what the CPUs report |
 //! | `loglevel=off`, `error`, `warn`, `info`, `debug`, `trace` | how much is printed |
+//! | `console=lines`, `raw` | how what the VM in focus prints is shown: as lines behind its name, or as it is |
 //! | `filter=RULE` | which memory errors are acted on ([`crate::ras::filter`]); may be repeated, the first that matches decides |
 //! | `loop=log`, `stop`, `N`, `stop,N` | what is done about a guest that goes round in circles ([`crate::ras::loops`]) |
 //! | `retired=PA` | the page at this address is a table of pages that are bad ([`crate::ras::retired`]) |
@@ -29,6 +30,8 @@ pub struct Options {
     pub bbm: Bbm,
     /// The most detailed level that is printed.
     pub loglevel: LevelFilter,
+    /// Whether the VM in focus has the terminal for itself.
+    pub raw_console: bool,
     /// RAM to be offered as device memory, in the order given.
     pub reserved: Vec<ReservedWord>,
     /// Rules of the filter, in the order given. What they name is known when there are VMs.
@@ -44,6 +47,7 @@ impl Default for Options {
         Self {
             bbm: Bbm::Auto,
             loglevel: LevelFilter::Info,
+            raw_console: false,
             reserved: Vec::new(),
             filter: Vec::new(),
             loops: loops::Policy::DEFAULT,
@@ -115,6 +119,8 @@ impl Options {
             "filter" => self.filter.push(value.into()),
             "loop" => self.loops = self.loops.parse(value).ok_or(bad)?,
             "retired" => self.retired.push(page(value).ok_or(bad)?),
+            // With other values it is somebody else's word, and a well-known one.
+            "console" => self.raw_console = console(value).ok_or(BadWord::Unknown(word))?,
             "reserved" => self.reserved.push(reserved(value).ok_or(bad)?),
             _ => return Err(BadWord::Unknown(word)),
         }
@@ -136,6 +142,14 @@ fn page(value: &str) -> Option<Pa> {
     number(value)
         .map(Pa::new)
         .filter(|pa| pa.is_aligned(PAGE_SIZE))
+}
+
+fn console(value: &str) -> Option<bool> {
+    match value {
+        "raw" => Some(true),
+        "lines" => Some(false),
+        _ => None,
+    }
 }
 
 fn reserved(value: &str) -> Option<ReservedWord> {
@@ -202,6 +216,8 @@ mod tests {
         let loops = options.loops;
         assert_eq!((loops.action, loops.limit), (loops::Action::Stop, 9));
         assert_eq!(options.retired, [Pa::new(0x5000)]);
+        assert!(parse("console=raw").0.raw_console);
+        assert!(!parse("console=raw console=lines").0.raw_console);
         assert_eq!(parse("bbm=0").0.bbm, Bbm::Level(0));
         assert_eq!(parse("bbm=2 bbm=auto").0.bbm, Bbm::Auto);
     }
@@ -240,7 +256,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_line_is_read(line in "((bbm|loglevel|reserved|loop|retired|x)?=?[0-9a-zA-Z@=+é]{0,12} ?){0,8}") {
+        fn any_line_is_read(line in "((bbm|loglevel|console|reserved|loop|retired|x)?=?[0-9a-zA-Z@=+é]{0,12} ?){0,8}") {
             let (options, bad) = parse(&line);
             let words = line.split_ascii_whitespace().count();
             prop_assert!(options.reserved.len() + options.retired.len() + bad.len() <= words);

@@ -123,14 +123,14 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
         let name = self.spaces.name(vm);
         match self.spaces.make_hole(vm, ipa) {
             Some(Ok(HoleOutcome::Made(hole))) => {
-                self.report(name, ipa, &hole);
+                say_contained(seq, name, ipa, &hole);
                 self.spaces.lost(vm, ipa, self.event);
                 Cut::Made
             }
             Some(Ok(HoleOutcome::Coarse(hole))) => {
                 self.announce(Stage::Overflow);
                 log::error!(target: "ras", "event=overflow what=table-reserve vm={name} ipa={} lost={:#x}", hole.ipa, hole.size);
-                self.report(name, ipa, &hole);
+                say_contained(seq, name, ipa, &hole);
                 self.spaces.lost(vm, ipa, self.event);
                 Cut::Made
             }
@@ -148,15 +148,16 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
         }
     }
 
-    fn report(&self, name: &str, ipa: Ipa, hole: &Hole) {
-        let (seq, pa, block) = (self.event.sequence, hole.pa, BlockSize(hole.block));
-        let (tables, reserve) = (hole.tables, hole.reserve_left);
-        log::info!(target: "ras", "event=contained seq={seq} pa={pa} vm={name} ipa={ipa} block={block} tables={tables} reserve={reserve}");
-    }
-
     fn announce(&self, stage: Stage) {
         self.announcer.announce(self.event, stage);
     }
+}
+
+/// Says that the VM called `name` has lost a page by the error with number `seq`.
+pub fn say_contained(seq: u64, name: &str, ipa: Ipa, hole: &Hole) {
+    let (pa, block) = (hole.pa, BlockSize(hole.block));
+    let (tables, reserve) = (hole.tables, hole.reserve_left);
+    log::info!(target: "ras", "event=contained seq={seq} pa={pa} vm={name} ipa={ipa} block={block} tables={tables} reserve={reserve}");
 }
 
 /// A block's size as the events write it: `1g`, `2m`, `4k`.

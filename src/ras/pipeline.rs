@@ -26,7 +26,7 @@ use super::esr::Level;
 use super::event::{Announcer, Consumer, ErrorEvent, Origin, Stage};
 use super::filter::Filter;
 use super::ghes::{Ghes, PhysMemory};
-use super::poison::PoisonSet;
+use super::poison::{BadPage, PoisonSet};
 use crate::addr::{PAGE_SIZE, Pa, PaRange, Pfn};
 use crate::devmem::DevMem;
 use alloc::vec::Vec;
@@ -318,6 +318,22 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         let poison = self.poison.lock();
         let page = poison.get(pa.pfn());
         page.map_or((0, None), |page| (page.touch(), page.walk_level()))
+    }
+
+    /// The first bad page at `pa` or behind it. The lock is not kept: whoever asks for one after the
+    /// other lets errors be dealt with in between.
+    pub fn next_bad(&self, pa: Pa) -> Option<BadPage> {
+        let poison = self.poison.lock();
+        // A range that reaches the end of the address space has no size.
+        let size = (u64::MAX - pa.get()).max(1);
+        let page = poison.first_in(PaRange::new(pa, size)?)?;
+        Some(page.snapshot())
+    }
+
+    /// How many pages are bad, and how many the poison set can hold.
+    pub fn poison_set_fill(&self) -> (usize, usize) {
+        let poison = self.poison.lock();
+        (poison.len(), poison.capacity())
     }
 
     /// Remembers that the page that holds `pa` was consumed as a stage-1 table of this level.

@@ -123,6 +123,7 @@ impl PoisonedPage {
             touches: self.touches(),
             consumers: self.consumers(),
             acknowledged: self.is_acknowledged(),
+            walk_level: self.walk_level(),
         }
     }
 
@@ -165,6 +166,8 @@ pub struct BadPage {
     pub consumers: u64,
     /// Its owner has said that it knows.
     pub acknowledged: bool,
+    /// The level of stage-1 table that it was first consumed as, if it was one.
+    pub walk_level: Option<Level>,
 }
 
 /// What became of a page that was reported bad.

@@ -116,6 +116,8 @@ fn start_console(machine: &Machine, options: &Options) {
         // Without a console there is nobody to tell that there is none.
         let _ = uart::init(registers.start(), options.loglevel);
     }
+    // The UART does not fail.
+    let _ = uart::CONSOLE.lock().set_raw(options.raw_console);
     let line = machine.bootargs.as_deref().unwrap_or_default();
     for word in cmdline::parse(line).1 {
         log::warn!("event=error what=bootargs {word}");
@@ -325,6 +327,7 @@ fn start_vms(hypervisor: &'static Hypervisor<ThisMachine>) {
     for vm in hypervisor.vms() {
         hypervisor.start(vm);
     }
+    uart::listen();
 }
 
 fn start_cpus() {

@@ -23,7 +23,8 @@ use super::hypervisor::{Hypervisor, Platform, StopReason, Vm};
 use super::vcpu::Power;
 use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange};
 use crate::platform::memory::BLOCK_2M;
-use crate::stage2::{ExtentKind, Lookup};
+use crate::ras::contain::{AddressSpaces, say_contained};
+use crate::stage2::{ExtentKind, HoleOutcome, Lookup};
 use alloc::borrow::Cow;
 use alloc::vec::Vec;
 use core::sync::atomic::{Ordering, fence};
@@ -66,6 +67,7 @@ impl<P: Platform> Hypervisor<P> {
     pub fn start(&self, vm: &Vm<P>) {
         // What a boot loader had them do is over as well.
         vm.rest_devices(&self.platform);
+        self.cut_known(vm);
         let lost = self.lost_memory(vm);
         let plan = Plan::new(&vm.boot, &lost);
         let loaded = plan.and_then(|plan| match self.load(vm, &plan.images) {
@@ -126,6 +128,37 @@ impl<P: Platform> Hypervisor<P> {
             if vm.end_reload() {
                 self.start(vm);
             }
+        }
+    }
+
+    /// Takes every page that is known to be bad out of the VM's map. While it did not run nobody
+    /// did ([`AddressSpaces::make_hole`]), and its files must not be written there.
+    fn cut_known(&self, vm: &Vm<P>) {
+        for region in self.ras.devmem.regions() {
+            for mapping in region.mappings().filter(|mapping| mapping.vm == vm.vmid) {
+                let mut from = mapping.range.start();
+                while let Some(bad) = self.ras.next_bad(from)
+                    && let Some(ipa) = mapping.ipa_of(bad.pa)
+                {
+                    self.cut(vm, ipa, bad.sequence);
+                    let Some(next) = bad.pa.checked_add(PAGE_SIZE) else {
+                        break;
+                    };
+                    from = next;
+                }
+            }
+        }
+    }
+
+    fn cut(&self, vm: &Vm<P>, ipa: Ipa, sequence: u64) {
+        match self.make_hole(vm.vmid, ipa) {
+            Some(Ok(HoleOutcome::Made(hole) | HoleOutcome::Coarse(hole))) => {
+                say_contained(sequence, &vm.name, ipa, &hole);
+            }
+            Some(Err(damage)) => {
+                self.give_up(vm.vmid, &damage);
+            }
+            Some(Ok(HoleOutcome::AlreadyPoisoned { .. } | HoleOutcome::NotMapped)) | None => {}
         }
     }
 

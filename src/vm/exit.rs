@@ -224,7 +224,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             Call::CpuOff => return self.cpu_off(),
             Call::SystemOff => return self.stop(StopReason::Off),
             Call::SystemReset => {
-                self.hypervisor.reset(self.vm);
+                let _ = self.hypervisor.reset(self.vm);
                 return self.park();
             }
         };

@@ -42,8 +42,16 @@ pub trait Platform {
     fn print(&self, console: usize, byte: u8);
     /// A VM has printed all that it wants to for now: what is there of a line can be shown.
     fn pause(&self, console: usize);
-    /// A byte typed for a VM's console.
+    /// A byte typed for a VM's console. [`Hypervisor::input`] is called when there are more.
     fn typed(&self, console: usize) -> Option<u8>;
+    /// A VM has ended for good, or begins again: only one that has not can have the focus.
+    fn powered(&self, console: usize, on: bool);
+    /// Which console has the focus.
+    fn focus(&self) -> usize;
+    /// Gives a console the focus. False if its VM has ended.
+    fn give_focus(&self, console: usize) -> bool;
+    /// Prints a line that the operator has asked for, whatever is logged.
+    fn answer(&self, line: fmt::Arguments<'_>);
     /// Writes `to`, memory of a VM that does not run, with what `contents` hold from `offset` on, and
     /// with zeros behind their end, so that a CPU without caches sees it.
     ///
@@ -51,9 +59,6 @@ pub trait Platform {
     ///
     /// Where the memory cannot be reached; part of it may be written then.
     fn load(&self, to: PaRange, contents: &Contents, offset: u64) -> Result<(), Self::LoadError>;
-    /// A VM's console has room for what is typed: [`Hypervisor::input`] is to be called when there
-    /// is something.
-    fn listen(&self, console: usize);
     /// Which of the timers of the guest on physical CPU number `cpu` ask for an interrupt at this
     /// moment, as bits by virtual INTID.
     fn timer_lines(&self, cpu: usize) -> u32;
@@ -90,6 +95,42 @@ impl fmt::Display for StopReason {
             Self::Killed => "killed",
         })
     }
+}
+
+/// What a VM does, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It runs.
+    Running,
+    /// It is about to run again.
+    Resetting,
+    /// It has turned itself off, or was.
+    Off,
+    /// It could not go on.
+    Killed,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Running => "running",
+            Self::Resetting => "resetting",
+            Self::Off => "off",
+            Self::Killed => "killed",
+        })
+    }
+}
+
+/// What a CPU does whose vCPU is off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Rest {
+    /// The vCPU is on now: this is its entry, and its x0.
+    Start((u64, u64)),
+    /// It waits for an interrupt.
+    Sleep,
+    /// The whole machine stops.
+    Halt,
 }
 
 /// Values of [`Vm`]'s `stopped` that are no [`StopReason`]: it runs, it is being loaded anew.
@@ -195,6 +236,18 @@ impl<P: Platform> Vm<P> {
     pub(super) fn has_ended(&self) -> bool {
         let ended = [StopReason::Off as u8, StopReason::Killed as u8];
         ended.contains(&self.stopped.load(Ordering::Acquire))
+    }
+
+    /// What it does.
+    pub fn state(&self) -> State {
+        const OFF: u8 = StopReason::Off as u8;
+        const KILLED: u8 = StopReason::Killed as u8;
+        match self.stopped.load(Ordering::Acquire) {
+            RUNNING => State::Running,
+            OFF => State::Off,
+            KILLED => State::Killed,
+            _ => State::Resetting,
+        }
     }
 
     /// Exchanges `stopped`. True if it was `from`.
@@ -305,10 +358,6 @@ impl<P: Platform> Terminal for Line<'_, P> {
     fn pause(&mut self) {
         self.platform.pause(self.console);
     }
-
-    fn listen(&mut self) {
-        self.platform.listen(self.console);
-    }
 }
 
 /// The machine as a hypervisor has it.
@@ -380,15 +429,50 @@ impl<P: Platform> Hypervisor<P> {
             return false;
         }
         self.say_stopped(vm, reason);
+        self.platform.powered(vm.console, false);
         self.running.fetch_sub(1, Ordering::AcqRel);
         true
     }
 
-    /// Starts a VM anew as soon as its vCPUs are off (see [`super::boot`]).
-    pub fn reset(&self, vm: &Vm<P>) {
-        if vm.pass(RUNNING, StopReason::Reset as u8) {
+    /// Starts a VM anew as soon as its vCPUs are off (see [`super::boot`]). False if it does not run.
+    pub fn reset(&self, vm: &Vm<P>) -> bool {
+        let runs = vm.pass(RUNNING, StopReason::Reset as u8);
+        if runs {
             self.say_stopped(vm, StopReason::Reset);
         }
+        runs
+    }
+
+    /// Starts a VM again that was turned off: from here on it is one that waits for its reset. False
+    /// if it is not off; one that was killed stays so, for its tables may be bad. Comes too late
+    /// for the last VM, whose end is the machine's.
+    pub fn revive(&self, vm: &Vm<P>) -> bool {
+        if !vm.pass(StopReason::Off as u8, StopReason::Reset as u8) {
+            return false;
+        }
+        self.running.fetch_add(1, Ordering::AcqRel);
+        self.platform.powered(vm.console, true);
+        // Any of its CPUs can load it, and no other has the time.
+        if let Some(first) = vm.vcpus.first() {
+            self.platform.kick(first.pcpu);
+        }
+        true
+    }
+
+    /// What the CPU of `vcpu`, which is off, does now. It asks after every interrupt.
+    pub fn rest(&self, vm: &Vm<P>, vcpu: &Vcpu) -> Rest {
+        if vm.is_stopped() {
+            // It was asked to start, and its VM stopped before it did.
+            vcpu.cancel_start();
+            self.settle(vm);
+        }
+        if self.is_idle() {
+            return Rest::Halt;
+        }
+        if vm.is_stopped() {
+            return Rest::Sleep;
+        }
+        vcpu.take_start().map_or(Rest::Sleep, Rest::Start)
     }
 
     fn say_stopped(&self, vm: &Vm<P>, reason: StopReason) {
@@ -408,31 +492,42 @@ impl<P: Platform> Hypervisor<P> {
         );
     }
 
-    /// Says what a VM's map is made of, as a whole and by the regions that it maps.
     fn print_stage2(&self, vm: &Vm<P>, when: &str) {
-        let stage2 = vm.stage2.lock();
-        match stage2.census() {
-            Ok(census) => log::info!(
-                "event=stage2 vm={} when={when} {} tables={} reserve={}",
-                vm.name,
-                Leaves(&census),
-                census.tables,
-                stage2.reserve_left()
-            ),
-            Err(damage) => log::error!("event=error what=stage2 vm={} why={damage}", vm.name),
+        let said = self.say_stage2(vm, when, &mut |line| log::info!("{line}"));
+        if let Err(damage) = said {
+            log::error!("event=error what=stage2 vm={} why={damage}", vm.name);
         }
+    }
+
+    /// Says what a VM's map is made of, as a whole and by the regions that it maps.
+    pub(super) fn say_stage2(
+        &self,
+        vm: &Vm<P>,
+        when: &str,
+        say: &mut dyn FnMut(fmt::Arguments<'_>),
+    ) -> Result<(), Damage> {
+        let stage2 = vm.stage2.lock();
+        let census = stage2.census()?;
+        say(format_args!(
+            "event=stage2 vm={} when={when} {} tables={} reserve={}",
+            vm.name,
+            Leaves(&census),
+            census.tables,
+            stage2.reserve_left()
+        ));
         for region in self.ras.devmem.regions() {
             for mapping in region.mappings().filter(|mapping| mapping.vm == vm.vmid) {
                 if let Ok(census) = stage2.census_of(mapping.ipa, mapping.range.size()) {
                     let (id, kind) = (region.id(), region.kind());
                     let (ipa, leaves) = (mapping.ipa, Leaves(&census));
-                    log::info!(
+                    say(format_args!(
                         "event=leaves vm={} when={when} region={id} kind={kind} ipa={ipa} {leaves}",
                         vm.name
-                    );
+                    ));
                 }
             }
         }
+        Ok(())
     }
 
     /// Tells a guest with ACPI of an error that it need not act on at once.

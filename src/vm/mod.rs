@@ -15,6 +15,7 @@
 //!   memory_error the part of exit that Cordon is for
 //!   operator     what is done on request: errors, filters; report: what was counted
 //!   bad_memory   the guest's device tree, with what it has lost
+//!   monitor      what a person at the monitor may ask for
 //! ```
 
 pub mod bad_memory;
@@ -31,6 +32,7 @@ pub mod hypercall;
 pub mod hypervisor;
 pub mod id_registers;
 pub mod memory_error;
+pub mod monitor;
 pub mod operator;
 pub mod psci;
 pub mod report;

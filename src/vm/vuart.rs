@@ -52,12 +52,10 @@ const DEPTH: usize = 32;
 pub trait Terminal {
     /// The guest printed `byte`.
     fn put(&mut self, byte: u8);
-    /// A character for the guest, if one is waiting.
+    /// A character for the guest, if one is waiting. [`Vuart::receive`] is called when there is more.
     fn get(&mut self) -> Option<u8>;
     /// The guest has printed all that it wants to for now.
     fn pause(&mut self);
-    /// There is room: [`Vuart::receive`] is to be called when a character is waiting.
-    fn listen(&mut self);
 }
 
 /// Characters that the guest has not read yet.
@@ -172,7 +170,6 @@ impl Vuart {
         };
         while self.received.len < depth {
             let Some(byte) = terminal.get() else {
-                terminal.listen();
                 return;
             };
             self.received.push(byte);
@@ -263,7 +260,6 @@ mod tests {
         fn pause(&mut self) {
             self.pauses += 1;
         }
-        fn listen(&mut self) {}
         fn get(&mut self) -> Option<u8> {
             (!self.typed.is_empty()).then(|| self.typed.remove(0))
         }

@@ -288,6 +288,11 @@ fn device_intid(number: u32) -> Option<u16> {
     u16::try_from(number).ok().filter(|_| shared)
 }
 
+/// Whether the console's UART has an interrupt here.
+pub fn announces_input() -> bool {
+    WIRES.get().is_some_and(|wires| wires.console.is_some())
+}
+
 /// Takes the interrupts that are pending for this CPU; what does not fit comes at its next exit.
 pub fn acknowledge_all() -> Acknowledged {
     let wires = WIRES.get().copied().unwrap_or_default();

@@ -7,7 +7,7 @@
 use super::{crash, mmu};
 use arm_pl011_uart::{Interrupts, PL011Registers, Uart, UniqueMmioPointer};
 use cordon::addr::{PAGE_SIZE, Pa, PaRange};
-use cordon::console::Mux;
+use cordon::console::{Screen, Switchboard};
 use core::fmt;
 use core::ptr::NonNull;
 use log::{LevelFilter, Log, Metadata, Record};
@@ -47,13 +47,6 @@ impl Port {
         }
     }
 
-    /// A character that was typed, if one is waiting. Line errors count as none.
-    pub fn get(&mut self) -> Option<u8> {
-        self.uart.as_mut()?.read_word().ok().flatten()
-    }
-}
-
-impl Port {
     /// Whether there is to be an interrupt when something is typed.
     fn announce_input(&mut self, wanted: bool) {
         let interrupts = Interrupts::RXI | Interrupts::RTI;
@@ -65,11 +58,22 @@ impl Port {
             });
         }
     }
+}
 
-    /// An interrupt is wanted when something is typed, until [`mute`] is called.
-    pub fn listen(&mut self) {
-        self.announce_input(true);
+impl Screen for Port {
+    fn raw(&mut self, byte: u8) {
+        self.put(byte);
     }
+
+    /// Line errors count as nothing typed.
+    fn key(&mut self) -> Option<u8> {
+        self.uart.as_mut()?.read_word().ok().flatten()
+    }
+}
+
+/// An interrupt is wanted when something is typed, until [`mute`] is called.
+pub fn listen() {
+    CONSOLE.lock().sink().announce_input(true);
 }
 
 /// No interrupt any more, although what was typed has not been read.
@@ -78,7 +82,7 @@ pub fn mute() {
 }
 
 /// Everything that is printed goes through here.
-pub static CONSOLE: Mutex<Mux<Port>> = Mutex::new(Mux::new(Port {
+pub static CONSOLE: Mutex<Switchboard<Port>> = Mutex::new(Switchboard::new(Port {
     uart: None,
     stuck: false,
 }));

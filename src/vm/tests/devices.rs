@@ -53,7 +53,7 @@ fn an_interrupt_is_its_own_vms_and_what_is_nobodys_is_switched_off() {
     assert_eq!(interrupt(&world, (0, 0), &INTERRUPTS), Next::Resume);
     assert_eq!(refused(&world), [INTERRUPTS[1]]);
     let pending = |vm: usize| {
-        let mut cpu = super::fake::NoInterrupts::default();
+        let mut cpu = super::fake::Interrupts::default();
         let place = (Frame::Distributor, PENDING, 4);
         world
             .vm(vm)

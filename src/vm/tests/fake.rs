@@ -1,6 +1,7 @@
 //! Two VMs on a machine of plain values. Both map one gigabyte of device memory, each at its own IPA,
 //! and each has a 2 MiB block of RAM. Their guests' stage 1 is an offset.
 
+use std::string::{String, ToString};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::vec::Vec;
@@ -46,6 +47,13 @@ pub(super) const VBAR: u64 = 0xffff_0000_0000_0800;
 pub(super) const PC: u64 = 0xffff_0000_0010_0040;
 /// EL1h, and flags that an exception keeps.
 pub(super) const EL1H: u64 = 0x6000_0005;
+
+/// Physical INTIDs of the guests' timers, unlike the virtual ones.
+pub(super) const VIRTUAL_TIMER_WIRE: u16 = 20;
+pub(super) const PHYSICAL_TIMER_WIRE: u16 = 21;
+
+/// Bad pages that can be remembered.
+pub(super) const POISON_CAPACITY: usize = 40;
 
 const FIRST_FRAME: u64 = 0x6000_0000;
 /// Of each VM: two root tables, one for its RAM, and these many for holes, as no test needs more.
@@ -130,6 +138,13 @@ pub(super) struct FakeMachine {
     pub(super) typed: Mutex<Vec<u8>>,
     pub(super) refused: Mutex<Vec<u16>>,
     pub(super) rested: Mutex<Vec<Pa>>,
+    /// What the operator was answered.
+    pub(super) answers: Mutex<Vec<String>>,
+    /// The consoles of VMs that have ended, and the one in focus.
+    pub(super) off: Mutex<Vec<usize>>,
+    pub(super) focus: AtomicUsize,
+    /// What was loaded.
+    pub(super) loads: Mutex<Vec<PaRange>>,
 }
 
 impl Platform for FakeMachine {
@@ -148,10 +163,30 @@ impl Platform for FakeMachine {
     fn typed(&self, _: usize) -> Option<u8> {
         self.typed.lock().unwrap().pop()
     }
-    fn load(&self, _: PaRange, _: &Contents, _: u64) -> Result<(), &'static str> {
+    fn load(&self, to: PaRange, _: &Contents, _: u64) -> Result<(), &'static str> {
+        self.loads.lock().unwrap().push(to);
         Ok(())
     }
-    fn listen(&self, _: usize) {}
+    fn powered(&self, console: usize, on: bool) {
+        let mut off = self.off.lock().unwrap();
+        off.retain(|other| *other != console);
+        if !on {
+            off.push(console);
+        }
+    }
+    fn focus(&self) -> usize {
+        self.focus.load(Ordering::Relaxed)
+    }
+    fn give_focus(&self, console: usize) -> bool {
+        let on = !self.off.lock().unwrap().contains(&console);
+        if on {
+            self.focus.store(console, Ordering::Relaxed);
+        }
+        on
+    }
+    fn answer(&self, line: core::fmt::Arguments<'_>) {
+        self.answers.lock().unwrap().push(line.to_string());
+    }
     fn timer_lines(&self, _: usize) -> u32 {
         0
     }
@@ -167,22 +202,31 @@ impl Platform for FakeMachine {
     }
 }
 
-/// A virtual CPU interface that nothing ever happens to: `vgic` has tests of its own.
+/// A virtual CPU interface whose guest takes no interrupt: `vgic` has tests of its own.
 #[derive(Clone, Debug, Default)]
-pub(super) struct NoInterrupts {
+pub(super) struct Interrupts {
     control: u64,
+    lists: [u64; 4],
+    /// The timers' lines, by virtual INTID.
+    pub(super) lines: u32,
+    /// Physical interrupts that were deactivated by hand, in order.
+    pub(super) deactivated: Vec<u16>,
 }
 
-impl CpuInterface for NoInterrupts {
+impl CpuInterface for Interrupts {
     fn list_registers(&self) -> usize {
-        4
+        self.lists.len()
     }
-    fn read_list(&self, _: usize) -> u64 {
-        0
+    fn read_list(&self, index: usize) -> u64 {
+        self.lists[index]
     }
-    fn write_list(&mut self, _: usize, _: u64) {}
+    fn write_list(&mut self, index: usize, value: u64) {
+        self.lists[index] = value;
+    }
     fn empty_lists(&self) -> u16 {
-        0xf
+        // Neither pending nor active.
+        let empty = |at: usize| u16::from(self.lists[at] >> 62 == 0) << at;
+        (0..self.lists.len()).map(empty).sum()
     }
     fn control(&self) -> u64 {
         self.control
@@ -190,12 +234,16 @@ impl CpuInterface for NoInterrupts {
     fn set_control(&mut self, value: u64) {
         self.control = value;
     }
-    fn timer_line(&self, _: u16) -> bool {
-        false
+    fn timer_line(&self, intid: u16) -> bool {
+        self.lines >> intid & 1 != 0
     }
     fn wait(&self) {}
-    fn silence_timers(&mut self) {}
-    fn deactivate(&mut self, _: u16) {}
+    fn silence_timers(&mut self) {
+        self.lines = 0;
+    }
+    fn deactivate(&mut self, physical: u16) {
+        self.deactivated.push(physical);
+    }
 }
 
 /// The other CPUs, which hold nothing.
@@ -220,7 +268,7 @@ pub(super) struct FakeCpu {
     pub(super) vserror: Option<u64>,
     /// VA minus IPA; `None` where stage 1 leads nowhere.
     pub(super) stage1: Option<u64>,
-    interrupts: NoInterrupts,
+    pub(super) interrupts: Interrupts,
 }
 
 impl FakeCpu {
@@ -240,7 +288,7 @@ impl FakeCpu {
             delivered: Vec::new(),
             vserror: None,
             stage1: Some(VA),
-            interrupts: NoInterrupts::default(),
+            interrupts: Interrupts::default(),
         }
     }
 
@@ -252,7 +300,7 @@ impl FakeCpu {
 }
 
 impl GuestCpu for FakeCpu {
-    type Interrupts = NoInterrupts;
+    type Interrupts = Interrupts;
 
     fn esr(&self) -> u64 {
         self.esr
@@ -274,10 +322,11 @@ impl GuestCpu for FakeCpu {
     fn skip_instruction(&mut self) {
         self.state.pc += 4;
     }
-    fn id_register(&self, _: u8, _: u8) -> u64 {
-        0
+    fn id_register(&self, crm: u8, op2: u8) -> u64 {
+        // Every field has something, and no two registers the same.
+        0x1111_1111_1111_1111 * u64::from(crm & 7) + u64::from(op2)
     }
-    fn interrupts(&mut self) -> &mut NoInterrupts {
+    fn interrupts(&mut self) -> &mut Interrupts {
         &mut self.interrupts
     }
     fn exception_level(&self) -> u8 {
@@ -322,7 +371,7 @@ impl World {
         let tlbs: Vec<TlbLog> = (0..2).map(|_| TlbLog::default()).collect();
         let vms = (0..2).map(|at| build(at, &tables[at], &tlbs[at]));
         let vms = vms.collect();
-        let ras = Ras::new(devmem(), poison_set(32), firmware.sources());
+        let ras = Ras::new(devmem(), poison_set(POISON_CAPACITY), firmware.sources());
         let stages = Recorder::subscribed_to(&ras);
         let hypervisor = Hypervisor::new(FakeMachine::default(), ras, promises, vms);
         Self {
@@ -469,7 +518,10 @@ fn build(at: usize, tables: &Tables, tlb: &TlbLog) -> Vm<FakeMachine> {
         dtb: Ipa::new(RAM_AT),
         ram: 0,
     };
-    let timers = Timers::default();
+    let timers = Timers {
+        virtual_: Some(VIRTUAL_TIMER_WIRE),
+        physical: Some(PHYSICAL_TIMER_WIRE),
+    };
     let vm = Vm::new(name.into(), number(at), vcpus.into(), map, at, timers, boot);
     let device = Device {
         kind: DeviceKind::VirtioMmio,

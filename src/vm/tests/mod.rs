@@ -6,5 +6,8 @@ mod fake;
 mod faults;
 mod memory_errors;
 mod model;
+mod monitor;
+mod registers;
+mod restarting;
 mod serrors;
 mod stopping;

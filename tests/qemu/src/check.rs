@@ -362,6 +362,8 @@ fn check_step(s: &Scenario, step: &Step, known: &mut Known) -> Result {
     let verbs = [
         step.wait.is_some(),
         step.guest.is_some(),
+        step.monitor.is_some(),
+        step.keys.is_some(),
         step.firmware.is_some(),
         step.qmp.is_some(),
         step.record.is_some(),
@@ -376,7 +378,7 @@ fn check_step(s: &Scenario, step: &Step, known: &mut Known) -> Result {
         verbs == 1 || (verbs == 0 && !step.expect.is_empty()),
         span.clone(),
         || {
-            "step: one of wait, guest, firmware, qmp, record, count, disk, pause, exit, or expect alone, is wanted"
+            "step: one of wait, guest, monitor, keys, firmware, qmp, record, count, disk, pause, exit, or expect alone, is wanted"
             .into()
         },
     )?;
@@ -398,7 +400,8 @@ fn check_step(s: &Scenario, step: &Step, known: &mut Known) -> Result {
         span.clone(),
         || "step: `exit = false` says nothing, leave it out".into(),
     )?;
-    let lines = step.wait.is_some() || step.guest.is_some() || step.firmware.is_some();
+    let lines = [&step.wait, &step.guest, &step.monitor, &step.firmware];
+    let lines = lines.into_iter().any(Option::is_some);
     let takes = !step.capture.is_empty() || step.clock.is_some();
     ensure(s, lines || !takes, span, || {
         "step: `capture` and `clock` take from a line, and this step waits for none".into()
@@ -412,6 +415,8 @@ fn check_step(s: &Scenario, step: &Step, known: &mut Known) -> Result {
     let texts = [
         &step.wait,
         &step.guest,
+        &step.monitor,
+        &step.keys,
         &step.firmware,
         &step.answer,
         &step.qmp,
@@ -451,6 +456,8 @@ fn step_span(step: &Step) -> Range<usize> {
     let texts = [
         &step.wait,
         &step.guest,
+        &step.monitor,
+        &step.keys,
         &step.firmware,
         &step.qmp,
         &step.count,

@@ -2,7 +2,8 @@
 //!
 //! Ctrl-A is the one key that is not passed on. After it, `x` leaves, `p` asks for a line for the
 //! firmware on the secure UART (Escape or Ctrl-C gives it up), `a` sends a Ctrl-A, `h` says all this. What the firmware writes is
-//! shown as it comes, with `[secure]` before it. The terminal is in raw mode meanwhile and gets
+//! shown as it comes, with `[secure]` before it. Everything else is UART 0's: Cordon's own keys behind
+//! Ctrl-] too, by which one VM after the other gets the terminal for itself. The terminal is in raw mode meanwhile and gets
 //! its old mode back on every way out, a panic included.
 
 use crate::interrupt;
@@ -18,7 +19,9 @@ use std::time::{Duration, Instant};
 const PROMPT: &str = "firmware> ";
 
 const HELP: &str = "Ctrl-A x: leave   Ctrl-A p: a command for the firmware, such as `poison PA`   \
-                    Ctrl-A a: Ctrl-A   Ctrl-A h: this";
+                    Ctrl-A a: Ctrl-A   Ctrl-A h: this\n\
+                    Ctrl-] n, Ctrl-] 1-9: another VM   Ctrl-] m: Cordon's monitor   Ctrl-] c: back   \
+                    Ctrl-] r: lines or raw   Ctrl-] ?: keys";
 
 /// Ctrl-A, as in QEMU's and screen's own consoles.
 const ESCAPE: u8 = 0x01;

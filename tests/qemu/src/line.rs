@@ -130,9 +130,13 @@ pub fn parse_number(text: &str) -> Option<u64> {
     }
 }
 
+/// What Cordon wipes its monitor's prompt with, when somebody else prints.
+const WIPE: &str = "\r\x1b[K";
+
 /// Drops what a terminal would act on and a reader would not see.
 fn clean(raw: &str) -> String {
-    raw.chars()
+    let left = raw.rsplit(WIPE).next().unwrap_or(raw);
+    left.chars()
         .filter(|c| !c.is_control() || *c == '\t')
         .collect::<String>()
         .trim_end()
@@ -470,6 +474,13 @@ mod tests {
             "guest: event=ready",
             "probe| guest: event=ready vcpus=2"
         ));
+    }
+
+    #[test]
+    fn a_prompt_that_was_wiped_is_not_there() {
+        let line = Line::console("cordon> vm\r\x1b[Kras: event=detected\r");
+        assert!(line.is_ras("detected"));
+        assert_eq!(line.text, "ras: event=detected");
     }
 
     #[test]

@@ -466,8 +466,8 @@ pub struct DiskLook {
     pub seed: u64,
 }
 
-/// One `[[step]]` table. Exactly one of `wait`, `guest`, `firmware`, `qmp`, `record`, `count`, `disk`,
-/// `pause` and `exit` is given, or `expect` alone.
+/// One `[[step]]` table. Exactly one of `wait`, `guest`, `monitor`, `keys`, `firmware`, `qmp`, `record`,
+/// `count`, `disk`, `pause` and `exit` is given, or `expect` alone.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Step {
@@ -477,6 +477,10 @@ pub struct Step {
     pub wait: Option<Spanned<String>>,
     /// Type this on UART 0 and wait for the guest's answer.
     pub guest: Option<Spanned<String>>,
+    /// Type this at Cordon's monitor and wait for its result; then the console is the VM's again.
+    pub monitor: Option<Spanned<String>>,
+    /// Type just these bytes on UART 0.
+    pub keys: Option<Spanned<String>>,
     /// Type this on the secure UART and wait for the firmware's answer.
     pub firmware: Option<Spanned<String>>,
     /// The pattern of the answer, where the usual one will not do; `"none"` waits for nothing.
@@ -703,9 +707,16 @@ impl Scenario {
         scenario
     }
 
-    /// The same with its VMs told that a person sits at their consoles.
+    /// The same with its VMs, and Cordon, told that a person sits at their consoles.
     pub fn interactive(&self) -> Self {
         let mut scenario = self.clone();
+        // With the others there is nobody who would hand it over.
+        if matches!(self.machine.boot, Boot::El3 | Boot::Kernel) {
+            let cmdline = self.machine.cmdline.as_ref();
+            let cmdline = cmdline.map_or("", |line| line.as_ref());
+            let cmdline = format!("{cmdline} console=raw").trim_start().to_owned();
+            scenario.machine.cmdline = Some(Spanned::new(0..0, cmdline));
+        }
         for vm in &mut scenario.vm {
             if let Some(more) = &vm.interactive_bootargs {
                 let bootargs = vm.bootargs.take().unwrap_or_default();

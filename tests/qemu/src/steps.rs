@@ -104,6 +104,11 @@ struct Run<'a> {
     step: Option<usize>,
 }
 
+/// Ctrl-] and a key: to Cordon's monitor, and from there to the VM in focus (docs/protocols.md,
+/// "The operator's keys").
+const MONITOR: &str = "\x1dm";
+const CONSOLE: &[u8] = b"\x1dc";
+
 type Played<T = ()> = Result<T, Failure>;
 
 impl<'a> Run<'a> {
@@ -179,6 +184,10 @@ impl<'a> Run<'a> {
             self.capture(step, &found)?;
         } else if let Some(command) = &step.guest {
             self.guest(step, command, deadline)?;
+        } else if let Some(command) = &step.monitor {
+            self.monitor(step, command, deadline)?;
+        } else if let Some(keys) = &step.keys {
+            self.keys(keys)?;
         } else if let Some(command) = &step.firmware {
             self.firmware(step, command, deadline)?;
         } else if let Some(command) = &step.qmp {
@@ -210,7 +219,28 @@ impl<'a> Run<'a> {
         }
         let events = answer_events(&command);
         let is_answer = |line: &Line| events.iter().any(|event| line.is_guest(event));
-        self.ask(step, (Port::Uart0, &command), is_answer, deadline)
+        self.ask(step, (Port::Uart0, "", &command), is_answer, deadline)
+    }
+
+    /// Leaves the monitor again, also where its answer was not what was wanted: the next step may
+    /// type for a guest.
+    fn monitor(&mut self, step: &Step, command: &Spanned<String>, deadline: Instant) -> Played {
+        let command = self.text(command)?;
+        let is_answer = |line: &Line| line.is_cordon("monitor");
+        let asked = self.ask(step, (Port::Uart0, MONITOR, &command), is_answer, deadline);
+        self.machine
+            .send(Port::Uart0, CONSOLE)
+            .map_err(|error| self.failure(Reason::QemuExit, format!("`{command}`: {error:#}")))?;
+        asked
+    }
+
+    fn keys(&mut self, keys: &Spanned<String>) -> Played {
+        let keys = self.text(keys)?;
+        self.drain()?;
+        self.mark = self.seen.len();
+        self.machine
+            .send(Port::Uart0, keys.as_bytes())
+            .map_err(|error| self.failure(Reason::QemuExit, format!("{keys:?}: {error:#}")))
     }
 
     fn firmware(&mut self, step: &Step, command: &Spanned<String>, deadline: Instant) -> Played {
@@ -219,7 +249,7 @@ impl<'a> Run<'a> {
             self.strike = Some(self.begun.elapsed());
         }
         let is_answer = |line: &Line| matches!(line.source, Source::Answer { .. });
-        self.ask(step, (Port::Secure, &command), is_answer, deadline)
+        self.ask(step, (Port::Secure, "", &command), is_answer, deadline)
     }
 
     /// Types a command and waits for its answer. The first answer is the answer, so that a refusal
@@ -227,16 +257,17 @@ impl<'a> Run<'a> {
     fn ask(
         &mut self,
         step: &Step,
-        (port, command): (Port, &str),
+        (port, before, command): (Port, &str, &str),
         is_answer: impl Fn(&Line) -> bool,
         deadline: Instant,
     ) -> Played {
         let wanted = match (&step.answer, port) {
             (Some(answer), _) => self.pattern(answer)?,
             (None, Port::Secure) => Pattern::parse("ok "),
+            (None, _) if before == MONITOR => Pattern::parse("cordon: event=monitor result=ok"),
             (None, _) => Pattern::parse("guest: "),
         };
-        self.send(port, command)?;
+        self.send(port, &format!("{before}{command}"))?;
         let seen = self.wait_for(is_answer, &format!("the answer to `{command}`"), deadline)?;
         let line = &seen.line;
         if !wanted.matches(line) {
@@ -385,6 +416,11 @@ pub fn describe(step: &Step) -> String {
     };
     let verb = text("wait", &step.wait)
         .or_else(|| text("guest", &step.guest))
+        .or_else(|| text("monitor", &step.monitor))
+        .or_else(|| {
+            let keys = step.keys.as_ref();
+            keys.map(|keys| format!("keys {:?}", keys.as_ref()))
+        })
         .or_else(|| text("firmware", &step.firmware))
         .or_else(|| text("qmp", &step.qmp))
         .or_else(|| {

@@ -277,6 +277,30 @@ fn a_wrong_answer_fails_at_once() {
     assert!(begun.elapsed() < Duration::from_secs(20));
 }
 
+/// Ctrl-] m before the command and Ctrl-] c after it; what the command printed can be waited for then.
+#[test]
+fn a_command_for_the_monitor_leaves_the_console_to_the_guest_again() {
+    let steps = "step = [{ monitor = \"vms\" }, { wait = \"cordon: event=vm on=2\" }, \
+                 { keys = \"\\u001d2\" }, { guest = \"ram\" }]";
+    let script = "<uart0 \u{1d}mvms\nuart0 cordon> vms\nuart0 cordon: event=vm vm=probe on=2\n\
+                  uart0 cordon: event=monitor command=vms result=ok\n\
+                  <uart0 \u{1d}c\u{1d}2ram\nuart0 probe| guest: event=ram\nhang";
+    figures(steps, script);
+}
+
+#[test]
+fn a_refusal_of_the_monitor_fails_at_once_unless_it_is_wanted() {
+    let script = "<uart0 \u{1d}mfrob\n\
+                  uart0 cordon: event=monitor command=frob result=error why=unknown-command\nhang";
+    let refused = "step = [{ monitor = \"frob\", timeout = 60 }]";
+    fails(&scenario(refused), script, Reason::Answer);
+    let answer = "cordon: event=monitor result=error why=unknown-command";
+    figures(
+        &format!("step = [{{ monitor = \"frob\", answer = \"{answer}\" }}]"),
+        script,
+    );
+}
+
 #[test]
 fn an_error_may_be_the_answer_that_is_wanted() {
     let steps = "step = [{ firmware = \"frob\", answer = \"error unknown-command\" }]";
