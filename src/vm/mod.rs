@@ -9,7 +9,8 @@
 //!   vcpu         on or off
 //!   vgic         interrupts
 //!   exit         why a guest stopped, and the answer; psci, vuart: what it may ask for;
-//!                system_registers, id_registers: what it reads of its CPU
+//!                system_registers, id_registers: what it reads of its CPU;
+//!                skip: how it goes on behind what was done for it
 //!   memory_error the part of exit that Cordon is for
 //! ```
 
@@ -22,6 +23,7 @@ pub mod hypervisor;
 pub mod id_registers;
 pub mod memory_error;
 pub mod psci;
+pub mod skip;
 pub mod system_registers;
 #[cfg(test)]
 mod tests;

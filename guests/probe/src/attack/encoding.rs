@@ -56,6 +56,15 @@ impl Place {
         self.instruction(false, register)
     }
 
+    /// Whether this is in the space of feature ID registers, of which a CPU with FEAT_IDST reports an
+    /// undefined read as a trapped one (Arm ARM D19.1.3, EC 0x18).
+    pub const fn is_identification(self) -> bool {
+        matches!(
+            (self.op0, self.op1, self.crn, self.crm),
+            (3, 0 | 1 | 3, 0, 0..=7)
+        )
+    }
+
     /// Whether EL1 has no access by the encoding alone: op1 4 and 5 are EL2's, 6 is EL3's and 7
     /// Secure EL1's (Arm ARM table C5-1).
     pub const fn belongs_above(self) -> bool {
@@ -160,6 +169,8 @@ mod tests {
         assert!(!place(3, 3, 13, 0, 2).is_of_missing_feature(), "TPIDR_EL0");
         assert!(!place(3, 3, 14, 0, 2).is_of_missing_feature(), "CNTVCT_EL0");
         assert!(place(3, 0, 13, 0, 4).keeps_its_value().is_some());
+        assert!(place(3, 1, 0, 0, 7).is_identification(), "AIDR_EL1");
+        assert!(!place(3, 0, 1, 0, 0).is_identification(), "SCTLR_EL1");
         assert_eq!(place(3, 0, 6, 0, 0).keeps_its_value(), None, "FAR_EL1");
     }
 }

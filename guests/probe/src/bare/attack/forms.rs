@@ -9,6 +9,8 @@ use core::arch::global_asm;
 /// An instruction.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Form {
+    /// Its number.
+    pub(super) index: usize,
     /// Its encoding.
     pub(super) word: u32,
     pub(super) kind: Kind,
@@ -130,6 +132,7 @@ impl Form {
         // SAFETY: it is constant and never written.
         let word = *unsafe { &attack_forms }.get(index)?;
         Some(Self {
+            index,
             word,
             kind,
             size,

@@ -5,6 +5,7 @@
 //! do is the caller's affair; it runs on registers of its own, and x29, x30 and SP are not its to use.
 #![expect(unsafe_code, reason = "runs instructions that were made a moment ago")]
 
+use super::forms::Form;
 use crate::bare::aborts::{self, Abort};
 use crate::bare::access::fixup;
 use crate::bare::el0;
@@ -12,6 +13,7 @@ use crate::bare::mmu::{self, Window};
 use crate::bare::{cpu, guest, ram};
 use aarch64_cpu::registers::{DAIF, Readable, Writeable};
 use cordon_probe::PAGE_SIZE;
+use cordon_probe::attack::encoding::RET;
 use cordon_probe::layout::Alias;
 use cordon_probe::pages::Region;
 use cordon_probe::paging::Attributes;
@@ -20,11 +22,17 @@ use core::arch::{asm, naked_asm};
 use core::ptr::with_exposed_provenance_mut;
 use spin::Once;
 
-/// The pages of all vCPUs, two each.
+/// The pages of all vCPUs, [`EACH`] of them each.
 static PAGES: Once<Region> = Once::new();
+
+/// A page for code, one for the forms, which stay, and one for data.
+const EACH: u64 = 3;
 
 /// Instructions in a page.
 pub(super) const WORDS: usize = (PAGE_SIZE / 4) as usize;
+
+/// Where the forms are: in the second page, two instructions each.
+const FORMS: usize = WORDS;
 
 /// The window's page that holds code for AArch32.
 const LOW_CODE: usize = Window::PAGES - 1;
@@ -46,7 +54,7 @@ pub(super) fn open() -> Option<()> {
     if PAGES.get().is_some() {
         return Some(());
     }
-    let pages = 2 * guest::get().mpidrs().len() as u64;
+    let pages = EACH * guest::get().mpidrs().len() as u64;
     let region = Region {
         ipa: ram::take(pages, PAGE_SIZE)?,
         pages,
@@ -60,30 +68,34 @@ impl Lab {
     /// This vCPU's, after [`open`].
     pub(super) fn here() -> Option<Self> {
         let vcpu = cpu::id();
-        let code = PAGES.get()?.ipa + 2 * vcpu as u64 * PAGE_SIZE;
+        let code = PAGES.get()?.ipa + EACH * vcpu as u64 * PAGE_SIZE;
         let window = Window::new(vcpu)?;
         window.point(LOW_CODE, code, Attributes::EL0_CODE);
-        // CPACR_EL1.{ZEN, FPEN}: nobody but the instructions under test uses these registers.
-        let enabled = 0b11_u64 << 20 | 0b11 << 16;
+        // CPACR_EL1.{SMEN, FPEN, ZEN}: nobody but the instructions under test uses these registers.
+        let enabled = 0b11_u64 << 24 | 0b11 << 20 | 0b11 << 16;
         // SAFETY: as said.
         unsafe { asm!("msr cpacr_el1, {}", "isb", in(reg) enabled, options(nostack)) };
-        Some(Self {
+        let lab = Self {
             code,
-            scratch: code + PAGE_SIZE,
+            scratch: code + 2 * PAGE_SIZE,
             window,
-        })
+        };
+        // Once: code that is written anew with every attempt takes most of an emulator's time.
+        let forms = Form::all().flat_map(|form| [form.word, RET]);
+        lab.load(FORMS, forms);
+        Some(lab)
     }
 
     /// Puts `words` at instruction number `at`.
     pub(super) fn load(&self, at: usize, words: impl IntoIterator<Item = u32>) {
         let page = with_exposed_provenance_mut::<u32>(self.code as usize);
         let mut end = self.code + at as u64 * 4;
-        for (index, word) in (at..WORDS).zip(words) {
+        for (index, word) in (at..2 * WORDS).zip(words) {
             end += 4;
-            // SAFETY: the page is mapped, this vCPU's alone, and `index` within it.
+            // SAFETY: both pages are mapped, this vCPU's alone, and `index` within them.
             unsafe { page.add(index).write_volatile(word) };
         }
-        // SAFETY: cache maintenance of that page, by the smallest line there is.
+        // SAFETY: cache maintenance of what was written, by the smallest line there is.
         unsafe {
             asm!(
                 "2: dc cvau, {at}",
@@ -104,7 +116,7 @@ impl Lab {
     fn in_view(&self, alias: Alias, at: usize) -> u64 {
         // RAM has few enough bits.
         let base = alias.va(self.code).unwrap_or(0);
-        base + (at % WORDS) as u64 * 4
+        base + (at % (2 * WORDS)) as u64 * 4
     }
 
     /// The address at EL1 of instruction number `at`.
@@ -130,6 +142,11 @@ impl Lab {
         } else {
             Err(aborts::last(cpu::id()))
         }
+    }
+
+    /// Number of the instruction that `form` is.
+    pub(super) const fn form(form: &Form) -> usize {
+        FORMS + 2 * form.index
     }
 
     /// Calls instruction number `at` at EL0. Returns x0, or the exception that was no `svc`.

@@ -3,7 +3,7 @@
 
 use super::Attacker;
 use super::forms::{self, Form};
-use super::lab::Registers;
+use super::lab::{Lab, Registers};
 use crate::bare::aborts::Abort;
 use crate::bare::guest;
 use crate::bare::mmu::Foreign;
@@ -128,14 +128,13 @@ impl Attacker {
 
     /// Executes `form` at `va`, with values by chance; returns x0.
     pub(super) fn access(&mut self, form: Form, va: u64, el0: bool) -> Result<u64, Abort> {
-        self.lab.load(0, [form.word, RET]);
         if el0 {
             let value = self.random.next();
-            return self.lab.run_el0(0, value, va);
+            return self.lab.run_el0(Lab::form(&form), value, va);
         }
         let mut registers: Registers = core::array::from_fn(|_| self.random.next());
         registers[1] = va;
-        self.lab.run(0, &mut registers)?;
+        self.lab.run(Lab::form(&form), &mut registers)?;
         Ok(registers[0])
     }
 

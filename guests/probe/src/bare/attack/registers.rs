@@ -21,6 +21,10 @@ pub(super) fn all(attacker: &mut Attacker) {
     }
 }
 
+fn is_trapped(abort: Abort) -> bool {
+    abort.syndrome().exception_class() == 0x18
+}
+
 impl Attacker {
     /// As many places as fit into the page, from number `first`.
     fn batch(&mut self, op0: u8, first: u32) {
@@ -49,6 +53,7 @@ impl Attacker {
             Ok(_) if forbidden => Verdict::Unexpected,
             Ok(_) => Verdict::Value,
             Err(abort) if abort.syndrome().exception_class() == 0 => Verdict::Undefined,
+            Err(abort) if place.is_identification() && is_trapped(abort) => Verdict::Undefined,
             Err(_) => Verdict::Unexpected,
         };
         self.judge(verdict, (word, 0), outcome);

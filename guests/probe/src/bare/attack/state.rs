@@ -27,6 +27,7 @@ const MODE: u64 = 0x1f;
 
 /// Exception classes.
 const UNKNOWN: u8 = 0x00;
+const TRAPPED_CP15: u8 = 0x03;
 const ILLEGAL_STATE: u8 = 0x0e;
 const SVC_AARCH32: u8 = 0x11;
 const SVC: u8 = 0x15;
@@ -128,16 +129,14 @@ fn software_debug(attacker: &mut Attacker) {
     }
 }
 
-/// A breakpoint and a watchpoint of the guest's, and neither while the OS lock is set.
+/// A breakpoint and a watchpoint of the guest's.
 fn hardware_debug(attacker: &mut Attacker) {
     let (lab, open) = (attacker.lab, MASKED & !PSTATE_D);
     lab.load(TARGET, [NOP, NOP, DONE]);
     let stop = debug::breakpoint(lab.address(TARGET + 1));
     attacker.enter(open, 0, (BREAKPOINT, 1), Verdict::Fault);
-    debug::lock(true);
-    attacker.enter(open, 0, (SVC, 3), Verdict::Value);
-    debug::lock(false);
     drop(stop);
+    attacker.enter(open, 0, (SVC, 3), Verdict::Value);
     // ldr x0, [x1]
     lab.load(TARGET, [0xf940_0020, DONE]);
     let stop = debug::watchpoint(lab.scratch);
@@ -217,7 +216,11 @@ const AARCH32: [Aarch32; 11] = [
     undefined(&[0xee1f_0f10]), // mrc p15, 0, r0, c15, c0, 0: what an implementation added
     undefined(&[0xee1b_0f10]), // mrc p15, 0, r0, c11, c0, 0
     undefined(&[0xee07_0f5e]), // mcr p15, 0, r0, c7, c14, 2: DCCISW
-    undefined(&[0xee19_0f1c]), // mrc p15, 0, r0, c9, c12, 0: PMCR
+    // mrc p15, 0, r0, c9, c12, 0: PMCR, which PMUSERENR_EL0 keeps from EL0
+    Aarch32 {
+        class: TRAPPED_CP15,
+        ..undefined(&[0xee19_0f1c])
+    },
     // ldr r0, [r1]; svc #1; svc #2
     svc(&[0xe591_0000, A32_SVC | 1, A32_SVC | 2], false),
     // ldrh r0, [r1]; svc #1; svc #2; svc #3: an instruction of two bytes is stepped over by two.
