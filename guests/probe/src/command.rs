@@ -250,7 +250,13 @@ mod tests {
                 }),
             ),
             ("attack state", Command::Attack(Attack::State)),
-            ("fuzz 7 100", Command::Fuzz { seed: 7, steps: 100 }),
+            (
+                "fuzz 7 100",
+                Command::Fuzz {
+                    seed: 7,
+                    steps: 100,
+                },
+            ),
             ("  off  ", Command::Off),
         ] {
             assert_eq!(parse(line), Ok(Some(command)), "{line}");

@@ -86,10 +86,7 @@ pub fn play(
 }
 
 /// What is known before the machine starts: constants, and the pages that were picked.
-fn constants(
-    scenario: &Scenario,
-    seed: u64,
-) -> (Variables, Vec<(String, Vec<u64>)>) {
+fn constants(scenario: &Scenario, seed: u64) -> (Variables, Vec<(String, Vec<u64>)>) {
     let (mut variables, lists) = pages::pick_all(&scenario.pick, seed);
     variables.extend(
         scenario
@@ -106,8 +103,8 @@ fn with_bootargs(scenario: &Scenario, seed: u64) -> Result<Scenario, String> {
     let (variables, _) = constants(&scenario, seed);
     for vm in &mut scenario.vm {
         if let Some(bootargs) = &mut vm.bootargs {
-            *bootargs = substitute(bootargs, &variables)
-                .map_err(|what| format!("vm.bootargs: {what}"))?;
+            *bootargs =
+                substitute(bootargs, &variables).map_err(|what| format!("vm.bootargs: {what}"))?;
         }
     }
     Ok(scenario)

@@ -20,8 +20,8 @@ pub const OWNERS: u32 = 64;
 /// Function numbers (bits 15 to 0) that are looked at for every owner: the first ones, PSCI's,
 /// TRNG's, the boundaries of reserved ranges, and the queries.
 pub const NUMBERS: [u32; 32] = [
-    0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0xa, 0xc, 0xd, 0xe, 0xf, 0x10, 0x11, 0x12, 0x13, 0x1f, 0x20, 0x50,
-    0x53, 0x7fff, 0x8000, 0xfeff, 0xff00, 0xff01, 0xff02, 0xff03, 0xff10, 0xffff,
+    0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0xa, 0xc, 0xd, 0xe, 0xf, 0x10, 0x11, 0x12, 0x13, 0x1f, 0x20,
+    0x50, 0x53, 0x7fff, 0x8000, 0xfeff, 0xff00, 0xff01, 0xff02, 0xff03, 0xff10, 0xffff,
 ];
 
 /// A function identifier.
@@ -38,17 +38,8 @@ pub const fn expected(function: u32, x1: u64) -> Expected {
         0x8400_0012 | 0xc400_0012 if x1 & 0xffff_ffff == 0 => Expected::NeverMade,
         // SMCCC_VERSION, SMCCC_ARCH_FEATURES, PSCI_VERSION, CPU_ON, AFFINITY_INFO,
         // MIGRATE_INFO_TYPE, PSCI_FEATURES, SYSTEM_RESET2.
-        0x8000_0000
-        | 0x8000_0001
-        | 0x8400_0000
-        | 0x8400_0003
-        | 0xc400_0003
-        | 0x8400_0004
-        | 0xc400_0004
-        | 0x8400_0006
-        | 0x8400_000a
-        | 0x8400_0012
-        | 0xc400_0012 => Expected::Answer,
+        0x8000_0000 | 0x8000_0001 | 0x8400_0000 | 0x8400_0003 | 0xc400_0003 | 0x8400_0004
+        | 0xc400_0004 | 0x8400_0006 | 0x8400_000a | 0x8400_0012 | 0xc400_0012 => Expected::Answer,
         _ => Expected::NotSupported,
     }
 }

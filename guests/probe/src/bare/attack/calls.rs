@@ -13,9 +13,7 @@ use cordon_probe::attack::verdict::Verdict;
 const CONDUITS: [u32; 2] = [0xd400_0002, 0xd400_0003];
 
 /// Immediates that mean nothing (DEN0028 2.6: zero is all that SMCCC uses).
-const IMMEDIATES: [u32; 10] = [
-    1, 2, 3, 0xff, 0x100, 0x4b48, 0x7fff, 0x8000, 0xfffe, 0xffff,
-];
+const IMMEDIATES: [u32; 10] = [1, 2, 3, 0xff, 0x100, 0x4b48, 0x7fff, 0x8000, 0xfffe, 0xffff];
 
 /// The first register that is not SMCCC's to change, whatever it answers: SMCCC 1.1 keeps x4 up
 /// (DEN0028 2.6); and all but x0 are kept where nothing was done.

@@ -67,7 +67,8 @@ impl Attacker {
         let place = Place::new(op0, self.random.next() as u32);
         let keeps = place.keeps_its_value().is_some();
         let write = [place.write(0), ISB, place.write(2), ISB, RET];
-        self.lab.load(0, [place.read(2), RET].into_iter().chain(write));
+        self.lab
+            .load(0, [place.read(2), RET].into_iter().chain(write));
         let mut registers = Registers::default();
         registers[2] = self.lab.scratch;
         let read = self.lab.run(0, &mut registers).map(|()| registers[2]);

@@ -65,7 +65,8 @@ impl Attacker {
         self.lab.load(0, RETURN);
         let outcome = self.lab.run(0, &mut registers).map(|()| registers[0]);
         let expected = |abort: &Abort| {
-            abort.syndrome().exception_class() == class && abort.elr == self.lab.address(TARGET + at)
+            abort.syndrome().exception_class() == class
+                && abort.elr == self.lab.address(TARGET + at)
         };
         let verdict = match outcome {
             Err(abort) if expected(&abort) => verdict,
@@ -153,7 +154,14 @@ fn steps(attacker: &mut Attacker) {
     let gic = guest::get().gic().map_or(0, |gic| gic.distributor);
     window.point(0, gic, Attributes::EL0_DEVICE);
     // nop; hvc #0; smc #0; mrs x0, id_aa64pfr0_el1; msr icc_sgi1r_el1, xzr; ldr w0, [x1].
-    for word in [NOP, 0xd400_0002, 0xd400_0003, 0xd538_0400, 0xd518_cbbf, 0xb940_0020] {
+    for word in [
+        NOP,
+        0xd400_0002,
+        0xd400_0003,
+        0xd538_0400,
+        0xd518_cbbf,
+        0xb940_0020,
+    ] {
         lab.load(TARGET, [word, NOP, NOP, DONE]);
         let stop = debug::single_step();
         attacker.enter(stepped, window.va(0), (STEP, 1), Verdict::Fault);
@@ -276,7 +284,8 @@ fn aarch32(attacker: &mut Attacker) {
 impl Attacker {
     fn run_aarch32(&mut self, case: &Aarch32) {
         let at = self.lab.window.va(0);
-        self.lab.load(TARGET, case.words.iter().copied().chain([RET]));
+        self.lab
+            .load(TARGET, case.words.iter().copied().chain([RET]));
         let (_, abort) = self.lab.run_aarch32(TARGET, 0, at, case.thumb);
         let syndrome = abort.syndrome();
         let right = syndrome.exception_class() == case.class
