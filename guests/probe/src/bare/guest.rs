@@ -87,11 +87,6 @@ impl Guest {
         self.machine.uart
     }
 
-    /// The ranges of RAM.
-    pub(super) fn memory(&self) -> impl Iterator<Item = Region> {
-        self.machine.memory()
-    }
-
     /// The affinities of all vCPUs.
     pub(super) fn mpidrs(&self) -> &[u64] {
         self.machine.mpidrs()

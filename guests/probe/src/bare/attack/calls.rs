@@ -24,7 +24,7 @@ pub(super) fn all(attacker: &mut Attacker) {
     for conduit in CONDUITS {
         for owner in 0..OWNERS {
             for (fast, wide) in [(true, true), (true, false), (false, true), (false, false)] {
-                let by_chance = attacker.random.next() as u32 & 0xffff;
+                let by_chance = attacker.random.number() as u32 & 0xffff;
                 for number in NUMBERS.into_iter().chain([by_chance, by_chance | 0x1_0000]) {
                     let function = smccc::function(fast, wide, owner, number);
                     attacker.call(conduit, function);
@@ -96,7 +96,7 @@ impl Attacker {
     /// A call by chance.
     pub(super) fn call_by_chance(&mut self) {
         let conduit = self.random.choose(&CONDUITS).unwrap_or(CONDUITS[0]);
-        let any = self.random.next() as u32;
+        let any = self.random.number() as u32;
         match self.random.below(8) {
             0 => self.call_with_immediate(conduit, any % 0xffff + 1),
             1 => self.call(conduit, any),

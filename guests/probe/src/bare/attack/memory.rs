@@ -129,10 +129,10 @@ impl Attacker {
     /// Executes `form` at `va`, with values by chance; returns x0.
     pub(super) fn access(&mut self, form: Form, va: u64, el0: bool) -> Result<u64, Abort> {
         if el0 {
-            let value = self.random.next();
+            let value = self.random.number();
             return self.lab.run_el0(Lab::form(&form), value, va);
         }
-        let mut registers: Registers = core::array::from_fn(|_| self.random.next());
+        let mut registers: Registers = core::array::from_fn(|_| self.random.number());
         registers[1] = va;
         self.lab.run(Lab::form(&form), &mut registers)?;
         Ok(registers[0])
@@ -226,7 +226,7 @@ impl Attacker {
         let near = match self.random.below(3) {
             0 => self.random.choose(&MACHINE).map_or(0, |place| place.0),
             1 => 0x4000_0000 + self.random.below(1 << 32),
-            _ => self.random.next() & ((1 << bits) - 1),
+            _ => self.random.number() & ((1 << bits) - 1),
         };
         let at = near / PAGE_SIZE * PAGE_SIZE;
         if guest::get().is_mapped(at) || guest::get().is_mapped(at + PAGE_SIZE) {

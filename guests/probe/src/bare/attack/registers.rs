@@ -64,7 +64,7 @@ impl Attacker {
     pub(super) fn register_by_chance(&mut self) {
         let op0 = [3, 3, 3, 2, 1];
         let op0 = self.random.choose(&op0).unwrap_or(3);
-        let place = Place::new(op0, self.random.next() as u32);
+        let place = Place::new(op0, self.random.number() as u32);
         let keeps = place.keeps_its_value().is_some();
         let write = [place.write(0), ISB, place.write(2), ISB, RET];
         self.lab

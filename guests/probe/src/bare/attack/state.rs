@@ -79,7 +79,7 @@ impl Attacker {
     pub(super) fn pstate_by_chance(&mut self) {
         self.lab.load(TARGET, [DONE]);
         // Not AArch32, whose state this is not; no debug exceptions.
-        let any = self.random.next() & 0xffff_ffff & !(MODE | PSTATE_SS);
+        let any = self.random.number() & 0xffff_ffff & !(MODE | PSTATE_SS);
         let spsr = any | MASKED;
         if spsr & PSTATE_IL != 0 {
             self.enter(spsr, 0, (ILLEGAL_STATE, 0), Verdict::Fault);
