@@ -22,8 +22,8 @@ pub trait GuestCpu {
     /// Sets general register `number`; nothing happens for 31.
     fn set_register(&mut self, number: u8, value: u64);
 
-    /// Steps over the instruction that caused the exit, which has been emulated: PC moves on by 4,
-    /// `PSTATE.BTYPE` and `PSTATE.SS` are cleared, as executing it would have done.
+    /// Steps over the instruction that caused the exit, which has been emulated
+    /// ([`skip::behind`](super::skip::behind)).
     fn skip_instruction(&mut self);
 
     /// What the CPU has in its ID register with this `CRm` (1 to 7) and `op2` (0 to 7); reserved

@@ -10,7 +10,8 @@
 //!   vgic         interrupts
 //!   device       devices of the machine that are a VM's own
 //!   exit         why a guest stopped, and the answer; psci, vuart: what it may ask for;
-//!                system_registers, id_registers: what it reads of its CPU
+//!                system_registers, id_registers: what it reads of its CPU;
+//!                skip: how it goes on behind what was done for it
 //!   hypercall    what a guest may ask of Cordon; services answers
 //!   memory_error the part of exit that Cordon is for
 //!   operator     what is done on request: errors, filters; report: what was counted
@@ -37,6 +38,7 @@ pub mod operator;
 pub mod psci;
 pub mod report;
 pub mod services;
+pub mod skip;
 pub mod system_registers;
 #[cfg(test)]
 mod tests;

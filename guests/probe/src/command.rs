@@ -53,8 +53,41 @@ pub enum Command {
     Vseas,
     /// `hvc F [A B C]`
     Hvc([u64; 4]),
+    /// `attack WHAT`
+    Attack(Attack),
+    /// `fuzz SEED STEPS`
+    Fuzz {
+        /// What chance begins with.
+        seed: u64,
+        /// How many attempts each vCPU makes.
+        steps: u64,
+    },
     /// `off`
     Off,
+}
+
+/// What `attack` tries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attack {
+    /// Single pages that are not the guest's, in every way.
+    Memory,
+    /// Loads all over a range.
+    Sweep {
+        /// First IPA.
+        from: u64,
+        /// IPA behind the last.
+        to: u64,
+        /// Distance between loads, bytes.
+        step: u64,
+    },
+    /// Every system register and system instruction.
+    Registers,
+    /// Calls by HVC and SMC.
+    Calls,
+    /// Emulated devices, by every instruction that accesses memory.
+    Devices,
+    /// PSTATE, debug, waiting, AArch32.
+    State,
 }
 
 /// Why a line is no command. The names are what `event=error what=...` says.
@@ -119,6 +152,11 @@ pub fn parse(line: &str) -> Result<Option<Command>, ParseError> {
         "masked" => Command::Masked,
         "vseas" => Command::Vseas,
         "hvc" => Command::Hvc(parse_hvc(&mut words)?),
+        "attack" => Command::Attack(parse_attack(&mut words)?),
+        "fuzz" => Command::Fuzz {
+            seed: number()?,
+            steps: number()?,
+        },
         "off" => Command::Off,
         _ => match Touch::from_word(name) {
             Some(touch) => Command::Touch(touch, number()?),
@@ -139,6 +177,29 @@ fn parse_hvc<'a>(words: &mut impl Iterator<Item = &'a str>) -> Result<[u64; 4], 
         *register = parse_number(word)?;
     }
     Ok(registers)
+}
+
+fn parse_attack<'a>(words: &mut impl Iterator<Item = &'a str>) -> Result<Attack, ParseError> {
+    let what = words.next().ok_or(ParseError::MissingArgument)?;
+    let mut number = || {
+        words
+            .next()
+            .ok_or(ParseError::MissingArgument)
+            .and_then(parse_number)
+    };
+    Ok(match what {
+        "memory" => Attack::Memory,
+        "sweep" => Attack::Sweep {
+            from: number()?,
+            to: number()?,
+            step: number()?,
+        },
+        "registers" => Attack::Registers,
+        "calls" => Attack::Calls,
+        "devices" => Attack::Devices,
+        "state" => Attack::State,
+        _ => return Err(ParseError::UnknownCommand),
+    })
 }
 
 /// A decimal or `0x` hexadecimal number of at most 64 bits, without sign.
@@ -201,6 +262,23 @@ mod tests {
             ("vseas", Command::Vseas),
             ("hvc 0x84000000", Command::Hvc([0x8400_0000, 0, 0, 0])),
             ("hvc 1 2 3 4", Command::Hvc([1, 2, 3, 4])),
+            ("attack memory", Command::Attack(Attack::Memory)),
+            (
+                "attack sweep 0 0x4000 16",
+                Command::Attack(Attack::Sweep {
+                    from: 0,
+                    to: 0x4000,
+                    step: 16,
+                }),
+            ),
+            ("attack state", Command::Attack(Attack::State)),
+            (
+                "fuzz 7 100",
+                Command::Fuzz {
+                    seed: 7,
+                    steps: 100,
+                },
+            ),
             ("  off  ", Command::Off),
         ] {
             assert_eq!(parse(line), Ok(Some(command)), "{line}");
@@ -216,6 +294,10 @@ mod tests {
             ("read", ParseError::MissingArgument),
             ("hammer 0x1000", ParseError::MissingArgument),
             ("hvc", ParseError::MissingArgument),
+            ("attack", ParseError::MissingArgument),
+            ("attack everything", ParseError::UnknownCommand),
+            ("attack sweep 0", ParseError::MissingArgument),
+            ("attack memory 1", ParseError::ExtraArgument),
             ("read 0x1000 2", ParseError::ExtraArgument),
             ("hvc 1 2 3 4 5", ParseError::ExtraArgument),
             ("fill 1", ParseError::ExtraArgument),

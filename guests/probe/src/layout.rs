@@ -25,6 +25,11 @@ pub enum Alias {
     El0Code = 3,
     /// Not a view: the window that the `table` command maps through a table of its choice.
     TableTest = 4,
+    /// Not a view: 1 GiB that an attack maps to wherever it likes, and 1 GiB each that it maps
+    /// through a level-2 and a level-3 table of its choice.
+    Attack = 5,
+    /// Not a view: what an attack maps through a level-1 table of its choice.
+    AttackRoot = 6,
 }
 
 impl Alias {

@@ -5,6 +5,7 @@
 //! The binary adds the instructions (`src/bare`). So this half is tested on the host.
 #![cfg_attr(not(test), no_std)]
 
+pub mod attack;
 pub mod bitmap;
 pub mod bump;
 pub mod command;

@@ -42,6 +42,8 @@ impl Attributes {
     pub const EL0_DATA: Self = Self(Self::NORMAL | Self::EL0 | Self::PXN | Self::UXN);
     /// EL0 reads and executes, EL1 reads.
     pub const EL0_CODE: Self = Self(Self::NORMAL | Self::EL0 | Self::READ_ONLY | Self::PXN);
+    /// Registers of a device, for EL0 and EL1.
+    pub const EL0_DEVICE: Self = Self(Self::ACCESSED | Self::EL0 | Self::PXN | Self::UXN);
     /// Registers of a device, for EL1.
     pub const DEVICE: Self = Self(Self::ACCESSED | Self::PXN | Self::UXN);
 }
@@ -83,6 +85,11 @@ pub struct Piece {
 /// The descriptor that points to a next-level table.
 pub const fn table_descriptor(table: u64) -> u64 {
     table & ADDRESS | TABLE_OR_PAGE | VALID
+}
+
+/// The descriptor of a block of level 1 or 2.
+pub const fn block_descriptor(pa: u64, attributes: Attributes) -> u64 {
+    page_descriptor(pa, attributes) & !TABLE_OR_PAGE
 }
 
 /// The descriptor of a page.

@@ -25,9 +25,19 @@ impl Syndrome {
         Self(esr)
     }
 
+    /// The register's value.
+    pub const fn raw(self) -> u64 {
+        self.0
+    }
+
+    /// The exception class as a number (`EC`).
+    pub const fn exception_class(self) -> u8 {
+        (self.0 >> 26 & 0x3f) as u8
+    }
+
     /// The exception class.
     pub const fn class(self) -> Class {
-        match (self.0 >> 26 & 0x3f) as u8 {
+        match self.exception_class() {
             0x15 => Class::Svc,
             0x20 | 0x21 => Class::InstructionAbort,
             0x24 | 0x25 => Class::DataAbort,
@@ -41,7 +51,8 @@ impl Syndrome {
         matches!(self.class(), Class::InstructionAbort | Class::DataAbort)
     }
 
-    const fn fault_status(self) -> u8 {
+    /// The fault status of an abort (`DFSC`, `IFSC`).
+    pub const fn fault_status(self) -> u8 {
         (self.0 & 0x3f) as u8
     }
 

@@ -19,15 +19,13 @@ use cordon::addr::Ipa;
 use cordon::ras::inject::{GuestState, Injected};
 use cordon::vm::cpu::GuestCpu;
 use cordon::vm::hypervisor::Vm;
+use cordon::vm::skip;
 use cordon::vm::vgic::CpuInterface;
 use core::arch::asm;
 use core::sync::atomic::Ordering;
 
 /// PSTATE out of reset and after CPU_ON: EL1h, D, A, I and F masked (Arm ARM D1.3.1.2).
 const PSTATE_RESET: u64 = 0x3c5;
-/// SPSR_ELx.BTYPE and .SS.
-const PSTATE_BTYPE: u64 = 3 << 10;
-const PSTATE_SS: u64 = 1 << 21;
 /// CPTR_EL2 with E2H = 0: its RES1 bits, SME (TSM) and SVE (TZ, bit 8) trapped, FP not.
 const CPTR_EL2_BASE: u64 = 0x33ff;
 const CPTR_EL2_TZ: u64 = 1 << 8;
@@ -252,8 +250,9 @@ impl GuestCpu for ThisCpu<'_> {
     }
 
     fn skip_instruction(&mut self) {
-        ELR_EL2.set(ELR_EL2.get().wrapping_add(4));
-        SPSR_EL2.set(SPSR_EL2.get() & !(PSTATE_BTYPE | PSTATE_SS));
+        let (pc, pstate) = skip::behind(ELR_EL2.get(), SPSR_EL2.get(), ESR_EL2.get());
+        ELR_EL2.set(pc);
+        SPSR_EL2.set(pstate);
     }
 
     fn id_register(&self, crm: u8, op2: u8) -> u64 {

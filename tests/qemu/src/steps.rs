@@ -55,6 +55,17 @@ pub fn play(
         seed,
         logs: tools.runs.join(scenario.name()),
     };
+    let scenario = &match with_bootargs(scenario, seed) {
+        Ok(scenario) => scenario,
+        Err(what) => {
+            outcome.result = Err(Failure {
+                reason: Reason::Setup,
+                step: None,
+                what,
+            });
+            return outcome;
+        }
+    };
     match start(tools, scenario) {
         Err(what) => {
             outcome.result = Err(Failure {
@@ -72,6 +83,31 @@ pub fn play(
     }
     outcome.elapsed = begun.elapsed();
     outcome
+}
+
+/// What is known before the machine starts: constants, and the pages that were picked.
+fn constants(scenario: &Scenario, seed: u64) -> (Variables, Vec<(String, Vec<u64>)>) {
+    let (mut variables, lists) = pages::pick_all(&scenario.pick, seed);
+    variables.extend(
+        scenario
+            .set
+            .iter()
+            .map(|(name, value)| (name.clone(), value.to_string())),
+    );
+    (variables, lists)
+}
+
+/// `scenario` with values in the place of `${...}` in its VMs' command lines.
+fn with_bootargs(scenario: &Scenario, seed: u64) -> Result<Scenario, String> {
+    let mut scenario = scenario.clone();
+    let (variables, _) = constants(&scenario, seed);
+    for vm in &mut scenario.vm {
+        if let Some(bootargs) = &mut vm.bootargs {
+            *bootargs =
+                substitute(bootargs, &variables).map_err(|what| format!("vm.bootargs: {what}"))?;
+        }
+    }
+    Ok(scenario)
 }
 
 fn start(tools: &Tools, scenario: &Scenario) -> Result<Machine, String> {
@@ -123,13 +159,7 @@ impl<'a> Run<'a> {
         let defaults = DEFAULT_NEVER.into_iter().filter(|text| !allowed(text));
         let own = scenario.never.iter().map(|text| text.as_ref().as_str());
         let never = defaults.chain(own).map(Pattern::parse).collect();
-        let (mut variables, lists) = pages::pick_all(&scenario.pick, seed);
-        variables.extend(
-            scenario
-                .set
-                .iter()
-                .map(|(name, value)| (name.clone(), value.to_string())),
-        );
+        let (variables, lists) = constants(scenario, seed);
         Self {
             scenario,
             machine,

@@ -61,6 +61,8 @@ macro_rules! fixup {
     };
 }
 
+pub(super) use fixup;
+
 /// The landing pad for an exception at `elr` with `x30`, if one of the routines caused it.
 pub(super) fn landing_pad(elr: u64, x30: u64) -> Option<u64> {
     // A fetch that aborted has its ELR outside the image; what counts is who called.

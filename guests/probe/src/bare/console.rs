@@ -56,6 +56,15 @@ fn uart(ipa: u64) -> Option<Uart<'static>> {
     Some(uart)
 }
 
+/// Sets the UART at `ipa` up again, whatever became of its registers, and ends what may have been
+/// printed of a line.
+pub(super) fn restart(ipa: u64) {
+    with(|console| {
+        console.uart = uart(ipa);
+        console.put("\r\n");
+    });
+}
+
 fn with<R>(action: impl FnOnce(&mut Console) -> R) -> R {
     cpu::without_serror(|| action(&mut CONSOLE.lock()))
 }

@@ -87,9 +87,44 @@ impl Guest {
         self.machine.bad()
     }
 
+    /// IPA of the UART.
+    pub(super) fn uart(&self) -> u64 {
+        self.machine.uart
+    }
+
     /// The affinities of all vCPUs.
     pub(super) fn mpidrs(&self) -> &[u64] {
         self.machine.mpidrs()
+    }
+
+    /// Everything that is there at this guest's addresses.
+    pub(super) fn own_regions(&self) -> impl Iterator<Item = Region> {
+        let pages = |ipa, size| Region {
+            ipa,
+            pages: size / PAGE_SIZE,
+        };
+        let redistributors = 0x2_0000 * self.machine.mpidrs().len() as u64;
+        let gic = self.machine.gic.into_iter().flat_map(move |gic| {
+            [
+                pages(gic.distributor, 0x1_0000),
+                pages(gic.redistributors, redistributors),
+            ]
+        });
+        let memory = self.machine.memory();
+        let device_memory = self.pages.device_regions().iter().copied();
+        let uart = pages(self.machine.uart, PAGE_SIZE);
+        memory.chain(device_memory).chain(gic).chain([uart])
+    }
+
+    /// Whether there is anything at `ipa`.
+    pub(super) fn is_mapped(&self, ipa: u64) -> bool {
+        self.own_regions().any(|own| own.page_of(ipa).is_some())
+    }
+
+    /// Whether there is memory at `ipa`.
+    pub(super) fn is_memory(&self, ipa: u64) -> bool {
+        let ram = self.machine.memory().any(|own| own.page_of(ipa).is_some());
+        ram || self.pages.number(ipa).is_some()
     }
 
     /// Whether the guest itself lives at `ipa`: its RAM but for the buffer, and its UART.

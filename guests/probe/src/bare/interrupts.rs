@@ -97,6 +97,45 @@ pub(super) fn enable(gic: Gic) {
     DAIF.set(DAIF::I::Unmasked.modify(DAIF.get()));
 }
 
+/// On vCPU 0: every interrupt is off, and neither pending nor active, whatever became of the
+/// controller's registers; nothing is left of this vCPU's own.
+pub(super) fn calm(gic: Gic) {
+    const CLEAR: [u64; 3] = [0x180, 0x280, 0x380];
+    for register in CLEAR {
+        (1..3).for_each(|word| write(gic.distributor + register + 4 * word, u32::MAX));
+        for vcpu in 0..guest::get().vcpus() as u64 {
+            let base = gic.redistributors + vcpu * REDISTRIBUTOR + SGI_FRAME;
+            write(base + register, u32::MAX);
+        }
+    }
+    calm_own();
+}
+
+/// On every vCPU: the timers are off, the CPU interface has nothing active, and interrupts are masked.
+pub(super) fn calm_own() {
+    DAIF.set(DAIF::I::Masked.modify(DAIF.get()));
+    CNTV_CTL_EL0.set(0);
+    CNTP_CTL_EL0.set(0);
+    // SAFETY: no interrupt is being handled, so none is forgotten.
+    unsafe {
+        asm!(
+            "msr icc_ap1r0_el1, xzr",
+            "msr icc_ap0r0_el1, xzr",
+            "msr icc_ctlr_el1, xzr",
+            "isb",
+            options(nostack)
+        );
+    }
+}
+
+/// Runs `action` with this vCPU's interrupts masked.
+pub(super) fn while_masked(action: impl FnOnce()) {
+    let before = DAIF.get();
+    DAIF.set(DAIF::I::Masked.modify(before));
+    action();
+    DAIF.set(before);
+}
+
 /// Interrupts of priority `mask` and less urgent ones wait.
 pub(super) fn set_mask(mask: u64) {
     // SAFETY: ICC_PMR_EL1 changes nothing but when interrupts are taken.

@@ -176,7 +176,9 @@ pub(super) fn map_views(region: Region) -> Option<()> {
             Alias::El1Code => Attributes::EL1_CODE,
             Alias::El0Data => Attributes::EL0_DATA,
             Alias::El0Code => Attributes::EL0_CODE,
-            Alias::El1Data | Alias::TableTest => Attributes::EL1_DATA,
+            Alias::El1Data | Alias::TableTest | Alias::Attack | Alias::AttackRoot => {
+                Attributes::EL1_DATA
+            }
         };
         map(alias, region, attributes)?;
     }
@@ -245,4 +247,135 @@ impl TestWindow {
         barrier::dsb(barrier::ISH);
         barrier::isb(barrier::SY);
     }
+}
+
+/// A few pages of virtual addresses of one vCPU's, and what an attack maps there. They are low enough
+/// for AArch32.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Window {
+    first: Slot,
+    va: u64,
+}
+
+impl Window {
+    /// Pages of each vCPU's window.
+    pub(super) const PAGES: usize = ENTRIES / cordon_probe::MAX_VCPUS;
+    /// 2 MiB where the machine has nothing and the guest maps nothing.
+    const BASE: u64 = 0x0d00_0000;
+
+    /// The window of vCPU number `vcpu`.
+    pub(super) fn new(vcpu: usize) -> Option<Self> {
+        let index = vcpu % cordon_probe::MAX_VCPUS * Self::PAGES;
+        let va = Self::BASE + index as u64 * PAGE_SIZE;
+        let first = test_slot(va, 3)?;
+        Some(Self { first, va })
+    }
+
+    /// The address of page number `page`.
+    pub(super) const fn va(&self, page: usize) -> u64 {
+        self.va + (page % Self::PAGES) as u64 * PAGE_SIZE
+    }
+
+    /// From now on page number `page` is the page at `pa`.
+    pub(super) fn point(&self, page: usize, pa: u64, attributes: Attributes) {
+        let slot = Slot {
+            index: self.first.index + page % Self::PAGES,
+            ..self.first
+        };
+        replace_own(slot, self.va(page), paging::page_descriptor(pa, attributes));
+    }
+}
+
+/// Translations of whose tables an attack chooses one. For vCPU 0 alone.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Foreign {
+    slot: Slot,
+    va: u64,
+}
+
+impl Foreign {
+    /// An address whose table of level 1, 2 or 3 is chosen, or, for 0, the block of 1 GiB itself.
+    pub(super) fn new(level: u32) -> Option<Self> {
+        const GIB: u64 = 1 << 30;
+        let attack = (Alias::Attack as u64) << cordon_probe::layout::IPA_BITS;
+        let va = match level {
+            0 => attack + GIB,
+            1 => (Alias::AttackRoot as u64) << cordon_probe::layout::IPA_BITS,
+            2 => attack + 2 * GIB,
+            // The first GiB has a level-2 table, with something in its first entry.
+            _ => attack + BLOCK_2M,
+        };
+        let slot = match level {
+            0 | 2 => entry(attack, va, 1),
+            1 => entry(va, va, 0),
+            _ => entry(attack, va, 2),
+        }?;
+        Some(Self { slot, va })
+    }
+
+    /// The first address.
+    pub(super) const fn va(&self) -> u64 {
+        self.va
+    }
+
+    /// From now on the page at `table` translates it.
+    pub(super) fn use_table(&self, table: u64) {
+        replace_own(self.slot, self.va, paging::table_descriptor(table));
+    }
+
+    /// From now on it is the block at `pa`.
+    pub(super) fn use_block(&self, pa: u64) {
+        let block = paging::block_descriptor(pa, Attributes::EL1_DATA);
+        replace_own(self.slot, self.va, block);
+    }
+
+    /// It is nothing any more.
+    pub(super) fn clear(&self) {
+        replace_own(self.slot, self.va, 0);
+    }
+}
+
+/// The descriptor of `va` at `level`, with the tables down to it made by mapping a page at `near`.
+fn entry(near: u64, va: u64, level: u32) -> Option<Slot> {
+    if level > 0 {
+        test_slot(near, 3)?;
+    }
+    paging::slot(&*POOL.lock(), root(), va, level)
+}
+
+/// The descriptor of `va` at `level`, with the tables down to it, and in a new one nothing valid but
+/// that of `va`, which is constant data of the image's.
+fn test_slot(va: u64, level: u32) -> Option<Slot> {
+    let mut pool = POOL.lock();
+    if let Some(slot) = paging::slot(&*pool, root(), va, level) {
+        return Some(slot);
+    }
+    let piece = Piece {
+        va,
+        pa: image::constants().start,
+        size: PAGE_SIZE,
+    };
+    paging::map(&mut *pool, root(), piece, Attributes::EL1_CONSTANT).ok()?;
+    barrier::dsb(barrier::ISHST);
+    paging::slot(&*pool, root(), va, level)
+}
+
+/// Break-before-make for an entry that this vCPU alone uses: invalid, invalidated here, then valid.
+fn replace_own(slot: Slot, va: u64, descriptor: u64) {
+    let mut pool = POOL.lock();
+    pool.write(slot.table, slot.index, 0);
+    barrier::dsb(barrier::ISHST);
+    // SAFETY: forgetting a translation costs a walk and nothing else. VAAE1 takes VA[55:12]; what
+    // blocks and tables of the attack's choice translated is forgotten with the rest by VMALLE1.
+    unsafe {
+        if va >> 32 == 0 {
+            asm!("tlbi vaae1, {}", in(reg) va >> 12, options(nostack));
+        } else {
+            asm!("tlbi vmalle1", options(nostack));
+        }
+    }
+    barrier::dsb(barrier::NSH);
+    pool.write(slot.table, slot.index, descriptor);
+    barrier::dsb(barrier::ISHST);
+    barrier::isb(barrier::SY);
 }

@@ -3,7 +3,7 @@
 //! vCPU 0 reads the console and runs commands; all vCPUs take part in jobs (`smp`) and, while
 //! nothing else is to be done, in the patrol. Interrupts are used by the commands about them alone:
 //! who has nothing to do waits for an event. `unsafe` is in the leaves: `boot`, `vectors`, `access`, `el0`, `mmu`, `ram`,
-//! `console`, `image`, `interrupts`.
+//! `console`, `image`, `interrupts`, `debug`, `translation`, `attack::lab` and `attack::forms`.
 //!
 //! Locks: the console's and those of `smp`, `mmu` and `ram`. None is taken while another is held,
 //! with one exception: `mmu` asks `ram` for table frames. SErrors are masked while the console is
@@ -12,10 +12,12 @@
 
 mod aborts;
 mod access;
+mod attack;
 mod boot;
 mod commands;
 mod console;
 mod cpu;
+mod debug;
 mod el0;
 mod guest;
 mod image;
@@ -27,6 +29,7 @@ mod ram;
 mod report;
 mod smp;
 mod target;
+mod translation;
 mod vectors;
 
 use cordon_probe::machine::{self, Machine};
@@ -56,7 +59,7 @@ extern "C" fn main(tree: u64) -> ! {
         guest.pages.device_regions().len(),
         guest.pages.device_len()
     );
-    commands::obey()
+    commands::obey(tree.chosen().bootargs().unwrap_or(""))
 }
 
 /// Maps everything and starts the other vCPUs; an error names what did not work.

@@ -2,13 +2,13 @@
 //!
 //! | offset | what | who handles it |
 //! |---|---|---|
-//! | 0x200 | synchronous, from EL1 | an access with a landing pad is resumed there, else fatal |
+//! | 0x000, 0x200 | synchronous, from EL1 | an access with a landing pad is resumed there, else fatal |
 //! | 0x280, 0x480 | interrupt | counted and ended, where a command has enabled it |
 //! | 0x380, 0x580 | SError | reported, counted, resumed |
-//! | 0x400 | synchronous, from EL0 | `el0::exit`: the return of a touch |
-//! | others | | fatal: FIQs, SP_EL0 and AArch32 are not used |
+//! | 0x400, 0x600 | synchronous, from EL0 | `el0::exit`: the return of a touch |
+//! | others | | fatal: FIQs are not used |
 //!
-//! All but 0x400 save the interrupted registers in a [`Frame`] on the stack and call [`handle`].
+//! All but 0x400 and 0x600 save the interrupted registers in a [`Frame`] on the stack and call [`handle`].
 //! The report of something fatal needs no lock: the console takes it by force.
 #![expect(unsafe_code, reason = "the vector table and its entry and exit code")]
 
@@ -29,6 +29,13 @@ struct Frame {
 }
 
 const SYNCHRONOUS_EL1: u64 = 0x200;
+/// The same while `SP_EL0` was in use, which attacks alone do.
+const SYNCHRONOUS_EL1T: u64 = 0x000;
+const PSTATE_EL1H: u64 = 0b0101;
+const PSTATE_F: u64 = 1 << 6;
+const PSTATE_I: u64 = 1 << 7;
+const PSTATE_A: u64 = 1 << 8;
+const PSTATE_D: u64 = 1 << 9;
 const IRQ_EL1: u64 = 0x280;
 const IRQ_EL0: u64 = 0x480;
 const SERROR_EL1: u64 = 0x380;
@@ -59,7 +66,8 @@ global_asm!(
     "entry 0x480",
     "entry 0x500",
     "entry 0x580",
-    "entry 0x600",
+    ".org vectors + 0x600",
+    "b {exit}",
     "entry 0x680",
     "entry 0x700",
     "entry 0x780",
@@ -121,28 +129,38 @@ global_asm!(
 extern "C" fn handle(frame: &mut Frame, vector: u64) {
     let class = Syndrome::new(frame.esr).class();
     match vector {
-        SYNCHRONOUS_EL1 => resume_at_landing_pad(frame),
+        SYNCHRONOUS_EL1 | SYNCHRONOUS_EL1T => resume_at_landing_pad(frame, vector),
         IRQ_EL1 | IRQ_EL0 => interrupts::handle(),
         SERROR_EL1 | SERROR_EL0 if class == Class::SError => serror(frame),
         _ => fatal(frame, vector),
     }
 }
 
-fn resume_at_landing_pad(frame: &mut Frame) {
+fn resume_at_landing_pad(frame: &mut Frame, vector: u64) {
     let Some(pad) = access::landing_pad(frame.elr, frame.x[30]) else {
-        fatal(frame, SYNCHRONOUS_EL1);
+        fatal(frame, vector);
     };
-    let Frame { esr, far, spsr, .. } = *frame;
+    let Frame {
+        esr,
+        far,
+        spsr,
+        elr,
+        ..
+    } = *frame;
     aborts::record(
         cpu::id(),
         Abort {
             esr,
             far,
             spsr,
-            vector: SYNCHRONOUS_EL1,
+            vector,
+            elr,
         },
     );
     frame.elr = pad;
+    // A pad runs as any code of this guest's, whatever PSTATE was under attack: not in illegal
+    // state, not stepped, on the guest's own stack. Condition flags mean nothing there.
+    frame.spsr = spsr & (PSTATE_A | PSTATE_I | PSTATE_F) | PSTATE_D | PSTATE_EL1H;
 }
 
 fn serror(frame: &Frame) {

@@ -13,7 +13,7 @@ const PERIOD: u64 = 500;
 const QUIET: u64 = 5_000;
 
 /// Turns interrupts on, on all vCPUs. Says why not if that does not work.
-fn ready() -> bool {
+pub(in crate::bare) fn ready() -> bool {
     match interrupts::open() {
         Some(gic) => {
             smp::run_everywhere(Job::Interrupts(gic));

@@ -1,14 +1,14 @@
 //! The console's commands: each prints one `guest: event=...` line when it is done.
 
 pub(super) mod hammer;
-mod interrupts;
+pub(super) mod interrupts;
 pub(super) mod memory;
 mod table;
 mod touch;
 
 use super::patrol::{self, Patroller};
 use super::report::report;
-use super::{aborts, access, console, cpu, guest, psci};
+use super::{aborts, access, attack, console, cpu, guest, psci};
 use cordon_probe::command::{self, Command};
 use cordon_probe::editor::Line;
 use table::TableTest;
@@ -23,16 +23,18 @@ struct Session {
     table: Option<TableTest>,
 }
 
-/// Reads and obeys commands for ever; patrols meanwhile.
-pub(super) fn obey() -> ! {
+/// Obeys the commands of `script`, which `;` separates, then reads and obeys commands for ever, and
+/// patrols meanwhile.
+pub(super) fn obey(script: &str) -> ! {
     let mut session = Session {
         patroller: Patroller::new(),
         table: None,
     };
+    script.split(';').for_each(|line| session.execute(line));
     console::prompt();
     loop {
         if let Some(line) = console::poll() {
-            session.execute(&line);
+            session.execute_line(&line);
             console::prompt();
         } else if !(0..PAGES_PER_POLL).any(|_| !session.patroller.step()) {
             // Patrolling: look again at once.
@@ -43,16 +45,20 @@ pub(super) fn obey() -> ! {
 }
 
 /// Answers a command that cannot be carried out.
-fn refuse(what: &str) {
+pub(super) fn refuse(what: &str) {
     report!("event=error what={what}");
 }
 
 impl Session {
-    fn execute(&mut self, line: &Line) {
+    fn execute_line(&mut self, line: &Line) {
         if line.is_truncated() {
             return refuse("line-too-long");
         }
-        match command::parse(line.as_str()) {
+        self.execute(line.as_str());
+    }
+
+    fn execute(&mut self, line: &str) {
+        match command::parse(line) {
             Ok(Some(command)) => self.obey(command),
             Ok(None) => {}
             Err(error) => refuse(error.name()),
@@ -86,6 +92,8 @@ impl Session {
             Command::Masked => interrupts::masked(),
             Command::Vseas => vseas(),
             Command::Hvc(registers) => hvc(registers),
+            Command::Attack(what) => attack::attack(what),
+            Command::Fuzz { seed, steps } => attack::fuzz::fuzz(seed, steps),
             Command::Off => off(),
         }
     }
