@@ -154,10 +154,28 @@ impl Platform for FakeMachine {
     }
 }
 
+/// Something that happens at a certain moment.
+#[derive(Clone, Default)]
+pub(super) struct Hook(Option<Arc<dyn Fn() + Send + Sync>>);
+
+impl Hook {
+    pub(super) fn new(action: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(action)))
+    }
+}
+
+impl core::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(if self.0.is_some() { "Hook" } else { "None" })
+    }
+}
+
 /// A virtual CPU interface that nothing ever happens to: `vgic` has tests of its own.
 #[derive(Clone, Debug, Default)]
 pub(super) struct NoInterrupts {
     control: u64,
+    /// When the timers are turned off.
+    pub(super) when_silenced: Hook,
 }
 
 impl CpuInterface for NoInterrupts {
@@ -177,11 +195,18 @@ impl CpuInterface for NoInterrupts {
     fn set_control(&mut self, value: u64) {
         self.control = value;
     }
+    fn splits_end(&self) -> bool {
+        false
+    }
     fn timer_line(&self, _: u16) -> bool {
         false
     }
     fn wait(&self) {}
-    fn silence_timers(&mut self) {}
+    fn silence_timers(&mut self) {
+        if let Some(action) = &self.when_silenced.0 {
+            action();
+        }
+    }
     fn deactivate(&mut self, _: u16) {}
 }
 
@@ -197,7 +222,7 @@ pub(super) struct FakeCpu {
     pub(super) vserror: Option<u64>,
     /// VA minus IPA; `None` where stage 1 leads nowhere.
     pub(super) stage1: Option<u64>,
-    interrupts: NoInterrupts,
+    pub(super) interrupts: NoInterrupts,
 }
 
 impl FakeCpu {
