@@ -97,6 +97,14 @@ impl<'a> TreeWriter<'a> {
         self.wide(path, "ram-base", vm.ram_base.as_ref().0)?;
         self.wide(path, "ram-size", vm.ram.as_ref().0)?;
         self.text(path, "kernel", vm.kernel.as_ref())?;
+        for (name, offset) in [
+            ("kernel-offset", &vm.kernel_offset),
+            ("dtb-offset", &vm.dtb_offset),
+        ] {
+            if let Some(offset) = offset {
+                self.wide(path, name, offset.as_ref().0)?;
+            }
+        }
         if let Some(initrd) = &vm.initrd {
             self.text(path, "initrd", initrd.as_ref())?;
         }
@@ -104,7 +112,15 @@ impl<'a> TreeWriter<'a> {
             self.text(path, "bootargs", bootargs)?;
         }
         let written = [
-            "label", "vcpus", "ram-base", "ram-size", "kernel", "initrd", "bootargs",
+            "label",
+            "vcpus",
+            "ram-base",
+            "ram-size",
+            "kernel",
+            "kernel-offset",
+            "dtb-offset",
+            "initrd",
+            "bootargs",
         ];
         self.additions(path, &written)?;
         for (index, memory) in vm.device_memory.iter().enumerate() {
