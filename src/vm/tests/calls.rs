@@ -1,6 +1,6 @@
 //! HVC, SMC and what else a guest can trap on.
 
-use std::boxed::Box;
+use std::sync::Arc;
 use std::vec::Vec;
 
 use super::fake::{DEVICE_AT, FakeCpu, Hook, PC, RAM_AT, VBAR, World, esr, esr_el1};
@@ -250,15 +250,15 @@ fn a_vcpu_that_is_being_turned_on_keeps_its_vm_alive() {
 /// going off would overtake its new start.
 #[test]
 fn a_vcpu_is_on_until_its_state_has_been_put_away() {
-    let world: &'static World = Box::leak(Box::new(World::new()));
-    let vcpu = &world.vm(0).vcpus[1];
+    let world = Arc::new(World::new());
     let mut cpu = FakeCpu::new(HVC);
     cpu.x[0] = CPU_OFF;
     let (silenced, heard) = std::sync::mpsc::channel();
+    let same_world = Arc::clone(&world);
     cpu.interrupts.when_silenced = Hook::new(move || {
-        let _ = silenced.send(vcpu.turn_on(RAM_AT, 5));
+        let _ = silenced.send(same_world.vm(0).vcpus[1].turn_on(RAM_AT, 5));
     });
     assert_eq!(world.exit((0, 1), &mut cpu, Exit::synchronous), Next::Park);
     assert_eq!(heard.recv(), Ok(Err(Power::On)));
-    assert_eq!(vcpu.power(), Power::Off);
+    assert_eq!(world.vm(0).vcpus[1].power(), Power::Off);
 }
