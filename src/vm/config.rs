@@ -138,7 +138,7 @@ pub struct VmConfig<'a> {
     pub ram: IpaRange,
     /// Its RAM has the IPAs that are its PAs.
     pub identity: bool,
-    /// Its kernel, an arm64 Image.
+    /// Its kernel: an arm64 Image, or code without a header.
     pub kernel: File<'a>,
     /// What the kernel finds as its initrd.
     pub initrd: Option<File<'a>>,
@@ -152,8 +152,19 @@ pub struct VmConfig<'a> {
     pub devices: Vec<DeviceConfig>,
     /// Where in RAM everything goes.
     pub layout: Layout,
+    /// What its files want of their places.
+    wish: Wish,
     /// The node's path.
     origin: String,
+}
+
+/// Where a VM's files want to be, as offsets from the base of its RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Wish {
+    /// The kernel, and how much room it needs.
+    kernel: (u64, u64),
+    /// The DTB, if the description says so.
+    dtb: Option<u64>,
 }
 
 impl VmConfig<'_> {
@@ -178,7 +189,7 @@ impl VmConfig<'_> {
             return Err(error(Why::Overlap { with }));
         }
         let place_error = |property: &str, why| ConfigError::at(vm, node, Some(property), why);
-        self.layout = place_files(&place_error, place, self.kernel, self.initrd)?;
+        self.layout = place_files(&place_error, place, &self.wish, self.initrd)?;
         self.ram = place;
         Ok(())
     }
@@ -203,7 +214,7 @@ pub struct Layout {
     pub kernel: IpaRange,
     /// The initrd, page-aligned.
     pub initrd: Option<IpaRange>,
-    /// The last 2 MiB, at whose start the DTB goes.
+    /// 2 MiB, the last ones unless the description says otherwise, at whose start the DTB goes.
     pub dtb: IpaRange,
 }
 
@@ -330,7 +341,16 @@ fn read_vm<'a>(
     }
     section.vm = Some(label);
     section.only(&[
-        "label", "vcpus", "identity", "ram-base", "ram-size", "kernel", "initrd", "bootargs",
+        "label",
+        "vcpus",
+        "identity",
+        "ram-base",
+        "ram-size",
+        "kernel",
+        "kernel-offset",
+        "dtb-offset",
+        "initrd",
+        "bootargs",
         "firmware",
     ])?;
     let vcpus = section.cell("vcpus")?;
@@ -355,7 +375,11 @@ fn read_vm<'a>(
         Some(_) => return Err(section.error("firmware", Why::BadValue)),
     };
     let error = |property: &str, why| section.error(property, why);
-    let layout = place_files(&error, ram, kernel, initrd)?;
+    let wish = Wish {
+        kernel: kernel_place(&section, kernel)?,
+        dtb: section.optional_offset("dtb-offset")?,
+    };
+    let layout = place_files(&error, ram, &wish, initrd)?;
     let taken = Some(ram).filter(|_| !identity);
     let device_memory = read_device_memory(&section, taken, limits)?;
     let devices = devices::read(&section, &["device-memory@"], identity)?;
@@ -382,6 +406,7 @@ fn read_vm<'a>(
         device_memory,
         devices,
         layout,
+        wish,
         origin: section.path,
     })
 }
@@ -458,23 +483,46 @@ fn read_device_memory(
     Ok(all)
 }
 
+/// Where a VM's kernel goes, as an offset from the base of its RAM, and how much room it needs: as the
+/// header of the arm64 Image says, or, where `kernel-offset` is there, as that does of code that has no
+/// header, whose first byte is the entry.
+fn kernel_place(vm: &Section<'_, '_>, kernel: File<'_>) -> Result<(u64, u64), ConfigError> {
+    if let Some(offset) = vm.optional_offset("kernel-offset")? {
+        let size = u64::try_from(kernel.bytes.len()).unwrap_or(u64::MAX);
+        return Ok((offset, size));
+    }
+    let bad_image = |error| vm.error("kernel", Why::BadImage(error));
+    let header = ImageHeader::parse(kernel.bytes).map_err(bad_image)?;
+    Ok((header.text_offset, header.size))
+}
+
 /// Finds places for a VM's files in its RAM (Linux `booting.rst`): the kernel at its offset from
-/// the base, the DTB in the last 2 MiB, the initrd below it, but within 32 GiB of the kernel.
+/// the base, the DTB in the last 2 MiB or where `dtb-offset` says, the initrd above the kernel as far as
+/// there is room, but within 32 GiB of it.
 fn place_files(
     error: &dyn Fn(&str, Why) -> ConfigError,
     ram: IpaRange,
-    kernel: File<'_>,
+    wish: &Wish,
     initrd: Option<File<'_>>,
 ) -> Result<Layout, ConfigError> {
-    let bad_image = |why| error("kernel", Why::BadImage(why));
-    let header = ImageHeader::parse(kernel.bytes).map_err(bad_image)?;
     let no_room = |property| error(property, Why::NoRoom { ram: ram.size() });
-    let dtb = (ram.size().checked_sub(DTB_SIZE))
-        .and_then(|offset| IpaRange::new(ram.start().checked_add(offset)?, DTB_SIZE))
-        .ok_or_else(|| no_room("ram-size"))?;
-    let kernel = (ram.start().checked_add(header.text_offset))
-        .and_then(|start| IpaRange::new(start, header.size))
-        .filter(|kernel| kernel.last() < dtb.start())
+    let place = |offset, size| {
+        let start = ram.start().checked_add(offset)?;
+        IpaRange::new(start, size).filter(|place| ram.contains_range(*place))
+    };
+    let chosen = wish.dtb;
+    let dtb = (chosen.or_else(|| ram.size().checked_sub(DTB_SIZE)))
+        .and_then(|offset| place(offset, DTB_SIZE))
+        .ok_or_else(|| {
+            no_room(if chosen.is_some() {
+                "dtb-offset"
+            } else {
+                "ram-size"
+            })
+        })?;
+    let (offset, size) = wish.kernel;
+    let kernel = place(offset, size)
+        .filter(|kernel| !kernel.overlaps(dtb))
         .ok_or_else(|| no_room("kernel"))?;
     let Some(initrd) = initrd else {
         return Ok(Layout {
@@ -484,9 +532,15 @@ fn place_files(
         });
     };
     let window = kernel.start().align_down(GIB).checked_add(32 * GIB);
-    let end = window.map_or(dtb.start(), |window| window.min(dtb.start()));
+    // What is above the kernel ends with the RAM, or with the DTB.
+    let end = if dtb.start() > kernel.start() {
+        dtb.start().get()
+    } else {
+        ram.last().get().saturating_add(1)
+    };
+    let end = window.map_or(end, |window| window.get().min(end));
     let size = u64::try_from(initrd.bytes.len()).unwrap_or(u64::MAX);
-    let initrd = (end.get().checked_sub(size))
+    let initrd = (end.checked_sub(size))
         .and_then(|start| IpaRange::new(Ipa::new(start).page(), size))
         .filter(|initrd| initrd.start() > kernel.last())
         .ok_or_else(|| no_room("initrd"))?;

@@ -182,9 +182,11 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     /// False where the interrupt controller has no such register.
     fn write_interrupt_register(&mut self, system: &System) -> bool {
         let value = self.cpu.register(system.rt);
-        let (vgic, vcpu) = (&self.vm.vgic, self.vcpu.index);
-        let cpu = self.cpu.interrupts();
-        let written = vgic.write_system_register(vcpu, system.register, value, cpu);
+        let (vm, platform) = (self.vm, &self.hypervisor.platform);
+        let others = OtherCpus { vm, platform };
+        let (register, cpu) = (system.register, self.cpu.interrupts());
+        let written =
+            (vm.vgic).write_system_register(self.vcpu.index, register, value, cpu, &others);
         if let Some(concerned) = written {
             self.concern(concerned);
         }
@@ -256,13 +258,12 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
 
     /// A VM whose last vCPU goes off can never run again, for only its own vCPUs can turn one on.
     fn cpu_off(&mut self) -> Next {
-        self.vcpu.turn_off();
+        self.go_off();
         let all_off = self.vm.vcpus.iter().all(|it| it.power() == Power::Off);
-        if all_off {
-            self.stop(StopReason::Off)
-        } else {
-            self.park()
+        if all_off && !self.vm.is_stopped() {
+            self.hypervisor.stop(self.vm, StopReason::Off);
         }
+        self.leave()
     }
 
     fn affinity_info(&self, target: u64, level: u64) -> i64 {
@@ -432,9 +433,20 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
 
     /// This vCPU goes off. Whoever turns the last one off for good ends the machine.
     pub(super) fn park(&mut self) -> Next {
+        self.go_off();
+        self.leave()
+    }
+
+    /// Puts this vCPU's state away, then turns it off. The latter is the last that is done to it, and is
+    /// done once: from then on another vCPU may turn it on, and what is written over that is lost.
+    fn go_off(&mut self) {
         self.cpu.interrupts().silence_timers();
         self.vm.vgic.stop(self.vcpu.index, self.cpu.interrupts());
         self.vcpu.turn_off();
+    }
+
+    /// What the CPU does now that its vCPU is off.
+    fn leave(&self) -> Next {
         self.hypervisor.settle(self.vm);
         if self.hypervisor.is_idle() {
             Next::Halt

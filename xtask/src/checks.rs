@@ -56,7 +56,12 @@ fn clippy_host(log: &Path) -> Result<End> {
 fn clippy_bare_metal(log: &Path) -> Result<End> {
     toolchain::ensure()?;
     let mut command = cargo(&["clippy", "--color=never", "--target", toolchain::TARGET]);
-    for package in ["cordon", "cordon-firmware", "cordon-probe"] {
+    for package in [
+        "cordon",
+        "cordon-firmware",
+        "cordon-probe",
+        "cordon-conform",
+    ] {
         command.args(["--package", package]);
     }
     judge(command.args(["--", "-D", "warnings"]), log)

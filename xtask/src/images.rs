@@ -9,14 +9,20 @@ use std::process::Command;
 use std::time::Duration;
 
 /// Whose programs the images are.
-const PACKAGES: [&str; 3] = ["cordon", "cordon-firmware", "cordon-probe"];
+const PACKAGES: [&str; 4] = [
+    "cordon",
+    "cordon-firmware",
+    "cordon-probe",
+    "cordon-conform",
+];
 
 /// Programs and what their images are called.
-const IMAGES: [(&str, &str); 4] = [
+const IMAGES: [(&str, &str); 5] = [
     ("cordon", "cordon.img"),
     ("cordon-firmware", "firmware.bin"),
     ("firmware-selftest", "selftest.img"),
     ("cordon-probe", "probe.img"),
+    ("cordon-conform", "conform.img"),
 ];
 
 /// How long a build may take, from nothing and on a slow machine.

@@ -36,7 +36,7 @@ enum Command {
     /// Every other command does this by itself. Nothing outside of target/ and of the Rust
     /// toolchain is changed, and no root is needed.
     Setup,
-    /// Build the three images: Cordon, its firmware, and the probe guest.
+    /// Build the images: Cordon, its firmware, and the bare-metal guests.
     Build,
     /// Build, boot a machine, and play a scenario on it.
     Run(run::Args),

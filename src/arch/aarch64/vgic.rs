@@ -104,7 +104,6 @@ impl VirtualInterface {
             self.write_list(index, 0);
         }
         ICH_VMCR_EL2.set(0);
-        ICH_HCR_EL2.set(1);
     }
 }
 
@@ -149,6 +148,13 @@ impl CpuInterface for VirtualInterface {
     #[inline]
     fn set_control(&mut self, value: u64) {
         ICH_HCR_EL2.set(value);
+    }
+
+    #[inline]
+    fn splits_end(&self) -> bool {
+        /// ICH_VMCR_EL2.VEOIM.
+        const END_IS_SPLIT: u64 = 1 << 9;
+        ICH_VMCR_EL2.get() & END_IS_SPLIT != 0
     }
 
     #[inline]

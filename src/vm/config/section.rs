@@ -13,7 +13,7 @@ use fdt::node::FdtNode;
 use super::{
     ConfigError, DISTRIBUTOR, ERROR_AREA, ERROR_DEVICE, IpaRange, Limits, REDISTRIBUTORS, UART, Why,
 };
-use crate::addr::Ipa;
+use crate::addr::{Ipa, PAGE_SIZE};
 use crate::platform::bundle::{Bundle, File};
 use crate::platform::dt;
 
@@ -114,6 +114,19 @@ impl<'b, 'a> Section<'b, 'a> {
         let value = self.value(name)?;
         let number = dt::number(value).filter(|_| value.len() == 8);
         number.ok_or_else(|| self.error(name, Why::BadValue))
+    }
+
+    /// A number of two cells that is a multiple of a page, where the property is there.
+    pub(super) fn optional_offset(&self, name: &str) -> Result<Option<u64>, ConfigError> {
+        if dt::value(self.node, name).is_none() {
+            return Ok(None);
+        }
+        let value = self.number(name)?;
+        if value.is_multiple_of(PAGE_SIZE) {
+            Ok(Some(value))
+        } else {
+            Err(self.error(name, Why::Misaligned { value }))
+        }
     }
 
     pub(super) fn text(&self, name: &str) -> Result<&'a str, ConfigError> {

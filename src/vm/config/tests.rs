@@ -497,6 +497,43 @@ fn everything_fits_into_ram_or_is_named() {
     assert_eq!(error, vm_error("initrd", no_room(64 << 20)));
 }
 
+/// As QEMU loads such code: nothing is asked of its bytes.
+#[test]
+fn code_without_a_header_goes_where_the_description_says() {
+    let mut tree = Tree::full();
+    tree.files[0].1 = [0; 5000].to_vec();
+    tree.set("kernel-offset", &0x8_0000_u64.to_be_bytes());
+    let bundle = tree.bundle();
+    let layout = read(&bundle).unwrap()[0].layout;
+    assert_eq!(layout.kernel, ipa(0x4008_0000, 5000));
+    assert_eq!(layout.dtb, ipa(0x43e0_0000, DTB_SIZE));
+
+    tree.set("dtb-offset", &0_u64.to_be_bytes());
+    let error = read(&tree.bundle()).map(|_| ()).unwrap_err();
+    let no_room = Why::NoRoom { ram: 64 << 20 };
+    assert_eq!(error, vm_error("kernel", no_room.clone()));
+    tree.set("kernel-offset", &DTB_SIZE.to_be_bytes());
+    let bundle = tree.bundle();
+    let layout = read(&bundle).unwrap()[0].layout;
+    assert_eq!(layout.kernel, ipa(0x4020_0000, 5000));
+    assert_eq!(layout.dtb, ipa(0x4000_0000, DTB_SIZE));
+    assert_eq!(layout.initrd, Some(ipa(0x43ff_e000, 5000)));
+
+    for (name, value, why) in [
+        ("kernel-offset", 0x800, Why::Misaligned { value: 0x800 }),
+        ("dtb-offset", 0x1800, Why::Misaligned { value: 0x1800 }),
+        ("dtb-offset", (62 << 20) + 4096, no_room.clone()),
+        ("dtb-offset", !0xfff, no_room.clone()),
+    ] {
+        let error = refused(|tree| tree.set(name, &u64::to_be_bytes(value)));
+        assert_eq!(error, vm_error(name, why));
+    }
+    for value in [64 << 20, !0xfff] {
+        let error = refused(|tree| tree.set("kernel-offset", &u64::to_be_bytes(value)));
+        assert_eq!(error, vm_error("kernel", no_room.clone()));
+    }
+}
+
 /// `booting.rst`: an initrd lies within 32 GiB of its kernel.
 #[test]
 fn an_initrd_stays_near_its_kernel() {

@@ -1,8 +1,9 @@
 //! HVC, SMC and what else a guest can trap on.
 
+use std::sync::Arc;
 use std::vec::Vec;
 
-use super::fake::{DEVICE_AT, FakeCpu, PC, RAM_AT, VBAR, World, esr, esr_el1};
+use super::fake::{DEVICE_AT, FakeCpu, Hook, PC, RAM_AT, VBAR, World, esr, esr_el1};
 use crate::ras::esr::class;
 use crate::vm::exit::{Exit, Next};
 use crate::vm::vcpu::Power;
@@ -243,4 +244,21 @@ fn a_vcpu_that_is_being_turned_on_keeps_its_vm_alive() {
     cpu.x[0] = CPU_OFF;
     assert_eq!(world.synchronous(0, &mut cpu), Next::Park);
     assert!(!world.vm(0).is_stopped());
+}
+
+/// Whoever reads that it is off may turn it on at once. So it is on until all else has been done, or its
+/// going off would overtake its new start.
+#[test]
+fn a_vcpu_is_on_until_its_state_has_been_put_away() {
+    let world = Arc::new(World::new());
+    let mut cpu = FakeCpu::new(HVC);
+    cpu.x[0] = CPU_OFF;
+    let (silenced, heard) = std::sync::mpsc::channel();
+    let same_world = Arc::clone(&world);
+    cpu.interrupts.when_silenced = Hook::new(move || {
+        let _ = silenced.send(same_world.vm(0).vcpus[1].turn_on(RAM_AT, 5));
+    });
+    assert_eq!(world.exit((0, 1), &mut cpu, Exit::synchronous), Next::Park);
+    assert_eq!(heard.recv(), Ok(Err(Power::On)));
+    assert_eq!(world.vm(0).vcpus[1].power(), Power::Off);
 }

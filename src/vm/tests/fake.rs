@@ -202,6 +202,22 @@ impl Platform for FakeMachine {
     }
 }
 
+/// Something that happens at a certain moment.
+#[derive(Clone, Default)]
+pub(super) struct Hook(Option<Arc<dyn Fn() + Send + Sync>>);
+
+impl Hook {
+    pub(super) fn new(action: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(action)))
+    }
+}
+
+impl core::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(if self.0.is_some() { "Hook" } else { "None" })
+    }
+}
+
 /// A virtual CPU interface whose guest takes no interrupt: `vgic` has tests of its own.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Interrupts {
@@ -211,6 +227,8 @@ pub(super) struct Interrupts {
     pub(super) lines: u32,
     /// Physical interrupts that were deactivated by hand, in order.
     pub(super) deactivated: Vec<u16>,
+    /// When the timers are turned off.
+    pub(super) when_silenced: Hook,
 }
 
 impl CpuInterface for Interrupts {
@@ -234,12 +252,18 @@ impl CpuInterface for Interrupts {
     fn set_control(&mut self, value: u64) {
         self.control = value;
     }
+    fn splits_end(&self) -> bool {
+        false
+    }
     fn timer_line(&self, intid: u16) -> bool {
         self.lines >> intid & 1 != 0
     }
     fn wait(&self) {}
     fn silence_timers(&mut self) {
         self.lines = 0;
+        if let Some(action) = &self.when_silenced.0 {
+            action();
+        }
     }
     fn deactivate(&mut self, physical: u16) {
         self.deactivated.push(physical);

@@ -80,6 +80,11 @@ impl SpiBank {
     }
 }
 
+/// A register that is about this interrupt alone. Of a vCPU's own it shows nothing.
+pub const fn place_of(intid: u16) -> u64 {
+    IROUTER + 8 * (intid as u64 % 1024)
+}
+
 /// The numbers of the bits that are set.
 pub fn ones(mut bits: u32) -> impl Iterator<Item = u16> {
     core::iter::from_fn(move || {
@@ -160,6 +165,18 @@ impl State {
                 None => VcpuSet::NONE,
             },
         }
+    }
+
+    /// The vCPU that a shared interrupt may be signalled to and is not yet.
+    pub fn wanted_by(&mut self, intid: u16) -> VcpuSet {
+        let groups = self.groups;
+        let Some((spis, bit)) = self.spi(intid) else {
+            return VcpuSet::NONE;
+        };
+        if spis.bank.candidates(groups) & bit == 0 {
+            return VcpuSet::NONE;
+        }
+        VcpuSet::only(spis.target[usize::from(intid % 32)].into())
     }
 
     fn write_spis(

@@ -10,8 +10,9 @@
 //! If there are more interrupts than registers, those with the highest priorities get one, and
 //! maintenance interrupts bring Cordon back (IHI 0069, 12.4.7 ICH_HCR_EL2): NPIE when no pending one
 //! is left; LRENPIE, together with the counter EOIcount, when one that has no register was
-//! deactivated, which under EOImode = 0 can only have been the most urgent of those; under
-//! EOImode = 1 any, so ICC_DIR_EL1 is trapped (TDIR) then.
+//! deactivated, which under EOImode = 0 can only have been the most urgent of those. Under
+//! EOImode = 1 it can have been any, also one that another vCPU has taken, so ICC_DIR_EL1 is always
+//! trapped (TDIR), and EOIcount says nothing: some implementations count priority drops there.
 
 use super::bank::{Bank, Groups};
 use super::distributor::{NOBODY, SpiBank, ones};
@@ -34,10 +35,12 @@ mod entry {
 
 /// ICH_HCR_EL2.
 mod control {
-    pub const ENABLE: u64 = 1;
+    const ENABLE: u64 = 1;
     pub const NO_ENTRY: u64 = 1 << 2;
     pub const NONE_PENDING: u64 = 1 << 3;
-    pub const TRAP_DIR: u64 = 1 << 14;
+    const TRAP_DIR: u64 = 1 << 14;
+    /// What is always so.
+    pub const BASE: u64 = ENABLE | TRAP_DIR;
     pub const EOI_COUNT_SHIFT: u32 = 27;
 }
 
@@ -161,6 +164,12 @@ impl View<'_> {
         true
     }
 
+    /// Fills the list registers of a CPU that has nothing in them, and sets its controls.
+    pub fn begin(&mut self, cpu: &mut impl CpuInterface) {
+        cpu.set_control(control::BASE);
+        self.rebuild(cpu);
+    }
+
     /// Takes stock of all list registers and fills them anew.
     pub fn rebuild(&mut self, cpu: &mut impl CpuInterface) {
         self.gather(cpu);
@@ -170,11 +179,14 @@ impl View<'_> {
     /// Empties all list registers into the state. Nothing is in flight afterwards.
     pub fn gather(&mut self, cpu: &mut impl CpuInterface) {
         if self.lists.overflow {
-            let deactivated = cpu.control() >> control::EOI_COUNT_SHIFT & 0x1f;
+            let mut deactivated = cpu.control() >> control::EOI_COUNT_SHIFT & 0x1f;
+            if cpu.splits_end() {
+                deactivated = 0;
+            }
             for _ in 0..deactivated {
                 self.deactivate_most_urgent();
             }
-            cpu.set_control(control::ENABLE);
+            cpu.set_control(control::BASE);
             self.lists.overflow = false;
         }
         for index in ones(self.lists.used.into()) {
@@ -244,14 +256,14 @@ impl View<'_> {
         for intid in active.intids(for_active).chain(pending.intids(for_pending)) {
             self.place(intid, cpu);
         }
-        let mut flags = control::ENABLE;
+        let mut flags = control::BASE;
         if pending.more || for_pending < pending.len {
             flags |= control::NONE_PENDING;
         }
         if active.more || for_active < active.len {
-            flags |= control::NO_ENTRY | control::TRAP_DIR;
+            flags |= control::NO_ENTRY;
         }
-        if flags != control::ENABLE {
+        if flags != control::BASE {
             self.lists.overflow = true;
             cpu.set_control(flags);
         }

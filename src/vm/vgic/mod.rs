@@ -51,7 +51,7 @@ pub const VIRTUAL_TIMER: u16 = 27;
 /// INTID of the guest's EL1 physical timer.
 pub const PHYSICAL_TIMER: u16 = 30;
 
-/// ICC_DIR_EL1, trapped while an active interrupt is in no list register.
+/// ICC_DIR_EL1: any vCPU may deactivate a shared interrupt, whoever has taken it (IHI 0069, 4.1.1).
 const ICC_DIR: SystemRegister = SystemRegister {
     op0: 3,
     op1: 0,
@@ -74,6 +74,8 @@ pub trait CpuInterface {
     fn control(&self) -> u64;
     /// Sets ICH_HCR_EL2.
     fn set_control(&mut self, value: u64);
+    /// Whether the guest ends an interrupt in two steps (ICH_VMCR_EL2.VEOIM, its EOImode).
+    fn splits_end(&self) -> bool;
     /// Whether the guest's timer with this virtual INTID asks for an interrupt.
     fn timer_line(&self, intid: u16) -> bool;
     /// Sleeps until there may be an interrupt for the guest; not at all if one is in a list register.
@@ -228,7 +230,7 @@ impl Vgic {
         view.own.active = 0;
         view.gather(cpu);
         *view.own = Redistributor::new().bank;
-        view.rebuild(cpu);
+        view.begin(cpu);
     }
 
     /// `vcpu` stops running, on this CPU: what is in its list registers is not forgotten. Its timers
@@ -388,20 +390,38 @@ impl Vgic {
         register: SystemRegister,
         value: u64,
         cpu: &mut impl CpuInterface,
+        others: &impl Others,
     ) -> Option<VcpuSet> {
         if let Some(generator) = Generator::from_register(register) {
             return Some(self.send(vcpu, generator, value, cpu));
         }
-        if register == ICC_DIR {
-            if let Some(mut view) = self.state.lock().view(vcpu) {
-                view.gather(cpu);
-                // INTIDs have 10 bits here; what is larger is nobody's.
-                view.deactivate(u16::try_from(value & 0xff_ffff).unwrap_or(u16::MAX));
-                view.rebuild(cpu);
-            }
-            return Some(VcpuSet::NONE);
+        (register == ICC_DIR).then(|| {
+            // INTIDs have 10 bits here; what is larger is nobody's.
+            let intid = u16::try_from(value & 0xff_ffff).unwrap_or(u16::MAX);
+            self.deactivate(vcpu, intid, cpu, others)
+        })
+    }
+
+    /// `vcpu`, on this CPU, deactivates `intid`, whose priority has been dropped before by whoever
+    /// took it. Without EOImode = 1 that is nothing to be done by itself (IHI 0069, ICC_DIR_EL1).
+    fn deactivate(
+        &self,
+        vcpu: usize,
+        intid: u16,
+        cpu: &mut impl CpuInterface,
+        others: &impl Others,
+    ) -> VcpuSet {
+        if !cpu.splits_end() {
+            return VcpuSet::NONE;
         }
-        None
+        let place = (Frame::Distributor, distributor::place_of(intid));
+        let mut state = self.recall(vcpu, place, cpu, others);
+        if let Some(mut view) = state.view(vcpu) {
+            view.gather(cpu);
+            view.deactivate(intid);
+            view.rebuild(cpu);
+        }
+        state.wanted_by(intid).without(vcpu)
     }
 
     fn send(

@@ -244,3 +244,54 @@ fn a_vcpu_that_starts_again_finds_its_own_interrupts_reset_and_keeps_the_shared_
     assert_eq!(guest.acknowledge(1), Some(33));
     assert_eq!(guest.acknowledge(1), None);
 }
+
+#[test]
+fn any_vcpu_may_deactivate_a_shared_interrupt_but_only_in_two_steps() {
+    for two_steps in [true, false] {
+        let guest = Guest::new(3, 4, two_steps);
+        let active = || guest.read_shared(2, offset::SET_ACTIVE + 4);
+        guest.write(0, (Frame::Distributor, 0x6000 + 8 * 40, 8), 1);
+        for route in [1, 2] {
+            guest.write_shared(0, offset::SET_PENDING + 4, 1 << 8);
+            assert_eq!(guest.acknowledge(1), Some(40));
+            // While it is active it becomes pending again, and in the end goes elsewhere.
+            guest.write_shared(0, offset::SET_PENDING + 4, 1 << 8);
+            guest.write(0, (Frame::Distributor, 0x6000 + 8 * 40, 8), route);
+            guest.deactivate(0, 40);
+            assert_eq!(active(), u32::from(!two_steps) << 8);
+            guest.drop_priority(1, 40);
+            assert_eq!(active(), 0);
+            let taker = usize::try_from(route).unwrap();
+            assert_eq!(guest.acknowledge(taker), Some(40));
+            assert_eq!(guest.acknowledge(3 - taker), None);
+            guest.end(taker, 40);
+            assert_eq!(active(), 0);
+            guest.write(0, (Frame::Distributor, 0x6000 + 8 * 40, 8), 1);
+        }
+    }
+}
+
+#[test]
+fn a_priority_that_is_dropped_is_not_the_end_of_two_steps_where_there_are_too_few_registers() {
+    let guest = Guest::new(1, 2, true);
+    for sgi in 0..8 {
+        let place = FRAME_SIZE + offset::PRIORITY + u64::from(sgi);
+        guest.write(
+            0,
+            (Frame::Redistributors, place, 1),
+            u64::from(0x80 - 8 * sgi),
+        );
+        guest.system_register(0, SGI1R, 1 | u64::from(sgi) << 24);
+        assert_eq!(guest.acknowledge(0), Some(sgi));
+    }
+    for sgi in (0..8).rev() {
+        guest.drop_priority(0, sgi);
+    }
+    let mut left = 0xff;
+    for sgi in [3, 0, 7, 5, 1, 6, 2, 4] {
+        assert_eq!(guest.read_own(0, 0, offset::SET_ACTIVE), left);
+        guest.deactivate(0, sgi);
+        left &= !(1 << sgi);
+    }
+    assert_eq!(guest.read_own(0, 0, offset::SET_ACTIVE), 0);
+}

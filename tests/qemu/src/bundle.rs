@@ -107,6 +107,14 @@ impl<'a> TreeWriter<'a> {
         }
         self.wide(path, "ram-size", vm.ram.as_ref().0)?;
         self.text(path, "kernel", vm.kernel.as_ref())?;
+        for (name, offset) in [
+            ("kernel-offset", &vm.kernel_offset),
+            ("dtb-offset", &vm.dtb_offset),
+        ] {
+            if let Some(offset) = offset {
+                self.wide(path, name, offset.as_ref().0)?;
+            }
+        }
         if let Some(initrd) = &vm.initrd {
             self.text(path, "initrd", initrd.as_ref())?;
         }
@@ -117,7 +125,16 @@ impl<'a> TreeWriter<'a> {
             self.text(path, "firmware", firmware.name())?;
         }
         let written = [
-            "label", "vcpus", "identity", "ram-base", "ram-size", "kernel", "initrd", "bootargs",
+            "label",
+            "vcpus",
+            "identity",
+            "ram-base",
+            "ram-size",
+            "kernel",
+            "kernel-offset",
+            "dtb-offset",
+            "initrd",
+            "bootargs",
             "firmware",
         ];
         self.additions(path, &written)?;

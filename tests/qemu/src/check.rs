@@ -154,6 +154,20 @@ fn check_vm(s: &Scenario, vm: &Vm) -> Result {
         vm.ram.span(),
         || format!("vm.ram: {size:#x} is not a multiple of 2 MiB, or nothing"),
     )?;
+    let offsets = [
+        ("kernel-offset", &vm.kernel_offset),
+        ("dtb-offset", &vm.dtb_offset),
+    ];
+    for (key, offset) in offsets {
+        let Some(offset) = offset else { continue };
+        let value = offset.as_ref().0;
+        ensure(s, value.is_multiple_of(4 * KIB), offset.span(), || {
+            format!("vm.{key}: {value:#x} is not a multiple of 4 KiB")
+        })?;
+        ensure(s, value < size, offset.span(), || {
+            format!("vm.{key}: {value:#x} is beyond the VM's RAM")
+        })?;
+    }
     for memory in &vm.device_memory {
         check_device_memory(s, memory)?;
     }

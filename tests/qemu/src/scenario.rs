@@ -127,6 +127,10 @@ pub struct Vm {
     pub ram: Spanned<Size>,
     /// Its kernel: a file among the images, or beside the scenario.
     pub kernel: Spanned<String>,
+    /// Where in its RAM a kernel without a header goes.
+    pub kernel_offset: Option<Spanned<Size>>,
+    /// Where in its RAM the device tree goes, if not to its end.
+    pub dtb_offset: Option<Spanned<Size>>,
     /// Its initrd.
     pub initrd: Option<Spanned<String>>,
     /// Its command line.

@@ -25,10 +25,11 @@ pub struct Interface {
     running: Vec<(u16, u8)>,
     /// Where a device's interrupt is active.
     device: Option<&'static FakeDistributor>,
+    two_steps: bool,
 }
 
 impl Interface {
-    pub fn new(lists: usize) -> Self {
+    pub fn new(lists: usize, two_steps: bool) -> Self {
         Self {
             lists: alloc::vec![0; lists],
             control: 1,
@@ -36,6 +37,7 @@ impl Interface {
             active: 0,
             running: Vec::new(),
             device: None,
+            two_steps,
         }
     }
 
@@ -68,6 +70,18 @@ impl Interface {
         let taken = (Self::intid(*entry), Self::priority(*entry));
         self.running.push(taken);
         Some(taken.0)
+    }
+
+    /// The end, or its first step. Where the interrupt is in no list register that is counted, as some
+    /// implementations do also for the first of two steps.
+    fn end(&mut self, intid: u16) {
+        self.running.pop();
+        let here = |entry: &u64| Self::intid(*entry) == intid && *entry & ACTIVE != 0;
+        if !self.two_steps {
+            self.deactivate_virtual(intid);
+        } else if !self.lists.iter().any(here) {
+            self.control += 1 << 27;
+        }
     }
 
     fn deactivate_virtual(&mut self, intid: u16) {
@@ -141,6 +155,10 @@ impl CpuInterface for Interface {
         self.control = value;
     }
 
+    fn splits_end(&self) -> bool {
+        self.two_steps
+    }
+
     fn timer_line(&self, intid: u16) -> bool {
         self.lines >> intid & 1 != 0
     }
@@ -180,7 +198,7 @@ impl Guest {
         let guest = Self {
             vgic: Vgic::new(vcpus, timers),
             cpus: (0..vcpus)
-                .map(|_| RefCell::new(Interface::new(lists)))
+                .map(|_| RefCell::new(Interface::new(lists, two_steps)))
                 .collect(),
             lines: (0..vcpus).map(|_| Cell::new(0)).collect(),
             two_steps,
@@ -341,7 +359,7 @@ impl Guest {
     pub fn system_register(&self, vcpu: usize, register: SystemRegister, value: u64) {
         let mut cpu = self.cpus[vcpu].borrow_mut();
         let vgic = &self.vgic;
-        let concerned = vgic.write_system_register(vcpu, register, value, &mut *cpu);
+        let concerned = vgic.write_system_register(vcpu, register, value, &mut *cpu, self);
         vgic.knock(concerned.unwrap());
         drop(cpu);
         self.settle();
@@ -386,17 +404,25 @@ impl Guest {
         taken
     }
 
-    /// Ends `intid`: priority drop and deactivation, which may be trapped if it is a step of its own.
+    /// Ends `intid`: priority drop and deactivation, which is trapped if it is a step of its own.
     pub fn end(&self, vcpu: usize, intid: u16) {
-        let mut cpu = self.cpus[vcpu].borrow_mut();
-        cpu.running.pop();
-        if self.two_steps && cpu.control & 1 << 14 != 0 {
-            drop(cpu);
-            return self.system_register(vcpu, ICC_DIR, intid.into());
+        self.drop_priority(vcpu, intid);
+        if self.two_steps {
+            self.deactivate(vcpu, intid);
         }
-        cpu.deactivate_virtual(intid);
-        drop(cpu);
+    }
+
+    /// Writes ICC_EOIR1_EL1: with two steps this is only the first.
+    pub fn drop_priority(&self, vcpu: usize, intid: u16) {
+        self.cpus[vcpu].borrow_mut().end(intid);
         self.settle();
+    }
+
+    /// Writes ICC_DIR_EL1.
+    pub fn deactivate(&self, vcpu: usize, intid: u16) {
+        let control = self.cpus[vcpu].borrow().control;
+        assert_ne!(control & 1 << 14, 0, "ICC_DIR_EL1 is not trapped");
+        self.system_register(vcpu, ICC_DIR, intid.into());
     }
 
     /// What vCPU 0 takes next.

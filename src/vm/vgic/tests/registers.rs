@@ -36,7 +36,7 @@ impl Others for Nobody {
 
 fn fresh() -> (Vgic, super::fake::Interface) {
     let vgic = Vgic::new(4, Timers::default());
-    (vgic, super::fake::Interface::new(4))
+    (vgic, super::fake::Interface::new(4, false))
 }
 
 #[test]
