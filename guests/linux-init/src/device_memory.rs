@@ -28,7 +28,7 @@ pub(crate) fn check() -> Result<Outcome> {
     }
     modules::load(modules::PMEM)?;
     modules::wait_for(Path::new(DEVICE))?;
-    let sectors: u64 = fs::read_to_string("/sys/block/pmem0/size")?
+    let sectors: u64 = fs::read_to_string("/sys/class/block/pmem0/size")?
         .trim()
         .parse()?;
     // Of 512 bytes, whatever the device's own are.

@@ -4,6 +4,7 @@
 use anyhow::{Context, Result};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ const DIRECTORY: &str = "/lib/modules";
 const COMPRESSED: i32 = 4;
 
 /// How long a device may take to appear once its driver is there.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Loads what is not loaded yet.
 pub(crate) fn load(names: &[&str]) -> Result<()> {
@@ -53,12 +54,16 @@ fn find(name: &str) -> Option<(PathBuf, i32)> {
     })
 }
 
-/// Waits until there is a device file.
+/// Waits until a device can be opened: its file is there a little before it can.
 pub(crate) fn wait_for(path: &Path) -> Result<()> {
     let begun = Instant::now();
-    while !path.exists() {
-        anyhow::ensure!(begun.elapsed() < PATIENCE, "no {}", path.display());
-        std::thread::sleep(Duration::from_millis(10));
+    loop {
+        match File::open(path) {
+            Ok(_) => return Ok(()),
+            Err(error) if begun.elapsed() > PATIENCE => {
+                return Err(error).with_context(|| path.display().to_string());
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
     }
-    Ok(())
 }

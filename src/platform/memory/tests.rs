@@ -101,7 +101,10 @@ fn a_gigabyte_guest_that_cannot_lie_so_lies_congruent_modulo_2_mib() {
     // What others will map counts on its blocks.
     let mut memory = free(&[(0x4000_0000 + 64 * MIB, GIB + 512 * MIB)]);
     let carved = memory.carve(&[ReservedWord::Anywhere { size: GIB }]);
-    assert!(matches!(carved[..], [Err(MemoryError::NoRoom { align: GIB, .. })]));
+    assert!(matches!(
+        carved[..],
+        [Err(MemoryError::NoRoom { align: GIB, .. })]
+    ));
 }
 
 #[test]
