@@ -54,16 +54,15 @@ fn find(name: &str) -> Option<(PathBuf, i32)> {
     })
 }
 
-/// Waits until a device can be opened: its file is there a little before it can.
-pub(crate) fn wait_for(path: &Path) -> Result<()> {
+/// Waits until a block device can be opened, and returns its file. That is there a little before it can;
+/// whoever tries then makes the kernel look for a driver, and complain.
+pub(crate) fn wait_for(name: &str) -> Result<PathBuf> {
     let begun = Instant::now();
-    loop {
-        match File::open(path) {
-            Ok(_) => return Ok(()),
-            Err(error) if begun.elapsed() > PATIENCE => {
-                return Err(error).with_context(|| path.display().to_string());
-            }
-            Err(_) => std::thread::sleep(Duration::from_millis(10)),
-        }
+    let device = Path::new("/dev").join(name);
+    let registered = Path::new("/sys/class/block").join(name).join("bdi");
+    while !(registered.exists() && File::open(&device).is_ok()) {
+        anyhow::ensure!(begun.elapsed() < PATIENCE, "no {}", device.display());
+        std::thread::sleep(Duration::from_millis(10));
     }
+    Ok(device)
 }
