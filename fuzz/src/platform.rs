@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 
 use ::acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
-use cordon::addr::Pa;
+use cordon::addr::{Pa, PaRange};
 use cordon::platform::acpi::{CheckedTables, Madt, PhysicalBytes};
 use cordon::platform::bundle::Bundle;
 use cordon::platform::fdt::CheckedFdt;
@@ -16,8 +16,8 @@ use cordon::platform::machine::Machine;
 use cordon::platform::memory::FreeMemory;
 use cordon::platform::table_loader::{self, Host, Zone};
 use cordon::ras::hest::Hest;
-use cordon::vm::config::{self, Limits};
-use cordon::vm::guest_dt;
+use cordon::vm::config::{self, Devices, Limits};
+use cordon::vm::guest_dt::{self, Surroundings};
 
 use crate::{one_word, why_and_keys};
 pub(crate) use seeds::seeds;
@@ -74,15 +74,40 @@ fn build_vms(bundle: &Bundle<'_>) {
     };
     let vcpus: u64 = vms.iter().map(|vm| u64::from(vm.vcpus)).sum();
     assert!((1..=8).contains(&vcpus), "{vcpus}");
-    for vm in vms {
+    let machine = machine();
+    let mut devices = Devices::new(&machine, limits);
+    for mut vm in vms {
+        if vm.identity {
+            let ram = PaRange::new(Pa::new(0x4020_0000), vm.ram.size());
+            let placed = vm.place_ram(ram.expect("its size is small"), limits);
+            if let Err(error) = placed {
+                return why_and_keys(&error.to_string());
+            }
+        }
+        let grant = match devices.give(&vm) {
+            Ok(grant) => grant,
+            Err(error) => return why_and_keys(&error.to_string()),
+        };
+        assert!(grant.pages.iter().all(|page| machine.own(*page).is_none()));
         assert!(vm.ram.contains_range(vm.layout.kernel));
         assert!(!vm.layout.kernel.overlaps(vm.layout.dtb));
         let others = vm.device_memory.iter();
         assert!(!others.clone().any(|memory| memory.ipa.overlaps(vm.ram)));
-        if let Ok(tree) = guest_dt::build(&vm) {
+        let surroundings = Surroundings {
+            devices: &grant.devices,
+            caches: &[],
+        };
+        if let Ok(tree) = guest_dt::build(&vm, surroundings) {
             CheckedFdt::new(&tree).expect("what is written can be read");
         }
     }
+}
+
+/// QEMU's `virt`, for the devices that it has.
+fn machine() -> Machine {
+    const VIRT: &[u8] = include_bytes!("../../src/platform/testdata/qemu-virt.dtb");
+    let fdt = CheckedFdt::new(VIRT).expect("QEMU's own tree is sound");
+    Machine::from_fdt(&fdt, Pa::new(0x4000_0000)).expect("and complete")
 }
 
 /// Where the memory of target `acpi` begins. Not at 0, so that 0 is nowhere.

@@ -66,7 +66,10 @@ fn vms_tree() -> Result<Vec<u8>, Error> {
         let vm = fdt.begin_node(&format!("vm@{index}"))?;
         fdt.property_string("label", label)?;
         fdt.property_u32("vcpus", 2)?;
-        fdt.property_u64("ram-base", 0x4000_0000)?;
+        match index {
+            0 => fdt.property_u64("ram-base", 0x4000_0000)?,
+            _ => fdt.property_null("identity")?,
+        }
         fdt.property_u64("ram-size", 0x0400_0000)?;
         fdt.property_string("kernel", "probe.img")?;
         fdt.property_string("initrd", "initrd")?;
@@ -77,7 +80,17 @@ fn vms_tree() -> Result<Vec<u8>, Error> {
         fdt.property_u64("offset", 0)?;
         fdt.property_u64("size", 0x4000_0000)?;
         fdt.property_u64("ipa", 0x10_0000_0000)?;
+        if index == 1 {
+            fdt.property_string("as", "pmem")?;
+        }
         fdt.end_node(memory)?;
+        if index == 1 {
+            let device = fdt.begin_node("device@0")?;
+            fdt.property_string("compatible", "virtio,mmio")?;
+            fdt.property_u64("address", 0x0a00_0000)?;
+            fdt.property_string("dma", "unconfined")?;
+            fdt.end_node(device)?;
+        }
         fdt.end_node(vm)?;
     }
     fdt.end_node(root)?;

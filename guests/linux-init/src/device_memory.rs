@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-const DEVICE: &str = "/dev/pmem0";
+const DEVICE: &str = "pmem0";
 const TREE: &str = "/proc/device-tree";
 /// Bytes that go through it.
 const MIB: usize = 8;
@@ -27,15 +27,15 @@ pub(crate) fn check() -> Result<Outcome> {
         return Ok(Outcome::default());
     }
     modules::load(modules::PMEM)?;
-    modules::wait_for(Path::new(DEVICE))?;
-    let sectors: u64 = fs::read_to_string("/sys/block/pmem0/size")?
-        .trim()
-        .parse()?;
+    let device = modules::wait_for(DEVICE)?;
+    let size = Path::new("/sys/class/block").join(DEVICE).join("size");
+    let sectors: u64 = fs::read_to_string(size)?.trim().parse()?;
     // Of 512 bytes, whatever the device's own are.
     let middle = sectors / 2048 / 2;
     let count = format!("count={MIB}");
     dd(&["if=/dev/urandom", "of=/tmp/pattern", &count])?;
-    let (to, from) = (format!("of={DEVICE}"), format!("if={DEVICE}"));
+    let device = device.display();
+    let (to, from) = (format!("of={device}"), format!("if={device}"));
     let seek = format!("seek={middle}");
     dd(&["if=/tmp/pattern", &to, &seek, &count, "conv=fsync"])?;
     system::drop_caches()?;

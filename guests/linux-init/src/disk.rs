@@ -9,10 +9,9 @@ use anyhow::{Context, Result, ensure};
 use rustix::fs::{Mode, OFlags, open};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::path::Path;
 use std::time::Instant;
 
-const DEVICE: &str = "/dev/vda";
+const DEVICE: &str = "vda";
 /// What /proc/interrupts calls it.
 const INTERRUPT: &str = "virtio0";
 /// Bytes that are written and read.
@@ -78,10 +77,10 @@ fn check(event: &str, seed: u64, begun: Instant) -> Result<()> {
 
 fn disk(mode: OFlags) -> Result<File> {
     modules::load(modules::VIRTIO_BLOCK)?;
-    modules::wait_for(Path::new(DEVICE))?;
+    let path = modules::wait_for(DEVICE)?;
     let flags = mode | OFlags::DIRECT | OFlags::CLOEXEC;
-    let disk: File = open(DEVICE, flags, Mode::empty()).context(DEVICE)?.into();
-    Ok(disk)
+    let disk = open(&path, flags, Mode::empty()).context(DEVICE)?;
+    Ok(disk.into())
 }
 
 fn parse(seed: &str) -> Result<u64> {

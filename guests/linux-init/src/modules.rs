@@ -4,6 +4,7 @@
 use anyhow::{Context, Result};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ const DIRECTORY: &str = "/lib/modules";
 const COMPRESSED: i32 = 4;
 
 /// How long a device may take to appear once its driver is there.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Loads what is not loaded yet.
 pub(crate) fn load(names: &[&str]) -> Result<()> {
@@ -57,12 +58,15 @@ fn find(name: &str) -> Option<(PathBuf, i32)> {
     })
 }
 
-/// Waits until there is a device file.
-pub(crate) fn wait_for(path: &Path) -> Result<()> {
+/// Waits until a block device can be opened, and returns its file. That is there a little before it can;
+/// whoever tries then makes the kernel look for a driver, and complain.
+pub(crate) fn wait_for(name: &str) -> Result<PathBuf> {
     let begun = Instant::now();
-    while !path.exists() {
-        anyhow::ensure!(begun.elapsed() < PATIENCE, "no {}", path.display());
+    let device = Path::new("/dev").join(name);
+    let registered = Path::new("/sys/class/block").join(name).join("bdi");
+    while !(registered.exists() && File::open(&device).is_ok()) {
+        anyhow::ensure!(begun.elapsed() < PATIENCE, "no {}", device.display());
         std::thread::sleep(Duration::from_millis(10));
     }
-    Ok(())
+    Ok(device)
 }

@@ -1,5 +1,4 @@
 //! The one thing that Cordon does with a device that a VM was given: puts it into its reset state.
-#![expect(unsafe_code, reason = "device registers")]
 
 use super::mmu::{self, DeviceWindow};
 use cordon::vm::device::{Device, DeviceKind};

@@ -266,6 +266,23 @@ fn one_that_was_ended_on_another_cpu_comes_again_where_it_is_routed_now() {
 }
 
 #[test]
+fn the_cpu_that_had_it_before_does_not_take_it_from_the_one_that_has_it() {
+    let guest = guest(2, 4, false, true);
+    guest.pulse();
+    assert_eq!(guest.acknowledge(0), Some(VIRTUAL));
+    guest.write(1, (Frame::Distributor, ROUTE, 8), 1);
+    guest.pulse();
+    guest.end(0, VIRTUAL);
+    assert_eq!(guest.acknowledge(1), Some(VIRTUAL));
+    // CPU 0 looks at its list registers, one of which still names the interrupt.
+    guest.system_register(1, super::SGI1R, 1 | 5 << 24);
+    assert_eq!(guest.acknowledge(0), Some(5));
+    assert_eq!(guest.read_shared(0, offset::SET_ACTIVE + 4) & BIT, BIT);
+    guest.end(1, VIRTUAL);
+    assert_eq!(guest.read_shared(0, offset::SET_ACTIVE + 4) & BIT, 0);
+}
+
+#[test]
 fn a_vm_that_stops_hears_nothing_and_a_reset_leaves_nothing_behind() {
     let guest = guest(2, 4, false, true);
     guest.pulse();
