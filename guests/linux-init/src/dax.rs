@@ -64,7 +64,8 @@ fn map_pages() -> Result<()> {
     put(&format!("{device}/align"), "2097152")?;
     put(&format!("{device}/namespace"), "namespace0.0")?;
     put(&format!("{BUS}/drivers/nd_pmem/bind"), "pfn0.0")?;
-    modules::wait_for("/dev/pmem0")
+    modules::wait_for("/dev/pmem0")?;
+    Ok(())
 }
 
 fn make_file_system(device: &str) -> Result<()> {
