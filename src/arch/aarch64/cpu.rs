@@ -5,6 +5,7 @@ use super::boot::SecondaryBoot;
 use super::{layout, mmu, smc, tlb};
 use aarch64_cpu::registers::{Readable, TPIDR_EL2, Writeable};
 use alloc::boxed::Box;
+use cordon::deadlines::Deadlines;
 use core::sync::atomic::{AtomicBool, Ordering};
 use spin::Once;
 
@@ -23,6 +24,8 @@ pub struct PerCpu {
     pub redistributor: Once<u64>,
     /// The vCPU that is pinned to it, if any: its VM's number and its own.
     pub vcpu: Once<(usize, usize)>,
+    /// What it has to do at a certain time; changed by itself alone.
+    pub deadlines: Deadlines,
 }
 
 /// Affinity fields of MPIDR_EL1: Aff3 and Aff2 to Aff0 (Arm ARM D19.2.102).
@@ -43,6 +46,7 @@ pub fn init(mpidrs: &[u64]) {
                 online: AtomicBool::new(false),
                 redistributor: Once::new(),
                 vcpu: Once::new(),
+                deadlines: Deadlines::new(),
             })
             .collect()
     });

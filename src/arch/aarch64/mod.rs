@@ -22,6 +22,7 @@ pub mod mmu;
 pub mod reset;
 pub mod smc;
 pub mod tables;
+pub mod timer;
 pub mod tlb;
 pub mod uart;
 pub mod vectors;
