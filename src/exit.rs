@@ -15,8 +15,8 @@ pub extern "C" fn guest_sync(frame: &mut GuestFrame) {
 /// An interrupt while a guest ran.
 pub extern "C" fn guest_irq(frame: &mut GuestFrame) {
     let taken = gic::acknowledge_all();
-    if taken.console {
-        machine::console_input();
+    if machine::attend(&taken) {
+        halt();
     }
     with_exit(frame, |exit| exit.interrupt(taken.arrived));
 }
@@ -67,8 +67,8 @@ pub extern "C" fn idle() -> ! {
     loop {
         let taken = gic::acknowledge_all();
         gic::forget_timers(&taken.arrived);
-        if taken.console {
-            machine::console_input();
+        if machine::attend(&taken) {
+            halt();
         }
         if let (Some(cpu), Some((hypervisor, vm, vcpu))) = (cpu::try_this(), current()) {
             if vm.is_stopped() {

@@ -1,11 +1,14 @@
 //! This machine, as the library's [`Platform`] sees it.
 
-use crate::arch::aarch64::mmio::SharedMemory;
+use crate::arch::aarch64::gic::Acknowledged;
+use crate::arch::aarch64::mmio::{EventRegister, SharedMemory};
 use crate::arch::aarch64::tables::HeapFrames;
 use crate::arch::aarch64::tlb::HardwareTlb;
-use crate::arch::aarch64::{cpu, gic, load, mmu, uart};
+use crate::arch::aarch64::{cpu, gic, load, mmu, timer, uart};
 use aarch64_cpu::registers::{CNTPCT_EL0, Readable};
 use cordon::addr::PaRange;
+use cordon::deadlines::Purpose;
+use cordon::platform::aml::PlatformEvents;
 use cordon::vm::boot::Contents;
 use cordon::vm::hypervisor::{Hypervisor, Platform};
 use spin::Once;
@@ -16,6 +19,53 @@ pub struct ThisMachine;
 
 /// The hypervisor, from the moment its VMs are built.
 pub static HYPERVISOR: Once<Hypervisor<ThisMachine>> = Once::new();
+
+/// How this machine tells of errors that nobody has consumed.
+#[derive(Debug)]
+pub struct Lookout {
+    /// Where the generic event device says what happened, if that is how a source notifies.
+    pub events: Option<EventRegister>,
+    /// How often the sources are looked at that do not notify, in milliseconds.
+    pub poll_ms: Option<u64>,
+}
+
+/// Filled at boot.
+pub static LOOKOUT: Once<Lookout> = Once::new();
+
+/// What an interrupt that is no guest's was about. True if the machine cannot go on.
+#[must_use]
+pub fn attend(taken: &Acknowledged) -> bool {
+    if taken.console {
+        console_input();
+    }
+    let poll = taken.deadline && timer::take_due().has(Purpose::PollErrors);
+    if !poll && !taken.notified {
+        return false;
+    }
+    let Some(lookout) = LOOKOUT.get() else {
+        return false;
+    };
+    if let Some(interval) = lookout.poll_ms.filter(|_| poll) {
+        // It has been set before, so the timer is there.
+        let _ = timer::set(Purpose::PollErrors, interval);
+    }
+    if taken.notified {
+        lookout.events.iter().for_each(say_events);
+    }
+    let here = cpu::try_this().map_or(0, |cpu| cpu.index);
+    HYPERVISOR
+        .get()
+        .is_some_and(|hypervisor| hypervisor.look_for_errors(here))
+}
+
+/// What else the event device tells is not Cordon's to act on, but somebody will wonder where his
+/// button press went.
+fn say_events(register: &EventRegister) {
+    let events = PlatformEvents::new(register.take());
+    if events.has_unknown() {
+        log::warn!("event=platform-event {events}");
+    }
+}
 
 /// The console that gets what is typed: the first VM's.
 const FOCUS: usize = 0;

@@ -246,10 +246,7 @@ impl CheckedTables {
     ///
     /// # Errors
     /// What is wrong with either, as [`AcpiError`].
-    pub fn dsdt<'m>(
-        &self,
-        memory: &'m impl PhysicalBytes,
-    ) -> Result<Option<&'m [u8]>, AcpiError> {
+    pub fn dsdt<'m>(&self, memory: &'m impl PhysicalBytes) -> Result<Option<&'m [u8]>, AcpiError> {
         let Some(at) = self.fadt else {
             return Ok(None);
         };

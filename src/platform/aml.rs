@@ -40,6 +40,39 @@ pub struct EventDevice {
     pub selector: Option<Pa>,
 }
 
+/// What the selector said: one bit a kind of event. Which bit is which, QEMU's
+/// `hw/acpi/generic_event_device.h` says; nothing else in the world does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlatformEvents(u32);
+
+impl PlatformEvents {
+    const POWER_BUTTON: u32 = 1 << 1;
+    const ERROR: u32 = 1 << 5;
+
+    /// The register's value.
+    pub const fn new(selector: u32) -> Self {
+        Self(selector)
+    }
+
+    /// Whether there is anything but an error record, which is somewhere else.
+    pub const fn has_unknown(self) -> bool {
+        self.0 & !Self::ERROR != 0
+    }
+}
+
+/// The keys of `event=platform-event`.
+impl fmt::Display for PlatformEvents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is = |bit: u32| if self.0 & bit != 0 { "yes" } else { "no" };
+        let (button, error) = (is(Self::POWER_BUTTON), is(Self::ERROR));
+        write!(
+            f,
+            "selector={:#x} power_button={button} error={error}",
+            self.0
+        )
+    }
+}
+
 /// Why a table was not walked to its end. `Display` has no blanks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AmlError {

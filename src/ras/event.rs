@@ -59,6 +59,9 @@ impl fmt::Display for ErrorEvent {
             ..
         } = self;
         write!(f, "seq={sequence} via={origin} cpu={cpu}")?;
+        if let Origin::Ghes(source) = origin {
+            write!(f, " source={source}")?;
+        }
         if let Some(Consumer::Vcpu {
             vcpu, el, attempt, ..
         }) = self.consumer
@@ -150,6 +153,8 @@ impl fmt::Display for Attempt {
 pub enum Stage {
     /// It was learned of.
     Detected,
+    /// It has been corrected: nothing is lost, and nothing is done but to count it.
+    Corrected,
     /// An exception came without a record that explains it.
     NoRecord,
     /// This many pages that had been good are cordoned off now.
@@ -184,6 +189,7 @@ pub enum Stage {
 #[derive(Debug, Default)]
 pub struct Counters {
     detected: AtomicU64,
+    corrected: AtomicU64,
     no_record: AtomicU64,
     contained: AtomicU64,
     known: AtomicU64,
@@ -203,6 +209,7 @@ impl Counters {
     pub const fn new() -> Self {
         Self {
             detected: AtomicU64::new(0),
+            corrected: AtomicU64::new(0),
             no_record: AtomicU64::new(0),
             contained: AtomicU64::new(0),
             known: AtomicU64::new(0),
@@ -221,6 +228,7 @@ impl Counters {
     fn count(&self, stage: Stage) {
         let counter = match stage {
             Stage::Detected => &self.detected,
+            Stage::Corrected => &self.corrected,
             Stage::NoRecord => &self.no_record,
             Stage::Contained { pages } => {
                 self.pages_lost.fetch_add(pages, Relaxed);
@@ -247,6 +255,7 @@ impl Counters {
         let lost = self.pages_lost.load(Relaxed);
         Snapshot {
             detected: self.detected.load(Relaxed),
+            corrected: self.corrected.load(Relaxed),
             no_record: self.no_record.load(Relaxed),
             contained: self.contained.load(Relaxed),
             known: self.known.load(Relaxed),
@@ -267,6 +276,8 @@ impl Counters {
 pub struct Snapshot {
     /// Errors learned of.
     pub detected: u64,
+    /// Errors among them that were corrected.
+    pub corrected: u64,
     /// Exceptions without a record.
     pub no_record: u64,
     /// Errors contained.
@@ -295,6 +306,7 @@ impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             detected,
+            corrected,
             contained,
             guest_aborts,
             touched,
@@ -303,7 +315,7 @@ impl fmt::Display for Snapshot {
         } = self;
         write!(
             f,
-            "detected={detected} contained={contained} vsea={guest_aborts} touched={touched} \
+            "detected={detected} corrected={corrected} contained={contained} vsea={guest_aborts} touched={touched} \
              lost_pages={lost_pages}"
         )
     }

@@ -3,7 +3,7 @@
 //! ```text
 //!   SEA or SError from a guest --+
 //!                                +--> collect: take every record firmware has left
-//!   (nobody: polled, GED)      --+         |
+//!   an interrupt, a timer      --+         |
 //!                                          v
 //!                             ErrorEvent per section --> Containment::page, for each page
 //!                                          |
@@ -24,20 +24,18 @@ use super::contain::{AddressSpaces, Containment};
 use super::cper::{Body, Section, Severity, StatusBlock};
 use super::esr::Level;
 use super::event::{Announcer, Consumer, ErrorEvent, Origin, Stage};
-use super::ghes::{Ghes, PhysMemory};
+use super::ghes::PhysMemory;
 use super::poison::PoisonSet;
 use crate::addr::{PAGE_SIZE, Pa, PaRange, Pfn};
 use crate::devmem::DevMem;
-use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use spin::Mutex;
 
+pub use super::sources::Sources;
+
 #[cfg(test)]
 pub(crate) mod tests;
-
-/// Longest record that is read, in bytes: a page, more than any source here offers.
-const MAX_RECORD: usize = 4096;
 
 /// Most pages that one section can make Cordon contain: 128 MiB. The rest is said to be left.
 const MAX_PAGES: u64 = 1 << 15;
@@ -75,7 +73,8 @@ impl Occasion {
     }
 }
 
-/// What came out of the records.
+/// What came out of the records. All but `fatal` is about the occasion's own, those of sources that are
+/// notified by an exception: what others tell was not consumed by whoever happens to read it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Collected {
     /// Records that were read.
@@ -88,35 +87,8 @@ pub struct Collected {
     pub unclaimed: bool,
     /// Firmware says that an error could not be contained by hardware.
     pub fatal: bool,
-}
-
-/// The sources of records, and what they are read with.
-#[derive(Debug)]
-pub struct Sources<S> {
-    memory: S,
-    list: Vec<Ghes>,
-    buffer: Vec<u8>,
-}
-
-impl<S: PhysMemory> Sources<S> {
-    /// These sources, whose blocks are in `memory`. Allocates all that reading them needs.
-    pub fn new(memory: S, list: Vec<Ghes>) -> Self {
-        Self {
-            memory,
-            list,
-            buffer: alloc::vec![0; MAX_RECORD],
-        }
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.list.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
-    }
+    /// The source of `fatal`, where it is none that is notified by an exception.
+    pub fatal_source: Option<u16>,
 }
 
 /// Everything that knows about memory errors.
@@ -147,29 +119,94 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         self.sequence.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Takes every record that firmware has left and contains what it tells of.
+    /// Takes every record that firmware has left and contains what it tells of, on the occasion of an
+    /// exception.
     pub fn collect<V: AddressSpaces>(&self, occasion: &Occasion, spaces: &V) -> Collected {
+        self.take_all(occasion, true, spaces)
+    }
+
+    /// Takes and contains what sources tell that are not notified by an exception: the consumer of
+    /// what the others have is on its way, and looks for itself.
+    pub fn collect_unconsumed<V: AddressSpaces>(&self, cpu: usize, spaces: &V) -> Collected {
+        let nobody = Occasion {
+            origin: Origin::Sea,
+            cpu,
+            consumer: None,
+        };
+        self.take_all(&nobody, false, spaces)
+    }
+
+    fn take_all<V: AddressSpaces>(
+        &self,
+        occasion: &Occasion,
+        consumed: bool,
+        spaces: &V,
+    ) -> Collected {
         let mut sources = self.sources.lock();
+        let mut collected = Collected::default();
+        let mut lost = self.pass(&mut sources, occasion, consumed, spaces, &mut collected);
+        // A source that was lost made Cordon a consumer, of which firmware has left a record. Each pass
+        // but the last loses one.
+        while lost {
+            let own = Occasion {
+                origin: Origin::Sea,
+                consumer: Some(Consumer::Hypervisor),
+                ..*occasion
+            };
+            let mut of_loss = Collected::default();
+            lost = self.pass(&mut sources, &own, true, spaces, &mut of_loss);
+            collected.fatal |= of_loss.fatal;
+        }
+        collected
+    }
+
+    /// Reads every source once; those notified by an exception only if `consumed`. Whether one was lost.
+    fn pass<V: AddressSpaces>(
+        &self,
+        sources: &mut Sources<S>,
+        occasion: &Occasion,
+        consumed: bool,
+        spaces: &V,
+        collected: &mut Collected,
+    ) -> bool {
         let Sources {
             memory,
             list,
             buffer,
-        } = &mut *sources;
-        let mut collected = Collected::default();
-        for source in list.iter() {
-            match source.take(memory, buffer) {
+        } = sources;
+        let mut lost = false;
+        for source in list.iter_mut().filter(|source| source.is_usable()) {
+            let asynchronous = source.watch.is_asynchronous();
+            if !asynchronous && !consumed {
+                continue;
+            }
+            match source.ghes.take(memory, buffer) {
                 Ok(None) => {}
                 Ok(Some(record)) => {
-                    collected.records += 1;
                     if let Err(error) = record.released {
                         log::error!("event=error what=ghes why=not-released:{error}");
                     }
-                    self.record(&record.block, occasion, spaces, &mut collected);
+                    if asynchronous {
+                        let occasion = Occasion {
+                            origin: Origin::Ghes(source.ghes.source().id),
+                            consumer: None,
+                            ..*occasion
+                        };
+                        let mut apart = Collected::default();
+                        self.record(&record.block, &occasion, spaces, &mut apart);
+                        if apart.fatal {
+                            collected.fatal = true;
+                            collected.fatal_source = Some(source.ghes.source().id);
+                        }
+                    } else {
+                        collected.records += 1;
+                        self.record(&record.block, occasion, spaces, collected);
+                    }
                 }
-                Err(error) => log::error!("event=error what=cper why={error}"),
+                Err(error) => lost |= source.failed(&error),
             }
         }
-        collected
+        lost
     }
 
     fn record<V: AddressSpaces>(
@@ -205,6 +242,9 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
             ranges.peek().copied(),
         );
         self.announcer.announce(&event, Stage::Detected);
+        if section.severity == Severity::Corrected {
+            self.announcer.announce(&event, Stage::Corrected);
+        }
         log::info!(target: "ras", "event=detected {event}{} {}", VmName(&event, spaces), section.line());
         for range in ranges.filter(|_| section.severity.is_uncorrected()) {
             let event = ErrorEvent {

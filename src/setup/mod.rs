@@ -60,12 +60,15 @@ pub fn run(dtb: Pa, door: Door) {
     cpu_records(&machine);
     let mut free = free_memory(&machine);
     let inputs = Inputs::find(&machine, &mut free, door);
-    let sources = sources::find(inputs.hest.as_deref(), &mut free);
+    let sources = sources::find(inputs.acpi.hest.as_deref(), &mut free);
     let stage2 = stage2_config(&options);
     announce(door, &stage2, &inputs, sources.len());
     if !start_interrupts(&machine) {
         return;
     }
+    let (sources, capabilities) = sources::watch(sources, inputs.acpi.event_device);
+    let capabilities = capabilities | features::capabilities(&stage2);
+    log::info!("event=capabilities {capabilities}");
 
     let mut materials = Materials {
         free,
@@ -166,7 +169,7 @@ fn stage2_config(options: &Options) -> Config {
 /// What was handed to Cordon, and what firmware tells of itself.
 struct Inputs {
     bundle: Option<PaRange>,
-    hest: Option<Vec<u8>>,
+    acpi: acpi::Found,
     has_acpi: bool,
 }
 
@@ -186,14 +189,14 @@ impl Inputs {
             }
             bundle = firmware.load_bundle();
         }
-        let hest = rsdp.and_then(|rsdp| {
+        let acpi = rsdp.map(|rsdp| {
             let memory = TableMemory::open(tables);
-            acpi::read(rsdp, &memory, machine).hest
+            acpi::read(rsdp, &memory, machine)
         });
         Self {
             bundle,
-            hest,
             has_acpi: rsdp.is_some(),
+            acpi: acpi.unwrap_or_default(),
         }
     }
 

@@ -20,6 +20,7 @@ pub mod exit;
 pub mod guest_dt;
 pub mod hypervisor;
 pub mod id_registers;
+mod lookout;
 pub mod memory_error;
 pub mod psci;
 pub mod system_registers;

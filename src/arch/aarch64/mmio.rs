@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "volatile access to mapped registers")]
 
 use super::mmu;
-use cordon::addr::{Pa, PaRange};
+use cordon::addr::{PAGE_SIZE, Pa, PaRange};
 use cordon::platform::machine::PcieHost;
 use cordon::platform::page_set::PageSet;
 use cordon::platform::pci::{Bdf, ConfigSpace};
@@ -61,6 +61,30 @@ impl ConfigSpace for Ecam {
                 read_volatile(register);
             }
         }
+    }
+}
+
+/// The register in which ACPI's generic event device says what happened. Reading it makes it forget.
+#[derive(Clone, Copy, Debug)]
+pub struct EventRegister(Pa);
+
+impl EventRegister {
+    /// Maps the page of the register at `at`, a multiple of 4.
+    ///
+    /// # Errors
+    ///
+    /// If EL2's map does not reach it, or it is in use otherwise.
+    pub fn map(at: Pa) -> Result<Self, mmu::Error> {
+        let page = PaRange::new(at.page(), PAGE_SIZE).ok_or(mmu::Error::NotReady)?;
+        mmu::map_device(page)?;
+        Ok(Self(at))
+    }
+
+    /// What happened since the last call.
+    pub fn take(self) -> u32 {
+        // SAFETY: mapped as device memory for good, and aligned (`platform::aml`); that the device forgets
+        // is what is wanted.
+        unsafe { read_volatile(self.0.get() as *const u32) }
     }
 }
 

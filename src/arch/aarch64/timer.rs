@@ -2,12 +2,15 @@
 //!
 //! Its interrupt is level-sensitive and stays up while the condition holds, so the timer is switched
 //! off when it has fired and on again for the next deadline. A CPU without deadlines never programs it.
-#![expect(unsafe_code, reason = "system registers that have no name in the library")]
+#![expect(
+    unsafe_code,
+    reason = "system registers that have no name in the library"
+)]
 
 use super::cpu::{self, PerCpu};
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
-use core::arch::asm;
 use cordon::deadlines::{Due, Purpose};
+use core::arch::asm;
 
 /// CNTHP_CTL_EL2.ENABLE.
 const ENABLE: u64 = 1;

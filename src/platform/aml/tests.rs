@@ -53,7 +53,10 @@ fn qemus_own_device_is_found_with_its_edge_triggered_interrupt_and_register() {
 
 #[test]
 fn all_declarations_are_stepped_over_on_the_way() {
-    let scope = [&[0x10][..], &package(&[&b"\\_SB_"[..], &device(&[HID, CRS].concat())].concat())];
+    let scope = [
+        &[0x10][..],
+        &package(&[&b"\\_SB_"[..], &device(&[HID, CRS].concat())].concat()),
+    ];
     let terms = [
         b"\x06AAAABBBB".to_vec(),
         b"\x15\\/\x03AAAABBBBCCCC\x06\x00".to_vec(),
@@ -80,7 +83,10 @@ fn a_device_with_another_name_or_without_an_interrupt_is_none() {
     assert_eq!(found(&other), Found::default());
     assert_eq!(found(&device(HID)), Found::default());
     let no_interrupt = b"\x08_CRS\x11\x05\x0a\x02\x79\0";
-    assert_eq!(found(&device(&[HID, no_interrupt].concat())), Found::default());
+    assert_eq!(
+        found(&device(&[HID, no_interrupt].concat())),
+        Found::default()
+    );
     // A neighbour's resources are not its own.
     let apart = [device(HID), device(CRS)].concat();
     assert_eq!(found(&apart), Found::default());
@@ -112,7 +118,10 @@ fn what_is_broken_ends_its_scope_and_is_named() {
     assert_eq!(found_.incomplete, Some(AmlError::UnknownTerm(0xde)));
     assert_eq!(found(b"\x10\x3f_SB_").incomplete, Some(AmlError::Truncated));
     assert_eq!(found(b"\x10\x00").incomplete, Some(AmlError::Truncated));
-    assert_eq!(find_event_device(b"SSDT").incomplete, Some(AmlError::NotDsdt));
+    assert_eq!(
+        find_event_device(b"SSDT").incomplete,
+        Some(AmlError::NotDsdt)
+    );
 }
 
 #[test]
@@ -129,6 +138,15 @@ fn nesting_is_followed_as_deep_as_is_good() {
         (too_deep.device, too_deep.incomplete),
         (None, Some(AmlError::TooDeep))
     );
+}
+
+#[test]
+fn only_an_error_alone_goes_without_saying() {
+    assert!(!PlatformEvents::new(0).has_unknown());
+    assert!(!PlatformEvents::new(0x20).has_unknown());
+    assert!(PlatformEvents::new(0x22).has_unknown());
+    let shown = std::string::ToString::to_string(&PlatformEvents::new(0x22));
+    assert_eq!(shown, "selector=0x22 power_button=yes error=yes");
 }
 
 proptest! {

@@ -14,7 +14,7 @@ use crate::ras::cper::{
     ArmRecord, BlockWriter, ErrorInfo, ErrorKind, Memory, MemoryErrorType, SectionHead, Timestamp,
 };
 use crate::ras::event::Subscriber;
-use crate::ras::ghes::MemoryError;
+use crate::ras::ghes::{Ghes, MemoryError};
 use crate::ras::hest::{GenericSource, Notification, ReadAck};
 use crate::ras::poison::PoisonedPage;
 use crate::stage2::{Attrs, Damage, Hole, HoleOutcome, Level as TableLevel};
@@ -410,7 +410,7 @@ fn a_corrected_error_is_counted_and_costs_nothing() {
     let collected = bench.collect_record(&record(Severity::Corrected, &[page(Pa::new(DEVICE))]));
     assert_eq!((collected.records, collected.page), (1, None));
     assert!(!collected.fatal);
-    assert_eq!(bench.stages.take(), [Stage::Detected]);
+    assert_eq!(bench.stages.take(), [Stage::Detected, Stage::Corrected]);
     assert!(bench.spaces.take().is_empty());
 }
 
