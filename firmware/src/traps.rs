@@ -66,6 +66,10 @@ pub(crate) fn serve_interrupts() {
         gic::Event::Uart => serve_uart(),
         // Whoever was called looks for the reason itself.
         gic::Event::Call => {}
+        gic::Event::Timer => {
+            sysreg::stop_own_timer();
+            state::with_service(|service| service.flush(&mut El3));
+        }
     });
 }
 

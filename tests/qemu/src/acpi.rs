@@ -67,8 +67,8 @@ fn files(cpus: u32, acpi: &AcpiSpec) -> Result<[(&'static str, Vec<u8>); 4]> {
     for source in 0..sources {
         let at = source * ERRORS_LENGTH;
         errors[at..at + 8].copy_from_slice(&(at as u64 + 16).to_le_bytes());
-        // The block is firmware's: it may write.
-        errors[at + 8] = u8::from(source > 0);
+        // Read-ack as QEMU has it at first: the block is firmware's.
+        errors[at + 8] = 1;
     }
     let mut rsdp = rsdp();
     let lengths = [xsdt.len(), madt.len(), hest.len()];
