@@ -9,7 +9,7 @@ use aarch64_cpu::registers::{CNTPCT_EL0, Readable};
 use cordon::addr::PaRange;
 use cordon::deadlines::Purpose;
 use cordon::platform::aml::PlatformEvents;
-use cordon::vm::boot::Contents;
+use cordon::vm::boot::{Contents, LoadError};
 use cordon::vm::hypervisor::{Hypervisor, Platform};
 use spin::Once;
 
@@ -117,8 +117,17 @@ impl Platform for ThisMachine {
         cpu::all().get(cpu).map_or(0, gic::timer_lines)
     }
 
-    fn load(&self, to: PaRange, contents: &Contents, offset: u64) -> Result<(), mmu::Error> {
+    fn load(
+        &self,
+        to: PaRange,
+        contents: &Contents,
+        offset: u64,
+    ) -> Result<(), LoadError<mmu::Error>> {
         load::load(to, contents, offset)
+    }
+
+    fn cpu(&self) -> usize {
+        cpu::try_this().map_or(0, |cpu| cpu.index)
     }
 
     fn counter(&self) -> u64 {

@@ -71,6 +71,9 @@ impl fmt::Display for ErrorEvent {
                 write!(f, " access={attempt}")?;
             }
         }
+        if self.consumer == Some(Consumer::Hypervisor) {
+            f.write_str(" el=2")?;
+        }
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Built once at boot, then only shared: every field that changes has a lock or is atomic.
 
-use super::boot::{Boot, Contents};
+use super::boot::{Boot, Contents, LoadError};
 use super::config::UART_INTERRUPT;
 use super::vcpu::Vcpu;
 use super::vgic::{Timers, VcpuSet, Vgic};
@@ -43,8 +43,15 @@ pub trait Platform {
     ///
     /// # Errors
     ///
-    /// Where the memory cannot be reached; part of it may be written then.
-    fn load(&self, to: PaRange, contents: &Contents, offset: u64) -> Result<(), Self::LoadError>;
+    /// Where the memory cannot be reached, or is poison; part of it may be written then.
+    fn load(
+        &self,
+        to: PaRange,
+        contents: &Contents,
+        offset: u64,
+    ) -> Result<(), LoadError<Self::LoadError>>;
+    /// The number of the physical CPU that this runs on.
+    fn cpu(&self) -> usize;
     /// A VM's console has room for what is typed: [`Hypervisor::input`] is to be called when there
     /// is something.
     fn listen(&self, console: usize);

@@ -83,7 +83,8 @@ pub fn start(cpu: &'static PerCpu) -> Result<(), smccc::psci::Error> {
         cpu: core::ptr::from_ref(cpu).addr() as u64,
     }));
     let context = core::ptr::from_ref(boot).addr() as u64;
-    tlb::clean_to_poc(context, size_of::<SecondaryBoot>() as u64);
+    // Cordon's own memory: if it is poison, the CPU will not come up.
+    let _ = tlb::clean_to_poc(context, size_of::<SecondaryBoot>() as u64);
     let entry = super::boot::secondary_entry as *const () as u64;
     smc::cpu_on(cpu.mpidr, entry, context)
 }

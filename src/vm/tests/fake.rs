@@ -13,7 +13,8 @@ use crate::ras::pipeline::Ras;
 use crate::ras::pipeline::tests::{Firmware, Recorder, poison_set};
 use crate::ras::triage;
 use crate::stage2::{Attrs, Census, Config, FrameSource, Level, Lookup, Stage2, TableMemory, Tlb};
-use crate::vm::boot::{Boot, Contents};
+use crate::vm::boot::{Boot, Contents, Image, LoadError};
+use crate::vm::config::IpaRange;
 use crate::vm::cpu::GuestCpu;
 use crate::vm::exit::{Exit, Next};
 use crate::vm::hypervisor::{Hypervisor, Platform, Vm};
@@ -42,6 +43,9 @@ pub(super) const VBAR: u64 = 0xffff_0000_0000_0800;
 pub(super) const PC: u64 = 0xffff_0000_0010_0040;
 /// EL1h, and flags that an exception keeps.
 pub(super) const EL1H: u64 = 0x6000_0005;
+
+/// What is loaded into RAM: four pages.
+pub(super) const IMAGE_SIZE: u64 = 4 * K4;
 
 const FIRST_FRAME: u64 = 0x6000_0000;
 /// Of each VM: two root tables, one for its RAM, and these many for holes, as no test needs more.
@@ -124,6 +128,10 @@ pub(super) struct FakeMachine {
     pub(super) kicks: Mutex<Vec<usize>>,
     pub(super) printed: Mutex<Vec<(usize, u8)>>,
     pub(super) typed: Mutex<Vec<u8>>,
+    /// Memory that was written by loading.
+    pub(super) loads: Mutex<Vec<PaRange>>,
+    /// Memory that aborts when it is, and whether the CPU then says where.
+    pub(super) bad: Mutex<Vec<(Pa, bool)>>,
 }
 
 impl Platform for FakeMachine {
@@ -142,8 +150,17 @@ impl Platform for FakeMachine {
     fn typed(&self, _: usize) -> Option<u8> {
         self.typed.lock().unwrap().pop()
     }
-    fn load(&self, _: PaRange, _: &Contents, _: u64) -> Result<(), &'static str> {
-        Ok(())
+    fn load(&self, to: PaRange, _: &Contents, _: u64) -> Result<(), LoadError<&'static str>> {
+        self.loads.lock().unwrap().push(to);
+        let bad = self.bad.lock().unwrap();
+        match bad.iter().find(|(pa, _)| to.contains(*pa)) {
+            // The CPU may not say where.
+            Some((pa, told)) => Err(LoadError::Poisoned(Some(*pa).filter(|_| *told))),
+            None => Ok(()),
+        }
+    }
+    fn cpu(&self) -> usize {
+        7
     }
     fn listen(&self, _: usize) {}
     fn timer_lines(&self, _: usize) -> u32 {
@@ -440,7 +457,11 @@ fn build(at: usize, tables: &Tables, tlb: &TlbLog) -> Vm<FakeMachine> {
     }
     let name = ["one", "two"][at];
     let boot = Boot {
-        images: Vec::new(),
+        images: [Image {
+            place: IpaRange::new(Ipa::new(RAM_AT), IMAGE_SIZE).unwrap(),
+            contents: Contents::Bytes(Vec::new()),
+        }]
+        .into(),
         entry: Ipa::new(RAM_AT),
         dtb: Ipa::new(RAM_AT),
         ram: 0,

@@ -3,6 +3,7 @@
 mod calls;
 mod fake;
 mod faults;
+mod loading;
 mod memory_errors;
 mod model;
 mod serrors;
