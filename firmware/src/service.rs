@@ -37,6 +37,9 @@ pub trait Machine: Tlb {
 
     /// Seconds since 1970 UTC.
     fn now(&mut self) -> u64;
+
+    /// The counter (CNTPCT) at which EL2 was last entered with an error, 0 if it never was.
+    fn told(&mut self) -> u64;
 }
 
 /// How long a consumed error waits for the reader of the one before. A reader on another CPU needs
@@ -189,7 +192,7 @@ impl<'a, const N: usize> Service<'a, N> {
             }
             Command::Status => writeln!(
                 out,
-                "ok poisoned={} consumed={} unacked={} mode={} record={} cpus={} tables_free={}",
+                "ok poisoned={} consumed={} unacked={} mode={} record={} cpus={} tables_free={} told={}",
                 self.gpt.poisoned(),
                 self.consumed,
                 self.unacked,
@@ -197,6 +200,7 @@ impl<'a, const N: usize> Service<'a, N> {
                 self.record.name(),
                 self.cpus,
                 self.gpt.tables_free(),
+                machine.told(),
             ),
             Command::Help => writeln!(out, "ok commands=poison,heal,mode,record,status,help"),
         }

@@ -59,6 +59,13 @@ pub(crate) fn build() -> Result<Vec<Image>> {
         .collect()
 }
 
+/// Size in bytes of the image called `name`, which was built.
+pub(crate) fn size(name: &str) -> Result<u64> {
+    let path = workspace::images().join(name);
+    let data = fs::metadata(&path).with_context(|| format!("no {}", path.display()))?;
+    Ok(data.len())
+}
+
 /// Builds these programs of these packages, release, for `target`.
 pub(crate) fn compile(target: &str, packages: &[&str], programs: &[&str]) -> Result<()> {
     let log = workspace::images().join(format!("build-{target}.log"));

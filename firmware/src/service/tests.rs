@@ -43,6 +43,10 @@ impl Machine for Fake {
     fn now(&mut self) -> u64 {
         1_700_000_000
     }
+
+    fn told(&mut self) -> u64 {
+        77
+    }
 }
 
 type Small = Service<'static, 2>;
@@ -115,7 +119,7 @@ fn lines_are_answered_as_the_protocol_says() {
     assert_eq!(say("poison 0x8000002000"), "ok poisoned pages=0\n");
     assert_eq!(
         say("status"),
-        "ok poisoned=3 consumed=0 unacked=0 mode=sea record=on cpus=4 tables_free=1\n"
+        "ok poisoned=3 consumed=0 unacked=0 mode=sea record=on cpus=4 tables_free=1 told=77\n"
     );
     assert_eq!(say("heal 0x8000000000 16"), "ok healed pages=3\n");
     assert_eq!(say("mode serror"), "ok mode=serror\n");
