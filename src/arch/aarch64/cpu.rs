@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "TPIDR_EL2 holds a reference")]
 
 use super::boot::SecondaryBoot;
+use crate::exit::Seat;
 use super::{layout, mmu, smc, tlb};
 use aarch64_cpu::registers::{Readable, TPIDR_EL2, Writeable};
 use alloc::boxed::Box;
@@ -21,8 +22,8 @@ pub struct PerCpu {
     pub online: AtomicBool,
     /// Address of its redistributor's registers.
     pub redistributor: Once<u64>,
-    /// The vCPU that is pinned to it, if any: its VM's number and its own.
-    pub vcpu: Once<(usize, usize)>,
+    /// The vCPU that is pinned to it, if any.
+    pub seat: Once<Seat>,
 }
 
 /// Affinity fields of MPIDR_EL1: Aff3 and Aff2 to Aff0 (Arm ARM D19.2.102).
@@ -42,7 +43,7 @@ pub fn init(mpidrs: &[u64]) {
                 stack_top: layout::stack_top(index),
                 online: AtomicBool::new(false),
                 redistributor: Once::new(),
-                vcpu: Once::new(),
+                seat: Once::new(),
             })
             .collect()
     });

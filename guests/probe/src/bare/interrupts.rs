@@ -65,8 +65,12 @@ pub(super) fn let_ask_again(times: u64) {
 fn write(ipa: u64, value: u32) {
     let register = core::ptr::with_exposed_provenance_mut::<u32>(ipa as usize);
     // SAFETY: a register of the GIC, which `enable` has mapped; what it does, it does to
-    // interrupts, which are handled below.
-    unsafe { register.write_volatile(value) };
+    // interrupts, which are handled below. A store that also changes its base register, as a compiler
+    // may choose, has no syndrome that a hypervisor could emulate it by.
+    unsafe {
+        asm!("str {value:w}, [{register}]", value = in(reg) value, register = in(reg) register,
+             options(nostack, preserves_flags));
+    }
 }
 
 /// On vCPU 0, once: the distributor, and the pages of all redistributors. `None` without a GIC.
