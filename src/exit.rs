@@ -29,6 +29,9 @@ pub extern "C" fn guest_irq(frame: &mut GuestFrame) {
     if taken.console {
         machine::console_input();
     }
+    if taken.alarm {
+        machine::say_now();
+    }
     with_exit(frame, Saved::CallerSaved, |exit| {
         exit.interrupt(taken.arrived)
     });
@@ -49,7 +52,7 @@ fn with_exit(
     };
     let mut cpu = ThisCpu::new(frame, saved);
     match handle(&mut seat.exit(&mut cpu)) {
-        Next::Resume => {}
+        Next::Resume => machine::say_soon(),
         Next::Park => guest::leave(idle),
         Next::Halt => halt(),
     }
@@ -76,10 +79,7 @@ impl core::fmt::Debug for Seat {
 }
 
 impl Seat {
-    fn exit<'a, 'f>(
-        &self,
-        cpu: &'a mut ThisCpu<'f>,
-    ) -> Exit<'a, ThisMachine, ThisCpu<'f>> {
+    fn exit<'a, 'f>(&self, cpu: &'a mut ThisCpu<'f>) -> Exit<'a, ThisMachine, ThisCpu<'f>> {
         Exit {
             hypervisor: self.hypervisor,
             vm: self.vm,
@@ -118,6 +118,7 @@ pub extern "C" fn idle() -> ! {
                 guest::start(cpu, vm, vcpu.index, start);
             }
         }
+        machine::say_now();
         aarch64_cpu::asm::wfi();
     }
 }

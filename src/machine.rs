@@ -3,9 +3,10 @@
 use crate::arch::aarch64::mmio::SharedMemory;
 use crate::arch::aarch64::tables::HeapFrames;
 use crate::arch::aarch64::tlb::HardwareTlb;
-use crate::arch::aarch64::{cpu, gic, load, mmu, uart};
+use crate::arch::aarch64::{alarm, cpu, gic, load, mmu, uart};
 use aarch64_cpu::registers::{CNTPCT_EL0, Readable};
 use cordon::addr::PaRange;
+use cordon::console::Mux;
 use cordon::vm::boot::Contents;
 use cordon::vm::hypervisor::{Hypervisor, Platform};
 use spin::Once;
@@ -31,6 +32,35 @@ pub fn console_input() {
     }
 }
 
+/// Prints what waits to be said of memory errors, behind nothing else.
+pub fn say_waiting(console: &mut Mux<uart::Port>) {
+    if let Some(hypervisor) = HYPERVISOR.get() {
+        hypervisor.ras.journal.drain(hypervisor, |line| {
+            // The UART does not fail.
+            let _ = console.line(format_args!("ras: {line}"));
+        });
+    }
+}
+
+fn is_something_waiting() -> bool {
+    (HYPERVISOR.get()).is_some_and(|hypervisor| hypervisor.ras.journal.is_waiting())
+}
+
+/// Prints it now.
+pub fn say_now() {
+    if is_something_waiting() {
+        drop(uart::console());
+    }
+}
+
+/// Sees to it that it is printed soon, even if nobody prints anything else: this CPU's guest, which
+/// goes on now, will be interrupted for it.
+pub fn say_soon() {
+    if is_something_waiting() {
+        alarm::set();
+    }
+}
+
 impl Platform for ThisMachine {
     type Tables = HeapFrames;
     type Tlb = HardwareTlb;
@@ -45,12 +75,12 @@ impl Platform for ThisMachine {
 
     fn print(&self, console: usize, byte: u8) {
         // The UART does not fail.
-        let _ = uart::CONSOLE.lock().guest_byte(console, byte);
+        let _ = uart::console().guest_byte(console, byte);
     }
 
     fn pause(&self, console: usize) {
         // The UART does not fail.
-        let _ = uart::CONSOLE.lock().guest_waits(console);
+        let _ = uart::console().guest_waits(console);
     }
 
     fn typed(&self, console: usize) -> Option<u8> {

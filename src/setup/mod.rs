@@ -280,6 +280,9 @@ fn start_vms(
         isolates_vms: false,
     };
     let hypervisor = HYPERVISOR.call_once(|| Hypervisor::new(ThisMachine, ras, promises, vms));
+    if gic::has_alarm() {
+        hypervisor.ras.journal.defer();
+    }
     for vm in hypervisor.vms() {
         for vcpu in &vm.vcpus {
             if let Some(cpu) = cpu::all().get(vcpu.pcpu) {

@@ -9,8 +9,8 @@
 use super::config::{DISTRIBUTOR, REDISTRIBUTORS, UART};
 use super::cpu::GuestCpu;
 use super::hypervisor::{Hypervisor, Platform, StopReason, Vm};
-use super::psci::{Call, status};
 use super::id_registers::{self, IdRegisters};
+use super::psci::{Call, status};
 use super::system_registers::{self, Answer};
 use super::vcpu::{Power, Vcpu};
 use super::vgic::{

@@ -68,8 +68,7 @@ pub(crate) fn bench(args: &Args) -> Result<bool> {
     let path = workspace::root().join("tests/qemu/goals.toml");
     let text =
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let goals: Goals =
-        toml::from_str(&text).with_context(|| format!("bad {}", path.display()))?;
+    let goals: Goals = toml::from_str(&text).with_context(|| format!("bad {}", path.display()))?;
     let values = measure()?;
     let unknown = |name: &&String| {
         !goals.figure.iter().any(|figure| {
@@ -93,8 +92,7 @@ pub(crate) fn bench(args: &Args) -> Result<bool> {
     print(&rows);
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&rows)?;
-        fs::write(path, text + "\n")
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(rows.iter().all(|row| row.met != Some(false)))
 }
@@ -193,7 +191,9 @@ fn print(rows: &[Row<'_>]) {
             plain(row.value),
             row.unit,
             row.goal.map(plain).unwrap_or_default(),
-            row.ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default(),
+            row.ratio
+                .map(|ratio| format!("{ratio:.2}"))
+                .unwrap_or_default(),
             peers.join(" ")
         );
         println!("{}", line.trim_end());

@@ -2,8 +2,8 @@
 #![expect(unsafe_code, reason = "TPIDR_EL2 holds a reference")]
 
 use super::boot::SecondaryBoot;
-use crate::exit::Seat;
 use super::{layout, mmu, smc, tlb};
+use crate::exit::Seat;
 use aarch64_cpu::registers::{Readable, TPIDR_EL2, Writeable};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, Ordering};

@@ -5,6 +5,7 @@
 //! | an SGI by which one CPU gets another out of its guest or out of WFI | at once |
 //! | the guest's timers | when the guest deactivates the virtual interrupt that is linked to it |
 //! | the virtual CPU interface's maintenance interrupt | at once; its cause is removed before anybody looks again |
+//! | the EL2 timer's, the [`alarm`](super::alarm) | at once; the timer is off |
 //! | the console's | at once; the UART is told to be quiet until somebody wants its characters |
 //!
 //! Ending is parted in two for that (ICC_CTLR_EL1.EOImode = 1): EOIR drops the priority, DIR
@@ -48,6 +49,7 @@ struct Wires {
     virtual_timer: Option<u32>,
     physical_timer: Option<u32>,
     maintenance: Option<u32>,
+    alarm: Option<u32>,
     console: Option<u32>,
 }
 
@@ -60,6 +62,8 @@ pub struct Acknowledged {
     pub arrived: Arrived,
     /// The console's UART has something.
     pub console: bool,
+    /// The alarm that this CPU had set.
+    pub alarm: bool,
 }
 
 /// Why the GIC cannot be used.
@@ -92,6 +96,7 @@ pub fn init(machine: &Machine) -> Result<(), Error> {
         virtual_timer: timer.virtual_,
         physical_timer: timer.physical,
         maintenance: machine.gic.as_ref().and_then(|gic| gic.maintenance),
+        alarm: timer.hyp_physical,
         console: machine.uart_interrupt,
     });
     let Some(gic) = &machine.gic else {
@@ -144,6 +149,11 @@ pub fn timers() -> Timers {
         virtual_: physical(|wires| wires.virtual_timer),
         physical: physical(|wires| wires.physical_timer),
     }
+}
+
+/// Whether CPUs can be brought back by an [`alarm`](super::alarm).
+pub fn has_alarm() -> bool {
+    WIRES.get().is_some_and(|wires| wires.alarm.is_some())
 }
 
 /// Makes the calling CPU, `cpu`, ready to be kicked and to take its guest's interrupts. Without a
@@ -212,7 +222,13 @@ fn wake_redistributor(cpu: &PerCpu) -> bool {
 
 fn enable_own(redistributor: &mut GicRedistributor<'_>) -> Result<(), GicError> {
     let wires = WIRES.get().copied().unwrap_or_default();
-    let lines = [wires.virtual_timer, wires.physical_timer, wires.maintenance];
+    super::alarm::clear();
+    let lines = [
+        wires.virtual_timer,
+        wires.physical_timer,
+        wires.maintenance,
+        wires.alarm,
+    ];
     for line in lines.into_iter().flatten().map(intid) {
         redistributor.set_trigger(line, Trigger::Level)?;
         redistributor.enable_interrupt(line, true)?;
@@ -288,6 +304,10 @@ pub fn acknowledge_all() -> Acknowledged {
             taken.arrived.physical_timer = true;
             continue;
         }
+        if Some(number) == wires.alarm {
+            // Before it is deactivated, or it would be pending again.
+            super::alarm::clear();
+        }
         deactivate(number);
         if Some(number) == wires.maintenance {
             taken.arrived.maintenance = true;
@@ -297,6 +317,8 @@ pub fn acknowledge_all() -> Acknowledged {
         if Some(number) == wires.console {
             super::uart::mute();
             taken.console = true;
+        } else if Some(number) == wires.alarm {
+            taken.alarm = true;
         } else if interrupt != KICK {
             log::warn!("event=error what=interrupt why=unexpected id={interrupt:?}");
         }

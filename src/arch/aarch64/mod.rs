@@ -4,6 +4,7 @@
 //! with nothing to do waits in WFI, which a masked interrupt ends too (Arm ARM D1.6.2).
 
 pub mod acpi_map;
+pub mod alarm;
 pub mod boot;
 pub mod cpu;
 pub mod crash;
