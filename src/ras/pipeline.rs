@@ -188,7 +188,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         collected: &mut Collected,
     ) {
         collected.fatal |= block.severity() == Severity::Fatal;
-        if block.sections().next().is_none() {
+        if block.is_empty() {
             log::error!("event=error what=cper why=no-sections");
         }
         for section in block.sections() {

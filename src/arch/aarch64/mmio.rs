@@ -108,10 +108,8 @@ impl SharedMemory {
 impl PhysMemory for SharedMemory {
     fn read(&mut self, from: Pa, to: &mut [u8]) -> Result<(), MemoryError> {
         let start = self.check(from, to.len())?;
-        for (offset, byte) in to.iter_mut().enumerate() {
-            // SAFETY: inside a range that is mapped for good and that Rust has no object in.
-            *byte = unsafe { read_volatile((start + offset as u64) as *const u8) };
-        }
+        // SAFETY: inside a range that is mapped for good and that Rust has no object in.
+        unsafe { super::mem::copy_shared(start, to) };
         Ok(())
     }
 

@@ -120,6 +120,11 @@ impl<'a> StatusBlock<'a> {
         }
     }
 
+    /// Whether there is no section in it, good or bad.
+    pub fn is_empty(&self) -> bool {
+        self.sections.is_empty()
+    }
+
     /// The vendor's own bytes, often none.
     pub fn raw_data(&self) -> &'a [u8] {
         self.raw_data
