@@ -63,9 +63,10 @@ impl Deadlines {
         }
     }
 
-    /// `purpose` has nothing to wait for.
-    pub fn clear(&self, purpose: Purpose) {
-        self.set(purpose, NEVER);
+    /// Whether `purpose` waits for something.
+    pub fn is_set(&self, purpose: Purpose) -> bool {
+        let slot = self.at.get(usize::from(purpose as u8));
+        slot.is_some_and(|slot| slot.load(Relaxed) != NEVER)
     }
 
     /// When the timer must fire next.
@@ -105,8 +106,9 @@ mod tests {
         deadlines.set(PollErrors, 300);
         deadlines.set(DrainLog, 200);
         assert_eq!(deadlines.next(), Some(200));
-        deadlines.clear(DrainLog);
+        deadlines.set(DrainLog, 400);
         assert_eq!(deadlines.next(), Some(300));
+        assert!(deadlines.is_set(DrainLog) && deadlines.is_set(PollErrors));
         deadlines.set(PollErrors, 100);
         assert_eq!(deadlines.next(), Some(100), "one each: the last counts");
     }
@@ -124,6 +126,7 @@ mod tests {
         let due = deadlines.take_due(u64::MAX - 1);
         assert!(due.has(PollErrors) && !due.has(DrainLog));
         assert_eq!(deadlines.next(), None);
+        assert!(!deadlines.is_set(DrainLog) && !deadlines.is_set(PollErrors));
     }
 
     #[test]

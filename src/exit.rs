@@ -1,15 +1,26 @@
 //! Exits from a guest: what the vectors call, and where a CPU goes that has no guest to run.
 
-use crate::arch::aarch64::guest::{self, ThisCpu};
+use crate::arch::aarch64::guest::{self, Saved, ThisCpu};
 use crate::arch::aarch64::vectors::GuestFrame;
 use crate::arch::aarch64::{cpu, crash, gic, smc};
 use crate::machine::{self, HYPERVISOR, ThisMachine};
 use cordon::vm::exit::{Exit, Next};
+use cordon::vm::vcpu::Vcpu;
 use core::sync::atomic::{AtomicBool, Ordering};
+
+/// A synchronous exception from a guest, before all of its registers are saved. False if it has to
+/// come again, to [`guest_sync`], with all of them.
+pub extern "C" fn guest_quick(frame: &mut GuestFrame) -> bool {
+    let Some(seat) = seat() else {
+        return false;
+    };
+    seat.exit(&mut ThisCpu::new(frame, Saved::CallerSaved))
+        .quick()
+}
 
 /// A synchronous exception from a guest.
 pub extern "C" fn guest_sync(frame: &mut GuestFrame) {
-    with_exit(frame, |exit| exit.synchronous());
+    with_exit(frame, Saved::All, |exit| exit.synchronous());
 }
 
 /// An interrupt while a guest ran.
@@ -18,30 +29,27 @@ pub extern "C" fn guest_irq(frame: &mut GuestFrame) {
     if machine::attend(&taken) {
         halt();
     }
-    with_exit(frame, |exit| exit.interrupt(taken.arrived));
+    with_exit(frame, Saved::CallerSaved, |exit| {
+        exit.interrupt(taken.arrived)
+    });
 }
 
 /// An SError while a guest ran.
 pub extern "C" fn guest_serror(frame: &mut GuestFrame) {
-    with_exit(frame, |exit| exit.serror());
+    with_exit(frame, Saved::CallerSaved, |exit| exit.serror());
 }
 
 fn with_exit(
     frame: &mut GuestFrame,
+    saved: Saved,
     handle: impl FnOnce(&mut Exit<'_, ThisMachine, ThisCpu<'_>>) -> Next,
 ) {
-    let Some((hypervisor, vm, vcpu)) = current() else {
+    let Some(seat) = seat() else {
         crash::stop(|out| writeln!(out, "cordon: crash: why=exit-without-vcpu"));
     };
-    let mut cpu = ThisCpu::new(frame);
-    let next = handle(&mut Exit {
-        hypervisor,
-        vm,
-        vcpu,
-        cpu: &mut cpu,
-    });
-    match next {
-        Next::Resume => {}
+    let mut cpu = ThisCpu::new(frame, saved);
+    match handle(&mut seat.exit(&mut cpu)) {
+        Next::Resume => machine::say_soon(),
         Next::Park => guest::leave(idle),
         Next::Halt => halt(),
     }
@@ -50,16 +58,37 @@ fn with_exit(
 type Hypervisor = cordon::vm::hypervisor::Hypervisor<ThisMachine>;
 type Vm = cordon::vm::hypervisor::Vm<ThisMachine>;
 
+/// What is pinned to a CPU.
+#[derive(Clone, Copy)]
+pub struct Seat {
+    /// The machine.
+    pub hypervisor: &'static Hypervisor,
+    /// The VM.
+    pub vm: &'static Vm,
+    /// Its vCPU.
+    pub vcpu: &'static Vcpu,
+}
+
+impl core::fmt::Debug for Seat {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "vCPU {} of {}", self.vcpu.index, self.vm.name)
+    }
+}
+
+impl Seat {
+    fn exit<'a, 'f>(&self, cpu: &'a mut ThisCpu<'f>) -> Exit<'a, ThisMachine, ThisCpu<'f>> {
+        Exit {
+            hypervisor: self.hypervisor,
+            vm: self.vm,
+            vcpu: self.vcpu,
+            cpu,
+        }
+    }
+}
+
 /// What is pinned to this CPU.
-fn current() -> Option<(
-    &'static Hypervisor,
-    &'static Vm,
-    &'static cordon::vm::vcpu::Vcpu,
-)> {
-    let (vm, vcpu) = *cpu::try_this()?.vcpu.get()?;
-    let hypervisor = HYPERVISOR.get()?;
-    let vm = hypervisor.vms().get(vm)?;
-    Some((hypervisor, vm, vm.vcpus.get(vcpu)?))
+fn seat() -> Option<&'static Seat> {
+    cpu::try_this()?.seat.get()
 }
 
 /// A CPU without a guest to run sleeps until its vCPU is turned on.
@@ -70,7 +99,12 @@ pub extern "C" fn idle() -> ! {
         if machine::attend(&taken) {
             halt();
         }
-        if let (Some(cpu), Some((hypervisor, vm, vcpu))) = (cpu::try_this(), current()) {
+        if let (Some(cpu), Some(seat)) = (cpu::try_this(), seat()) {
+            let Seat {
+                hypervisor,
+                vm,
+                vcpu,
+            } = *seat;
             if vm.is_stopped() {
                 vcpu.cancel_start();
                 hypervisor.settle(vm);
@@ -81,6 +115,7 @@ pub extern "C" fn idle() -> ! {
                 guest::start(cpu, vm, vcpu.index, start);
             }
         }
+        machine::say_now();
         aarch64_cpu::asm::wfi();
     }
 }

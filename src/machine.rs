@@ -7,7 +7,8 @@ use crate::arch::aarch64::tlb::HardwareTlb;
 use crate::arch::aarch64::{cpu, gic, load, mmu, timer, uart};
 use aarch64_cpu::registers::{CNTPCT_EL0, Readable};
 use cordon::addr::PaRange;
-use cordon::deadlines::Purpose;
+use cordon::console::Mux;
+use cordon::deadlines::{Due, Purpose};
 use cordon::platform::aml::PlatformEvents;
 use cordon::vm::boot::{Contents, LoadError};
 use cordon::vm::hypervisor::{Hypervisor, Platform};
@@ -38,7 +39,14 @@ pub fn attend(taken: &Acknowledged) -> bool {
     if taken.console {
         console_input();
     }
-    let poll = taken.deadline && timer::take_due().has(Purpose::PollErrors);
+    let due = match taken.deadline {
+        true => timer::take_due(),
+        false => Due::default(),
+    };
+    if due.has(Purpose::DrainLog) {
+        say_now();
+    }
+    let poll = due.has(Purpose::PollErrors);
     if !poll && !taken.notified {
         return false;
     }
@@ -81,6 +89,38 @@ pub fn console_input() {
     }
 }
 
+/// How long something may wait to be said, in milliseconds.
+const SAY_AFTER_MS: u64 = 1;
+
+/// Prints what waits to be said of memory errors, behind nothing else.
+pub fn say_waiting(console: &mut Mux<uart::Port>) {
+    if let Some(hypervisor) = HYPERVISOR.get() {
+        hypervisor.ras.journal.drain(hypervisor, |line| {
+            // The UART does not fail.
+            let _ = console.line(format_args!("ras: {line}"));
+        });
+    }
+}
+
+fn is_something_waiting() -> bool {
+    (HYPERVISOR.get()).is_some_and(|hypervisor| hypervisor.ras.journal.is_waiting())
+}
+
+/// Prints it now.
+pub fn say_now() {
+    if is_something_waiting() {
+        drop(uart::console());
+    }
+}
+
+/// Sees to it that it is printed soon, even if nobody prints anything else: this CPU's guest, which
+/// goes on now, will be interrupted for it.
+pub fn say_soon() {
+    if is_something_waiting() {
+        timer::set_once(Purpose::DrainLog, SAY_AFTER_MS);
+    }
+}
+
 impl Platform for ThisMachine {
     type Tables = HeapFrames;
     type Tlb = HardwareTlb;
@@ -95,12 +135,12 @@ impl Platform for ThisMachine {
 
     fn print(&self, console: usize, byte: u8) {
         // The UART does not fail.
-        let _ = uart::CONSOLE.lock().guest_byte(console, byte);
+        let _ = uart::console().guest_byte(console, byte);
     }
 
     fn pause(&self, console: usize) {
         // The UART does not fail.
-        let _ = uart::CONSOLE.lock().guest_waits(console);
+        let _ = uart::console().guest_waits(console);
     }
 
     fn typed(&self, console: usize) -> Option<u8> {

@@ -47,6 +47,8 @@ pub trait Machine: Tlb {
 
     /// Has [`Service::flush`] called in [`REMIND_MS`] milliseconds.
     fn remind(&mut self);
+    /// The counter (CNTPCT) at which EL2 was last entered with an error, 0 if it never was.
+    fn told(&mut self) -> u64;
 }
 
 /// How long after an attempt in vain a report is tried again.
@@ -230,7 +232,7 @@ impl<'a, const N: usize> Service<'a, N> {
             }
             Command::Status => writeln!(
                 out,
-                "ok poisoned={} consumed={} unacked={} mode={} record={} cpus={} tables_free={} queued={} lost={}",
+                "ok poisoned={} consumed={} unacked={} mode={} record={} cpus={} tables_free={} told={} queued={} lost={}",
                 self.gpt.poisoned(),
                 self.consumed,
                 self.unacked,
@@ -238,6 +240,7 @@ impl<'a, const N: usize> Service<'a, N> {
                 self.record.name(),
                 self.cpus,
                 self.gpt.tables_free(),
+                machine.told(),
                 self.queue.len(),
                 self.queue.lost(),
             ),

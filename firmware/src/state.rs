@@ -6,6 +6,7 @@ use cordon_firmware::gpt::{Gpt, Table, Tlb};
 use cordon_firmware::layout::RTC_BASE;
 use cordon_firmware::psci::Cpus;
 use cordon_firmware::service::{ACK_WAIT_MS, Machine, REMIND_MS, Service, Written};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use spin::{Mutex, Once};
 
 use crate::machine::{gic, mmio, ram, sysreg};
@@ -24,6 +25,15 @@ static TURN: Mutex<()> = Mutex::new(());
 
 /// The control line as far as it has come in.
 pub(crate) static LINE: Mutex<LineBuffer> = Mutex::new(LineBuffer::new());
+
+/// When EL2 was last entered with an error (CNTPCT).
+static TOLD: AtomicU64 = AtomicU64::new(0);
+
+/// EL2 is about to be entered with an error: what the firmware does for it ends here, and what a
+/// benchmark counts begins.
+pub(crate) fn tell_now() {
+    TOLD.store(sysreg::counter(), Relaxed);
+}
 
 /// Which CPUs are on.
 pub(crate) static CPUS: Cpus = Cpus::new();
@@ -108,5 +118,9 @@ impl Machine for El3 {
 
     fn remind(&mut self) {
         sysreg::start_own_timer(sysreg::cntfrq() * REMIND_MS / 1000);
+    }
+
+    fn told(&mut self) -> u64 {
+        TOLD.load(Relaxed)
     }
 }

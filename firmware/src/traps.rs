@@ -155,6 +155,7 @@ fn granule_fault(esr: u64) {
     uart::write(message.as_str());
     if let Some(entry) = entry {
         deliver(entry);
+        state::tell_now();
     }
 }
 

@@ -8,6 +8,7 @@
 //! still at it.
 
 use super::event::{Announcer, ErrorEvent, Stage};
+use super::journal::{Journal, Note};
 use super::poison::{Insert, PoisonSet};
 use crate::addr::{Ipa, Pa, Vmid};
 use crate::devmem::{DevMem, MappedPage};
@@ -62,6 +63,8 @@ pub(super) struct Containment<'a, 's, V, const N: usize> {
     pub(super) announcer: &'a Announcer<N>,
     /// The address spaces.
     pub(super) spaces: &'a V,
+    /// Where what happened is noted.
+    pub(super) journal: &'a Journal,
     /// The error that is being contained.
     pub(super) event: &'a ErrorEvent,
 }
@@ -92,7 +95,7 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
         };
         if known {
             self.announce(Stage::Known);
-            log::info!(target: "ras", "event=known seq={seq} pa={page}");
+            self.say(Note::Known { seq, pa: page });
         } else {
             self.announce(Stage::Contained { pages: 1 });
             self.devmem.notify_failure(page);
@@ -119,13 +122,13 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
         let name = self.spaces.name(vm);
         match self.spaces.make_hole(vm, ipa) {
             Some(Ok(HoleOutcome::Made(hole))) => {
-                self.report(name, ipa, &hole);
+                self.report(vm, ipa, &hole);
                 Cut::Made
             }
             Some(Ok(HoleOutcome::Coarse(hole))) => {
                 self.announce(Stage::Overflow);
                 log::error!(target: "ras", "event=overflow what=table-reserve vm={name} ipa={} lost={:#x}", hole.ipa, hole.size);
-                self.report(name, ipa, &hole);
+                self.report(vm, ipa, &hole);
                 Cut::Made
             }
             Some(Ok(HoleOutcome::AlreadyPoisoned { .. })) => Cut::Held,
@@ -142,27 +145,23 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
         }
     }
 
-    fn report(&self, name: &str, ipa: Ipa, hole: &Hole) {
-        let (seq, pa, block) = (self.event.sequence, hole.pa, BlockSize(hole.block));
-        let (tables, reserve) = (hole.tables, hole.reserve_left);
-        log::info!(target: "ras", "event=contained seq={seq} pa={pa} vm={name} ipa={ipa} block={block} tables={tables} reserve={reserve}");
+    fn report(&self, vm: Vmid, ipa: Ipa, hole: &Hole) {
+        self.say(Note::Contained {
+            seq: self.event.sequence,
+            pa: hole.pa,
+            vm,
+            ipa,
+            block: hole.block,
+            tables: hole.tables,
+            reserve: hole.reserve_left,
+        });
+    }
+
+    fn say(&self, note: Note) {
+        super::pipeline::say(self.journal, note, None, self.spaces);
     }
 
     fn announce(&self, stage: Stage) {
         self.announcer.announce(self.event, stage);
-    }
-}
-
-/// A block's size as the events write it: `1g`, `2m`, `4k`.
-struct BlockSize(u64);
-
-impl fmt::Display for BlockSize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (shift, unit) in [(30, 'g'), (20, 'm'), (10, 'k')] {
-            if self.0 >> shift != 0 {
-                return write!(f, "{}{unit}", self.0 >> shift);
-            }
-        }
-        write!(f, "{}", self.0)
     }
 }

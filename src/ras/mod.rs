@@ -21,6 +21,7 @@ pub mod event;
 pub mod ghes;
 pub mod hest;
 pub mod inject;
+pub mod journal;
 pub mod pipeline;
 pub mod poison;
 mod sources;

@@ -25,10 +25,10 @@ use super::cper::{Body, Section, Severity, StatusBlock};
 use super::esr::Level;
 use super::event::{Announcer, Consumer, ErrorEvent, Origin, Stage};
 use super::ghes::PhysMemory;
+use super::journal::{Journal, Line, Note};
 use super::poison::PoisonSet;
 use crate::addr::{PAGE_SIZE, Pa, PaRange, Pfn};
 use crate::devmem::DevMem;
-use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use spin::Mutex;
 
@@ -97,6 +97,8 @@ pub struct Ras<'s, S> {
     pub devmem: DevMem<'s>,
     /// Counts what happens, in this one place, and tells who wants to know.
     pub announcer: Announcer<SUBSCRIBERS>,
+    /// What happened and was not said yet.
+    pub journal: Journal,
     poison: Mutex<PoisonSet<'s>>,
     sources: Mutex<Sources<S>>,
     sequence: AtomicU64,
@@ -108,10 +110,16 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         Self {
             devmem,
             announcer: Announcer::new(),
+            journal: Journal::new(),
             poison: Mutex::new(poison),
             sources: Mutex::new(sources),
             sequence: AtomicU64::new(1),
         }
+    }
+
+    /// Has something said: later if that is possible, or at once.
+    pub fn say<V: AddressSpaces>(&self, note: Note, spaces: &V) {
+        say(&self.journal, note, None, spaces);
     }
 
     /// The number of the next event.
@@ -217,7 +225,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         collected: &mut Collected,
     ) {
         collected.fatal |= block.severity() == Severity::Fatal;
-        if block.sections().next().is_none() {
+        if block.is_empty() {
             log::error!("event=error what=cper why=no-sections");
         }
         for section in block.sections() {
@@ -245,7 +253,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         if section.severity == Severity::Corrected {
             self.announcer.announce(&event, Stage::Corrected);
         }
-        log::info!(target: "ras", "event=detected {event}{} {}", VmName(&event, spaces), section.line());
+        say(&self.journal, Note::Detected(event), Some(section), spaces);
         for range in ranges.filter(|_| section.severity.is_uncorrected()) {
             let event = ErrorEvent {
                 range: Some(range),
@@ -278,6 +286,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
             devmem: &self.devmem,
             poison: &self.poison,
             announcer: &self.announcer,
+            journal: &self.journal,
             spaces,
             event,
         };
@@ -329,14 +338,20 @@ fn poisoned_ranges(section: &Section<'_>) -> impl Iterator<Item = PaRange> {
     memory.into_iter().chain(pages)
 }
 
-/// ` vm=NAME` where a guest consumed the error.
-struct VmName<'a, V>(&'a ErrorEvent, &'a V);
-
-impl<V: AddressSpaces> fmt::Display for VmName<'_, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.consumer {
-            Some(Consumer::Vcpu { vm, .. }) => write!(f, " vm={}", self.1.name(vm)),
-            _ => Ok(()),
-        }
+/// Has something said, with the section of a record that it is about: later if that is possible, or
+/// at once, behind what waits.
+pub(super) fn say<V: AddressSpaces>(
+    journal: &Journal,
+    note: Note,
+    section: Option<&Section<'_>>,
+    spaces: &V,
+) {
+    if log::max_level() >= log::LevelFilter::Info && !journal.note(note, section) {
+        let line = Line {
+            note: &note,
+            section,
+            spaces,
+        };
+        log::info!(target: "ras", "{line}");
     }
 }

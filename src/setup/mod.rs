@@ -18,7 +18,7 @@ mod sources;
 mod vms;
 
 use crate::arch::aarch64::{cpu, features, gic, guest, heap, layout, mmu, smc, uart};
-use crate::exit::halt;
+use crate::exit::{Seat, halt};
 use crate::machine::{HYPERVISOR, ThisMachine};
 use aarch64_cpu::registers::{ID_AA64MMFR0_EL1, ID_AA64MMFR2_EL1, MPIDR_EL1, Readable};
 use acpi::TableMemory;
@@ -283,10 +283,17 @@ fn start_vms(
         isolates_vms: false,
     };
     let hypervisor = HYPERVISOR.call_once(|| Hypervisor::new(ThisMachine, ras, promises, vms));
-    for (number, vm) in hypervisor.vms().iter().enumerate() {
+    if gic::has_own_timer() {
+        hypervisor.ras.journal.defer();
+    }
+    for vm in hypervisor.vms() {
         for vcpu in &vm.vcpus {
             if let Some(cpu) = cpu::all().get(vcpu.pcpu) {
-                cpu.vcpu.call_once(|| (number, vcpu.index));
+                cpu.seat.call_once(|| Seat {
+                    hypervisor,
+                    vm,
+                    vcpu,
+                });
             }
         }
     }
@@ -311,19 +318,15 @@ fn start_cpus() {
 
 /// Confines this CPU's guest side to the VM that is pinned to it, if one is.
 pub fn confine() {
-    let pinned = cpu::try_this().and_then(|cpu| cpu.vcpu.get());
-    let (Some(&(vm, vcpu)), Some(hypervisor)) = (pinned, HYPERVISOR.get()) else {
+    let Some(seat) = cpu::try_this().and_then(|cpu| cpu.seat.get()) else {
         return;
     };
-    let Some(vm) = hypervisor.vms().get(vm) else {
-        return;
-    };
-    let stage2 = vm.stage2.lock();
+    let stage2 = seat.vm.stage2.lock();
     let to = guest::Confinement {
         vtcr: stage2.vtcr_el2(),
         vttbr: stage2.vttbr_el2(),
         fwb: stage2.config().fwb(),
-        mpidr: cordon::vm::vcpu::mpidr(vcpu),
+        mpidr: seat.vcpu.mpidr(),
     };
     guest::confine(&to, features::get());
 }

@@ -22,6 +22,12 @@ pub trait GuestCpu {
     /// Sets general register `number`; nothing happens for 31.
     fn set_register(&mut self, number: u8, value: u64);
 
+    /// Whether [`Self::register`] and [`Self::set_register`] know general register `number`. They
+    /// know all, except while [`Exit::quick`](super::exit::Exit::quick) runs.
+    fn has_register(&self, _number: u8) -> bool {
+        true
+    }
+
     /// Steps over the instruction that caused the exit, which has been emulated: PC moves on by 4,
     /// `PSTATE.BTYPE` and `PSTATE.SS` are cleared, as executing it would have done.
     fn skip_instruction(&mut self);

@@ -9,6 +9,7 @@
 use super::config::{DISTRIBUTOR, REDISTRIBUTORS, UART};
 use super::cpu::GuestCpu;
 use super::hypervisor::{Hypervisor, Platform, StopReason, Vm};
+use super::id_registers::{self, IdRegisters};
 use super::psci::{Call, status};
 use super::system_registers::{self, Answer};
 use super::vcpu::{Power, Vcpu};
@@ -16,7 +17,7 @@ use super::vgic::{
     CpuInterface, Frame, Others, PHYSICAL_TIMER, REDISTRIBUTOR_SIZE, VIRTUAL_TIMER, VcpuSet,
 };
 use crate::addr::Ipa;
-use crate::ras::esr::{Abort, Fault, Mmio, Syndrome, System};
+use crate::ras::esr::{Abort, Fault, Mmio, Syndrome, System, SystemRegister};
 use crate::ras::inject;
 use crate::stage2::Lookup;
 
@@ -49,7 +50,7 @@ pub struct Arrived {
 
 /// An emulated device, and where in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Device {
+pub(super) enum Device {
     Gic(Frame, u64),
     Uart(u64),
 }
@@ -123,7 +124,13 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             self.cpu.skip_instruction();
             return Next::Resume;
         }
-        match system_registers::answer(system, self.cpu, self.vm.ipa_bits) {
+        if system.is_read && id_registers::is_id_register(system.register) {
+            let value = self.id_register(system.register);
+            self.cpu.set_register(system.rt, value);
+            self.cpu.skip_instruction();
+            return Next::Resume;
+        }
+        match system_registers::answer(system) {
             Answer::Value(value) => {
                 if system.is_read {
                     self.cpu.set_register(system.rt, value);
@@ -135,8 +142,18 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         }
     }
 
+    /// What the guest reads in an ID register. It is worked out once for each of them: this CPU is the
+    /// only one that the vCPU ever runs on.
+    pub(super) fn id_register(&self, register: SystemRegister) -> u64 {
+        let shown = self.vcpu.id_registers.call_once(|| {
+            let host = |crm, op2| self.cpu.id_register(crm, op2);
+            IdRegisters::new(host, self.vm.ipa_bits)
+        });
+        shown.get(register)
+    }
+
     /// False where the interrupt controller has no such register.
-    fn write_interrupt_register(&mut self, system: &System) -> bool {
+    pub(super) fn write_interrupt_register(&mut self, system: &System) -> bool {
         let value = self.cpu.register(system.rt);
         let (vgic, vcpu) = (&self.vm.vgic, self.vcpu.index);
         let cpu = self.cpu.interrupts();
@@ -243,7 +260,8 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         if let (Some(mmio), Some(device)) = (abort.mmio, device(ipa, self.vm.vcpus.len()))
             && !abort.stage1_walk
         {
-            return self.emulate(&mmio, device);
+            self.emulate(&mmio, device);
+            return Next::Resume;
         }
         let found = self.vm.stage2.lock().lookup(ipa);
         match found {
@@ -259,7 +277,8 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         }
     }
 
-    fn emulate(&mut self, mmio: &Mmio, device: Device) -> Next {
+    /// A load from or store to an emulated device.
+    pub(super) fn emulate(&mut self, mmio: &Mmio, device: Device) {
         let (size, vcpu) = (mmio.size, self.vcpu.index);
         let (vm, platform) = (self.vm, &self.hypervisor.platform);
         let others = OtherCpus { vm, platform };
@@ -293,7 +312,6 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         };
         self.concern(concerned);
         self.cpu.skip_instruction();
-        Next::Resume
     }
 
     /// What a bus says where nobody answers: a synchronous external abort, no memory error.
@@ -343,7 +361,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
 }
 
 /// The emulated device of a VM with `vcpus` vCPUs that has registers at `ipa`.
-fn device(ipa: Ipa, vcpus: usize) -> Option<Device> {
+pub(super) fn device(ipa: Ipa, vcpus: usize) -> Option<Device> {
     let offset = |(base, size): (Ipa, u64)| {
         ipa.checked_offset_from(base)
             .filter(|offset| *offset < size)

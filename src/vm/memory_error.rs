@@ -12,6 +12,7 @@ use crate::ras::cper::Severity;
 use crate::ras::esr::{Abort, AsyncErrorType, Level, SError, SErrorKind, Syndrome};
 use crate::ras::event::{Attempt, Consumer, ErrorEvent, Origin, Stage};
 use crate::ras::inject::{self, ExternalAbort};
+use crate::ras::journal::Note;
 use crate::ras::pipeline::{Collected, Occasion};
 use crate::ras::triage::{self, Interrupted, Verdict};
 use crate::stage2::Lookup;
@@ -27,12 +28,12 @@ enum By {
     Translation,
 }
 
-impl fmt::Display for By {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+impl By {
+    const fn name(self) -> &'static str {
+        match self {
             Self::Cper => "cper",
             Self::Translation => "at",
-        })
+        }
     }
 }
 
@@ -101,7 +102,13 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             ..self.event(&self.occasion(Origin::Sea, Some(abort.into())))
         };
         self.announce(&event, Stage::Touched);
-        log::info!(target: "ras", "event=touched seq={} vm={} vcpu={} ipa={ipa} count={count}", event.sequence, self.vm.name, self.vcpu.index);
+        self.say(Note::Touched {
+            seq: event.sequence,
+            vm: self.vm.vmid,
+            vcpu: self.vcpu.index,
+            ipa,
+            count,
+        });
         self.tell(abort, &event, Some(ipa), level)
     }
 
@@ -113,7 +120,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         let event = self.event(&occasion);
         if collected.records == 0 {
             self.announce(&event, Stage::NoRecord);
-            log::warn!(target: "ras", "event=no-record {event} vm={}", self.vm.name);
+            self.say(Note::NoRecord(event));
         }
         (event, collected)
     }
@@ -135,6 +142,10 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     fn event(&self, occasion: &Occasion) -> ErrorEvent {
         let sequence = self.hypervisor.ras.next_sequence();
         occasion.event(sequence, Severity::Recoverable, None)
+    }
+
+    fn say(&self, note: Note) {
+        self.hypervisor.ras.say(note, self.hypervisor);
     }
 
     fn announce(&self, event: &ErrorEvent, stage: Stage) {
@@ -170,7 +181,13 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             _ => self.page_of(collected.own?)?,
         };
         let Resolved { pa, ipa, by } = resolved;
-        log::info!(target: "ras", "event=resolved seq={} pa={} ipa={} vm={} by={by}", event.sequence, pa.page(), ipa.page(), self.vm.name);
+        self.say(Note::Resolved {
+            seq: event.sequence,
+            pa: pa.page(),
+            ipa: ipa.page(),
+            vm: self.vm.vmid,
+            by: by.name(),
+        });
         Some(resolved)
     }
 
@@ -215,9 +232,16 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         if let Ok(injected) = &exception {
             self.vm.vseas.fetch_add(1, Ordering::Relaxed);
             self.announce(event, Stage::GuestAborted);
-            log::info!(target: "ras", "event=vsea seq={} vm={} vcpu={}{} far={:#x} esr={:#x} el={} access={}",
-                event.sequence, self.vm.name, self.vcpu.index, Optional(" ipa=", ipa.map(Ipa::page)), abort.far.unwrap_or(0), injected.esr_el1,
-                self.cpu.exception_level(), Attempt::from(trap));
+            self.say(Note::Aborted {
+                seq: event.sequence,
+                vm: self.vm.vmid,
+                vcpu: self.vcpu.index,
+                ipa: ipa.map(Ipa::page),
+                far: abort.far.unwrap_or(0),
+                esr: injected.esr_el1,
+                el: self.cpu.exception_level(),
+                access: Attempt::from(trap),
+            });
         }
         self.deliver(exception)
     }
@@ -229,8 +253,12 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         };
         let vsesr = inject::virtual_serror(kind);
         self.announce(event, Stage::GuestSError);
-        let seq = event.sequence;
-        log::info!(target: "ras", "event=vserror seq={seq} vm={} vcpu={} vsesr={vsesr:#x}", self.vm.name, self.vcpu.index);
+        self.say(Note::SError {
+            seq: event.sequence,
+            vm: self.vm.vmid,
+            vcpu: self.vcpu.index,
+            vsesr,
+        });
         self.cpu.virtual_serror(vsesr);
         Next::Resume
     }

@@ -9,6 +9,7 @@
 //!   vcpu         on or off
 //!   vgic         interrupts
 //!   exit         why a guest stopped, and the answer; psci, vuart: what it may ask for;
+//!                quick: the exits that come often;
 //!                system_registers, id_registers: what it reads of its CPU
 //!   memory_error the part of exit that Cordon is for
 //! ```
@@ -23,6 +24,7 @@ pub mod id_registers;
 mod lookout;
 pub mod memory_error;
 pub mod psci;
+pub mod quick;
 pub mod system_registers;
 #[cfg(test)]
 mod tests;

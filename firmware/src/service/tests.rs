@@ -53,6 +53,10 @@ impl Machine for Fake {
     fn remind(&mut self) {
         self.reminders += 1;
     }
+
+    fn told(&mut self) -> u64 {
+        77
+    }
 }
 
 type Small = Service<'static, 2>;
@@ -128,7 +132,7 @@ fn lines_are_answered_as_the_protocol_says() {
     assert_eq!(say("poison 0x8000002000"), "ok poisoned pages=0\n");
     assert_eq!(
         say("status"),
-        "ok poisoned=3 consumed=0 unacked=0 mode=sea record=on cpus=4 tables_free=1 queued=0 lost=0\n"
+        "ok poisoned=3 consumed=0 unacked=0 mode=sea record=on cpus=4 tables_free=1 told=77 queued=0 lost=0\n"
     );
     assert_eq!(say("heal 0x8000000000 16"), "ok healed pages=3\n");
     assert_eq!(say("mode serror"), "ok mode=serror\n");

@@ -3,6 +3,7 @@
 
 use super::boot::SecondaryBoot;
 use super::{layout, mmu, smc, tlb};
+use crate::exit::Seat;
 use aarch64_cpu::registers::{Readable, TPIDR_EL2, Writeable};
 use alloc::boxed::Box;
 use cordon::deadlines::Deadlines;
@@ -22,8 +23,8 @@ pub struct PerCpu {
     pub online: AtomicBool,
     /// Address of its redistributor's registers.
     pub redistributor: Once<u64>,
-    /// The vCPU that is pinned to it, if any: its VM's number and its own.
-    pub vcpu: Once<(usize, usize)>,
+    /// The vCPU that is pinned to it, if any.
+    pub seat: Once<Seat>,
     /// What it has to do at a certain time; changed by itself alone.
     pub deadlines: Deadlines,
 }
@@ -45,7 +46,7 @@ pub fn init(mpidrs: &[u64]) {
                 stack_top: layout::stack_top(index),
                 online: AtomicBool::new(false),
                 redistributor: Once::new(),
-                vcpu: Once::new(),
+                seat: Once::new(),
                 deadlines: Deadlines::new(),
             })
             .collect()

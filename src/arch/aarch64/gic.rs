@@ -258,6 +258,7 @@ fn wake_redistributor(cpu: &PerCpu) -> bool {
 
 fn enable_own(redistributor: &mut GicRedistributor<'_>) -> Result<(), GicError> {
     let wires = WIRES.get().copied().unwrap_or_default();
+    super::timer::quiet();
     let lines = [
         wires.virtual_timer,
         wires.physical_timer,
@@ -339,6 +340,11 @@ pub fn acknowledge_all() -> Acknowledged {
             taken.arrived.physical_timer = true;
             continue;
         }
+        if Some(number) == wires.own_timer {
+            // Before it is deactivated, or it would be pending again.
+            super::timer::quiet();
+            taken.deadline = true;
+        }
         deactivate(number);
         if Some(number) == wires.maintenance {
             taken.arrived.maintenance = true;
@@ -348,13 +354,9 @@ pub fn acknowledge_all() -> Acknowledged {
         if Some(number) == wires.console {
             super::uart::mute();
             taken.console = true;
-        } else if Some(number) == wires.own_timer {
-            // Its line must be down before anybody looks again.
-            super::timer::quiet();
-            taken.deadline = true;
         } else if NOTIFICATIONS.lock().contains(&number) {
             taken.notified = true;
-        } else if interrupt != KICK {
+        } else if interrupt != KICK && Some(number) != wires.own_timer {
             log::warn!("event=error what=interrupt why=unexpected id={interrupt:?}");
         }
     }

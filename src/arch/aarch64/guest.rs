@@ -210,17 +210,29 @@ pub fn leave(then: extern "C" fn() -> !) -> ! {
     unsafe { vectors::restart(stack_top, then) }
 }
 
+/// Which of a guest's registers an exit has saved.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Saved {
+    /// Those that a function may clobber, x0 to x18 and x30.
+    CallerSaved,
+    /// All.
+    All,
+}
+
 /// The CPU that took an exit, with its guest's registers.
 pub struct ThisCpu<'a> {
     frame: &'a mut GuestFrame,
+    saved: Saved,
     interrupts: VirtualInterface,
 }
 
 impl<'a> ThisCpu<'a> {
     /// At the exit that pushed `frame`.
-    pub fn new(frame: &'a mut GuestFrame) -> Self {
+    #[inline]
+    pub fn new(frame: &'a mut GuestFrame, saved: Saved) -> Self {
         Self {
             frame,
+            saved,
             interrupts: VirtualInterface,
         }
     }
@@ -249,6 +261,10 @@ impl GuestCpu for ThisCpu<'_> {
         if let Some(register) = self.frame.x.get_mut(usize::from(number)) {
             *register = value;
         }
+    }
+
+    fn has_register(&self, number: u8) -> bool {
+        self.saved == Saved::All || !(19..30).contains(&number)
     }
 
     fn skip_instruction(&mut self) {

@@ -17,6 +17,7 @@ pub mod heap;
 pub mod id;
 pub mod layout;
 pub mod load;
+pub mod mem;
 pub mod mmio;
 pub mod mmu;
 pub mod reset;

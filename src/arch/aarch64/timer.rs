@@ -28,12 +28,10 @@ pub fn set(purpose: Purpose, milliseconds: u64) -> bool {
     true
 }
 
-/// Forgets this CPU's deadline for `purpose`.
-pub fn clear(purpose: Purpose) {
-    if let Some(this) = cpu::try_this() {
-        this.deadlines.clear(purpose);
-        program(this);
-    }
+/// The same, where no reminder of `purpose` is on its way.
+pub fn set_once(purpose: Purpose, milliseconds: u64) -> bool {
+    let is_set = |this: &PerCpu| this.deadlines.is_set(purpose);
+    cpu::try_this().is_some_and(is_set) || set(purpose, milliseconds)
 }
 
 /// After the timer's interrupt: what is to be done now. The timer waits for what comes next.

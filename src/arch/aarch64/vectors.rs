@@ -1,9 +1,12 @@
 //! EL2's exception vectors (Arm ARM D1.3.6), the guest's general registers around them, and the
 //! way into and out of a guest.
 //!
-//! While a guest runs, SP_EL2 is the top of this CPU's stack. An exit pushes the guest's x0-x30
-//! as a [`GuestFrame`] and calls one handler per kind of exit; when that returns, the frame is
-//! popped and the guest goes on. ELR, SPSR, ESR and FAR stay in their registers, where a handler
+//! While a guest runs, SP_EL2 is the top of this CPU's stack. An exit makes room for a
+//! [`GuestFrame`] there and saves the registers that a function may clobber: x0 to x18 and x30. The
+//! others are where the procedure call standard puts them back (AAPCS64 6.1.1), which is enough for
+//! interrupts and for the frequent ones among the synchronous exceptions, `exit::guest_quick`. If
+//! that declines, it has changed nothing, x19 to x29 are still the guest's, join the frame, and
+//! `exit::guest_sync` has them all. When a handler returns, the frame is popped and the guest goes on. ELR, SPSR, ESR and FAR stay in their registers, where a handler
 //! reads what it needs. No FP/SIMD register is touched: they are the guest's throughout.
 //!
 //! An exception from EL2 itself is Cordon's own fault, unless it came from one of the few
@@ -13,7 +16,8 @@
 use core::arch::naked_asm;
 use core::mem::{offset_of, size_of};
 
-/// A guest's general registers, as pushed at an exit.
+/// A guest's general registers, as pushed at an exit. Of those that are not saved there, there is
+/// something or other.
 #[repr(C, align(16))]
 #[derive(Clone, Default)]
 pub struct GuestFrame {
@@ -36,8 +40,8 @@ const HYP_FRAME_SIZE: usize = size_of::<HypFrame>();
 const _: () = assert!(GUEST_FRAME_SIZE == 256 && HYP_FRAME_SIZE == 256);
 const _: () = assert!(offset_of!(GuestFrame, x) == 0 && offset_of!(HypFrame, x) == 0);
 
-/// Stores x2-x30 at \[sp\]; x0 and x1 are there already or follow.
-macro_rules! save_x2_to_x30 {
+/// Stores x2-x18 and x30 at \[sp\]; x0 and x1 are there already. An odd one goes with its neighbour.
+macro_rules! save_caller_saved {
     () => {
         "stp x2,  x3,  [sp, #16]
          stp x4,  x5,  [sp, #32]
@@ -48,16 +52,22 @@ macro_rules! save_x2_to_x30 {
          stp x14, x15, [sp, #112]
          stp x16, x17, [sp, #128]
          stp x18, x19, [sp, #144]
-         stp x20, x21, [sp, #160]
-         stp x22, x23, [sp, #176]
-         stp x24, x25, [sp, #192]
-         stp x26, x27, [sp, #208]
-         stp x28, x29, [sp, #224]
          str x30,      [sp, #240]"
     };
 }
 
-macro_rules! restore_x0_to_x30 {
+/// The rest: x20-x29.
+macro_rules! save_callee_saved {
+    () => {
+        "stp x20, x21, [sp, #160]
+         stp x22, x23, [sp, #176]
+         stp x24, x25, [sp, #192]
+         stp x26, x27, [sp, #208]
+         stp x28, x29, [sp, #224]"
+    };
+}
+
+macro_rules! restore_caller_saved {
     () => {
         "ldp x0,  x1,  [sp]
          ldp x2,  x3,  [sp, #16]
@@ -69,26 +79,30 @@ macro_rules! restore_x0_to_x30 {
          ldp x14, x15, [sp, #112]
          ldp x16, x17, [sp, #128]
          ldp x18, x19, [sp, #144]
-         ldp x20, x21, [sp, #160]
-         ldp x22, x23, [sp, #176]
-         ldp x24, x25, [sp, #192]
-         ldp x26, x27, [sp, #208]
-         ldp x28, x29, [sp, #224]
          ldr x30,      [sp, #240]"
     };
 }
 
-/// A vector entry for an exception from a guest: push the frame, call the handler.
+macro_rules! restore_callee_saved {
+    () => {
+        "ldp x20, x21, [sp, #160]
+         ldp x22, x23, [sp, #176]
+         ldp x24, x25, [sp, #192]
+         ldp x26, x27, [sp, #208]
+         ldp x28, x29, [sp, #224]"
+    };
+}
+
+/// A vector entry for an exception from a guest: room for the frame, two registers to work with.
 macro_rules! guest_entry {
-    ($handler:literal) => {
+    ($exit:literal) => {
         concat!(
             ".balign 128\n",
             "sub sp, sp, #{frame}\n",
             "stp x0, x1, [sp]\n",
-            "adr x1, {",
-            $handler,
-            "}\n",
-            "b {guest_exit}\n"
+            "b {",
+            $exit,
+            "}\n"
         )
     };
 }
@@ -146,46 +160,85 @@ pub unsafe extern "C" fn vectors() {
         frame = const GUEST_FRAME_SIZE,
         slot_bit = const STACK_BIT,
         overflow = sym stack_overflow,
-        guest_exit = sym guest_exit,
         hyp_exception = sym hyp_exception,
         unexpected = sym unexpected_exception,
         sync = sym super::fault::hyp_sync,
         serror = sym super::fault::hyp_serror,
-        guest_sync = sym crate::exit::guest_sync,
-        guest_irq = sym crate::exit::guest_irq,
-        guest_serror = sym crate::exit::guest_serror,
+        guest_sync = sym guest_sync,
+        guest_irq = sym guest_irq,
+        guest_serror = sym guest_serror,
     )
 }
 
-/// x1 = handler, x0 and x1 saved.
+/// A synchronous exception from a guest. x0 and x1 are saved.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
-unsafe extern "C" fn guest_exit() {
+unsafe extern "C" fn guest_sync() {
     naked_asm!(
-        save_x2_to_x30!(),
+        save_caller_saved!(),
         "mov x0, sp",
-        "blr x1",
-        restore_x0_to_x30!(),
+        "bl  {quick}",
+        "tbz w0, #0, 1f",
+        restore_caller_saved!(),
         "add sp, sp, #{frame}",
         "eret",
         // Nothing after an ERET may be speculated into (Arm ARM, SB).
         "dsb nsh",
         "isb",
+        "1:",
+        save_callee_saved!(),
+        "mov x0, sp",
+        "bl  {sync}",
+        restore_callee_saved!(),
+        restore_caller_saved!(),
+        "add sp, sp, #{frame}",
+        "eret",
+        "dsb nsh",
+        "isb",
         frame = const GUEST_FRAME_SIZE,
+        quick = sym crate::exit::guest_quick,
+        sync = sym crate::exit::guest_sync,
     )
 }
+
+/// An exception from a guest that `handler` deals with, without the guest's x20 to x29.
+macro_rules! guest_exit {
+    ($name:ident, $handler:path) => {
+        #[unsafe(naked)]
+        #[unsafe(link_section = ".text.boot")]
+        unsafe extern "C" fn $name() {
+            naked_asm!(
+                save_caller_saved!(),
+                "mov x0, sp",
+                "bl  {handler}",
+                restore_caller_saved!(),
+                "add sp, sp, #{frame}",
+                "eret",
+                "dsb nsh",
+                "isb",
+                frame = const GUEST_FRAME_SIZE,
+                handler = sym $handler,
+            )
+        }
+    };
+}
+
+guest_exit!(guest_irq, crate::exit::guest_irq);
+guest_exit!(guest_serror, crate::exit::guest_serror);
 
 /// x1 = handler, x0 and x1 saved. Returns to wherever the handler left ELR_EL2.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
 unsafe extern "C" fn hyp_exception() {
     naked_asm!(
-        save_x2_to_x30!(),
+        save_caller_saved!(),
+        save_callee_saved!(),
         "add x0, sp, #{frame}",
         "str x0, [sp, #248]",
         "mov x0, sp",
         "blr x1",
-        restore_x0_to_x30!(),
+        restore_callee_saved!(),
+        restore_caller_saved!(),
         "add sp, sp, #{frame}",
         "eret",
         "dsb nsh",
@@ -245,7 +298,8 @@ pub unsafe extern "C" fn enter_guest(frame: &GuestFrame, stack_top: u64) -> ! {
         "add  x2, x2, #8",
         "cmp  x2, #{frame}",
         "b.lo 1b",
-        restore_x0_to_x30!(),
+        restore_callee_saved!(),
+        restore_caller_saved!(),
         "add  sp, sp, #{frame}",
         "eret",
         "dsb nsh",

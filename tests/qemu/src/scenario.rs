@@ -94,6 +94,10 @@ pub struct Machine {
     pub cmdline: Option<Spanned<String>>,
     /// What is started in Cordon's place, a file among the images.
     pub image: Option<String>,
+    /// Time is counted in instructions: one a nanosecond, of all CPUs together, and none while they
+    /// all sleep. The CPUs take turns.
+    #[serde(default)]
+    pub icount: bool,
 }
 
 /// One `[[vm]]` table, the source of a node of `vms.dtb`.

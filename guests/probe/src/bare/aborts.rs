@@ -18,6 +18,8 @@ pub(super) struct Abort {
     pub(super) spsr: u64,
     /// The vector's offset: 0x200 from EL1, 0x400 from EL0.
     pub(super) vector: u64,
+    /// The physical counter in the vector; 0 where that was the one for EL0.
+    pub(super) entered: u64,
 }
 
 impl Abort {
@@ -36,6 +38,7 @@ struct Slot {
     far: AtomicU64,
     spsr: AtomicU64,
     vector: AtomicU64,
+    entered: AtomicU64,
     external: AtomicU64,
     other: AtomicU64,
     serrors: AtomicU64,
@@ -47,6 +50,7 @@ static SLOTS: [Slot; MAX_VCPUS] = [const {
         far: AtomicU64::new(0),
         spsr: AtomicU64::new(0),
         vector: AtomicU64::new(0),
+        entered: AtomicU64::new(0),
         external: AtomicU64::new(0),
         other: AtomicU64::new(0),
         serrors: AtomicU64::new(0),
@@ -64,6 +68,7 @@ pub(super) fn record(vcpu: usize, abort: Abort) {
     slot.far.store(abort.far, Relaxed);
     slot.spsr.store(abort.spsr, Relaxed);
     slot.vector.store(abort.vector, Relaxed);
+    slot.entered.store(abort.entered, Relaxed);
     let count = if abort.syndrome().is_external_abort() {
         &slot.external
     } else {
@@ -85,6 +90,7 @@ pub(super) fn last(vcpu: usize) -> Abort {
         far: slot.far.load(Relaxed),
         spsr: slot.spsr.load(Relaxed),
         vector: slot.vector.load(Relaxed),
+        entered: slot.entered.load(Relaxed),
     }
 }
 

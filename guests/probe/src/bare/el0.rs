@@ -58,6 +58,7 @@ fn enter(entry: u64, x0: u64, x1: u64) -> Result<u64, Abort> {
         far: exit.far,
         spsr: exit.spsr,
         vector: VECTOR,
+        entered: 0,
     };
     if abort.syndrome().class() == Class::Svc {
         return Ok(exit.x0);

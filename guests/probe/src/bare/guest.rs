@@ -82,6 +82,11 @@ impl Guest {
         self.machine.gic
     }
 
+    /// IPA of the console's UART.
+    pub(super) const fn uart(&self) -> u64 {
+        self.machine.uart
+    }
+
     /// The affinities of all vCPUs.
     pub(super) fn mpidrs(&self) -> &[u64] {
         self.machine.mpidrs()

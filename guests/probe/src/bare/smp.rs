@@ -5,6 +5,7 @@
 //! itself done; vCPU 0 does its own part and waits for the others. There is one job at a time,
 //! since only vCPU 0 starts any and waits for its end. Waiting is by `wfe`, ended by `sev`.
 
+use super::commands::bench;
 use super::commands::hammer;
 use super::commands::memory;
 use super::patrol::Patroller;
@@ -44,6 +45,8 @@ pub(super) enum Job {
     Interrupts(Gic),
     /// Read and write around a page.
     Hammer(hammer::Plan),
+    /// vCPU 0 interrupts the others, which sleep.
+    BenchIpi,
 }
 
 impl Job {
@@ -58,6 +61,10 @@ impl Job {
                 Tally::default()
             }
             Self::Hammer(plan) => hammer::run(plan),
+            Self::BenchIpi => {
+                bench::ipi_part();
+                Tally::default()
+            }
         }
     }
 }

@@ -26,6 +26,8 @@ struct Frame {
     spsr: u64,
     esr: u64,
     far: u64,
+    /// The physical counter, a few instructions after the exception.
+    entered: u64,
 }
 
 const SYNCHRONOUS_EL1: u64 = 0x200;
@@ -66,6 +68,8 @@ global_asm!(
     ".org vectors + 0x800",
     "save_and_handle:",
     "stp x2, x3, [sp, #16]",
+    "mrs x2, cntpct_el0",
+    "str x2, [sp, {entered}]",
     "stp x4, x5, [sp, #32]",
     "stp x6, x7, [sp, #48]",
     "stp x8, x9, [sp, #64]",
@@ -113,6 +117,7 @@ global_asm!(
     frame = const size_of::<Frame>(),
     elr = const offset_of!(Frame, elr),
     esr = const offset_of!(Frame, esr),
+    entered = const offset_of!(Frame, entered),
     exit = sym el0::exit,
     handle = sym handle,
 );
@@ -122,7 +127,7 @@ extern "C" fn handle(frame: &mut Frame, vector: u64) {
     let class = Syndrome::new(frame.esr).class();
     match vector {
         SYNCHRONOUS_EL1 => resume_at_landing_pad(frame),
-        IRQ_EL1 | IRQ_EL0 => interrupts::handle(),
+        IRQ_EL1 | IRQ_EL0 => interrupts::handle(frame.entered),
         SERROR_EL1 | SERROR_EL0 if class == Class::SError => serror(frame),
         _ => fatal(frame, vector),
     }
@@ -132,7 +137,13 @@ fn resume_at_landing_pad(frame: &mut Frame) {
     let Some(pad) = access::landing_pad(frame.elr, frame.x[30]) else {
         fatal(frame, SYNCHRONOUS_EL1);
     };
-    let Frame { esr, far, spsr, .. } = *frame;
+    let Frame {
+        esr,
+        far,
+        spsr,
+        entered,
+        ..
+    } = *frame;
     aborts::record(
         cpu::id(),
         Abort {
@@ -140,6 +151,7 @@ fn resume_at_landing_pad(frame: &mut Frame) {
             far,
             spsr,
             vector: SYNCHRONOUS_EL1,
+            entered,
         },
     );
     frame.elr = pad;

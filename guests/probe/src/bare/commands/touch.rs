@@ -63,6 +63,7 @@ fn report(touch: Touch, target: Target, outcome: Result<u64, Abort>) {
         far,
         vector,
         spsr,
+        ..
     } = abort;
     let result = result(&abort);
     report!(
