@@ -1,9 +1,10 @@
 //! Exits from a guest: what the vectors call, and where a CPU goes that has no guest to run.
 
 use crate::arch::aarch64::guest::{self, Saved, ThisCpu};
-use crate::arch::aarch64::vectors::GuestFrame;
-use crate::arch::aarch64::{cpu, crash, gic, smc};
+use crate::arch::aarch64::vectors::{self, GuestFrame};
+use crate::arch::aarch64::{cpu, crash, features, gic, smc};
 use crate::machine::{self, HYPERVISOR, ThisMachine};
+use cordon::ras::esr::SError;
 use cordon::vm::exit::{Exit, Next};
 use cordon::vm::vcpu::Vcpu;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -39,6 +40,29 @@ pub extern "C" fn guest_serror(frame: &mut GuestFrame) {
     with_exit(frame, Saved::CallerSaved, |exit| exit.serror());
 }
 
+/// What a guest left behind at an exit that is still to be handled.
+pub extern "C" fn guest_deferred(frame: &mut GuestFrame, disr: u64) {
+    vectors::forget_deferred();
+    with_exit(frame, Saved::All, |exit| exit.deferred_serror(disr));
+}
+
+/// An SError that Cordon itself has caused since the exit is not the guest's, to which it would come
+/// otherwise. Exits that are handled quickly touch no memory but the stack and are not looked at.
+fn answer_for_own() {
+    if !features::get().ras {
+        return;
+    }
+    let disr = vectors::take_own_error();
+    if disr == 0 {
+        return;
+    }
+    let error = SError::decode(disr);
+    let cpu = cpu::try_this().map_or(0, |cpu| cpu.index);
+    if HYPERVISOR.get().is_none_or(|it| it.own_serror(error, cpu)) {
+        halt();
+    }
+}
+
 fn with_exit(
     frame: &mut GuestFrame,
     saved: Saved,
@@ -49,7 +73,10 @@ fn with_exit(
     };
     let mut cpu = ThisCpu::new(frame, saved);
     match handle(&mut seat.exit(&mut cpu)) {
-        Next::Resume => machine::say_soon(),
+        Next::Resume => {
+            machine::say_soon();
+            answer_for_own();
+        }
         Next::Park => guest::leave(idle),
         Next::Halt => halt(),
     }

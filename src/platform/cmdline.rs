@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `bbm=auto`, `0`, `1`, `2` | the FEAT_BBM level to rely on, instead of what the CPUs report |
 //! | `loglevel=off`, `error`, `warn`, `info`, `debug`, `trace` | how much is printed |
+//! | `uncontained=machine`, `vm` | what an error costs that a guest met and hardware could not contain |
 //! | `reserved=SIZE`, `reserved=SIZE@PA` | take RAM from the VMs' pool and offer it as device memory; may be repeated |
 //!
 //! Numbers are decimal or `0x`, sizes may end in `K`, `M` or `G`. The line is written by a person
@@ -24,6 +25,9 @@ pub struct Options {
     pub bbm: Bbm,
     /// The most detailed level that is printed.
     pub loglevel: LevelFilter,
+    /// An error that hardware could not contain costs the VM that met it, and not the machine: the
+    /// interconnect is trusted to keep it away from all others.
+    pub isolates_vms: bool,
     /// RAM to be offered as device memory, in the order given.
     pub reserved: Vec<ReservedWord>,
 }
@@ -33,6 +37,7 @@ impl Default for Options {
         Self {
             bbm: Bbm::Auto,
             loglevel: LevelFilter::Info,
+            isolates_vms: false,
             reserved: Vec::new(),
         }
     }
@@ -98,6 +103,7 @@ impl Options {
         match key {
             "bbm" => self.bbm = bbm(value).ok_or(bad)?,
             "loglevel" => self.loglevel = value.parse().map_err(|_| bad)?,
+            "uncontained" => self.isolates_vms = uncontained(value).ok_or(bad)?,
             "reserved" => self.reserved.push(reserved(value).ok_or(bad)?),
             _ => return Err(BadWord::Unknown(word)),
         }
@@ -113,6 +119,15 @@ fn bbm(value: &str) -> Option<Bbm> {
         "2" => Bbm::Level(2),
         _ => return None,
     })
+}
+
+/// Whether it is the VM that pays.
+fn uncontained(value: &str) -> Option<bool> {
+    match value {
+        "vm" => Some(true),
+        "machine" => Some(false),
+        _ => None,
+    }
 }
 
 fn reserved(value: &str) -> Option<ReservedWord> {
@@ -151,6 +166,16 @@ mod tests {
     use super::*;
     use alloc::vec;
     use proptest::prelude::*;
+
+    #[test]
+    fn who_pays_for_an_uncontained_error_can_be_said() {
+        assert!(!parse("").0.isolates_vms);
+        assert!(parse("uncontained=vm").0.isolates_vms);
+        assert!(!parse("uncontained=vm uncontained=machine").0.isolates_vms);
+        let (options, bad) = parse("uncontained=nobody");
+        assert_eq!(bad, [BadWord::BadValue("uncontained=nobody")]);
+        assert!(!options.isolates_vms);
+    }
 
     #[test]
     fn an_empty_line_gives_the_defaults() {

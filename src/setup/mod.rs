@@ -84,7 +84,7 @@ pub fn run(dtb: Pa, door: Door) {
     let nodes = alloc::vec::Vec::from_iter((0..POISON_CAPACITY).map(|_| PoisonedPage::new()));
     let poison = PoisonSet::new(nodes.leak());
     let ras = Ras::new(materials.devmem, poison, sources);
-    start_vms(ras, vms);
+    start_vms(ras, vms, options.isolates_vms);
 }
 
 fn find_machine(dtb: Pa) -> Option<Machine> {
@@ -277,10 +277,11 @@ fn start_interrupts(machine: &Machine) -> bool {
 fn start_vms(
     ras: Ras<'static, crate::arch::aarch64::mmio::SharedMemory>,
     vms: Vec<Vm<ThisMachine>>,
+    isolates_vms: bool,
 ) {
     let promises = triage::Machine {
         feat_ras: features::get().ras,
-        isolates_vms: false,
+        isolates_vms,
     };
     let hypervisor = HYPERVISOR.call_once(|| Hypervisor::new(ThisMachine, ras, promises, vms));
     if gic::has_own_timer() {

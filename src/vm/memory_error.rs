@@ -26,6 +26,8 @@ enum By {
     Cper,
     /// The guest's stage 1 leads there from FAR.
     Translation,
+    /// The CPU says so, in PFAR.
+    Pfar,
 }
 
 impl By {
@@ -33,6 +35,7 @@ impl By {
         match self {
             Self::Cper => "cper",
             Self::Translation => "at",
+            Self::Pfar => "pfar",
         }
     }
 }
@@ -79,8 +82,22 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
 
     /// An SError while the guest ran.
     pub fn serror(&mut self) -> Next {
-        let Syndrome::SError(error) = Syndrome::decode(self.cpu.esr()) else {
-            return self.unless_stopped(Next::Resume);
+        match Syndrome::decode(self.cpu.esr()) {
+            Syndrome::SError(error) => self.asynchronous(error),
+            _ => self.unless_stopped(Next::Resume),
+        }
+    }
+
+    /// An SError that the guest left behind: the barrier at EL2's entry has found it pending, and put
+    /// its syndrome into `DISR_EL1`. What the exit is about is still to be seen to.
+    pub fn deferred_serror(&mut self, disr: u64) -> Next {
+        self.asynchronous(SError::decode(disr))
+    }
+
+    fn asynchronous(&mut self, error: SError) -> Next {
+        let error = match self.cpu.overstates_serrors() {
+            true => triage::not_overstated(error),
+            false => error,
         };
         let (event, collected) = self.collect(Origin::SError, None);
         let decision = triage::serror(&error, Interrupted::Guest, self.hypervisor.triage);
@@ -152,8 +169,9 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         self.hypervisor.ras.announcer.announce(event, stage);
     }
 
-    /// Which page of this VM the access met. HPFAR_EL2 is never valid here, so: where the guest's
-    /// own stage 1 leads from FAR; the record's page where it leads nowhere.
+    /// Which page of this VM the access met. HPFAR_EL2 is never valid here, so: what the CPU says, if it
+    /// is one that does; where the guest's own stage 1 leads from FAR; the record's page where it leads
+    /// nowhere.
     ///
     /// If the page behind FAR is no hole by now, no record was about it: none came, or only those of
     /// other CPUs, for firmware has one block for all of them. Then it is contained on the abort's word
@@ -164,7 +182,28 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         event: &ErrorEvent,
         collected: &Collected,
     ) -> Option<Resolved> {
-        let resolved = match self.touched_page(abort) {
+        let resolved = match self.page_in_pfar(abort) {
+            Some(page) => self.contained(page, event)?,
+            None => self.resolve_by_far(abort, event, collected)?,
+        };
+        let Resolved { pa, ipa, by } = resolved;
+        self.say(Note::Resolved {
+            seq: event.sequence,
+            pa: pa.page(),
+            ipa: ipa.page(),
+            vm: self.vm.vmid,
+            by: by.name(),
+        });
+        Some(resolved)
+    }
+
+    fn resolve_by_far(
+        &self,
+        abort: &Abort,
+        event: &ErrorEvent,
+        collected: &Collected,
+    ) -> Option<Resolved> {
+        Some(match self.touched_page(abort) {
             Some((ipa, Lookup::Poisoned { pa, .. })) => {
                 let by = match collected.own {
                     Some(page) if page == pa.page() => By::Cper,
@@ -179,15 +218,27 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
                 Resolved { pa, ipa, by }
             }
             _ => self.page_of(collected.own?)?,
-        };
-        let Resolved { pa, ipa, by } = resolved;
-        self.say(Note::Resolved {
-            seq: event.sequence,
-            pa: pa.page(),
-            ipa: ipa.page(),
-            vm: self.vm.vmid,
-            by: by.name(),
-        });
+        })
+    }
+
+    /// Where this VM has the page that the CPU says the access met (FEAT_PFAR).
+    fn page_in_pfar(&self, abort: &Abort) -> Option<Resolved> {
+        /// PFAR_EL2.PA, bits 55:0 (Arm ARM, PFAR_EL2).
+        const ADDRESS: u64 = (1 << 56) - 1;
+        // Reading the register is allowed only if it is valid: else firmware may have it trapped.
+        let pfar = abort.pfar_valid.then(|| self.cpu.pfar())??;
+        let resolved = self.page_of(Pa::new(pfar & ADDRESS).page())?;
+        let by = By::Pfar;
+        Some(Resolved { by, ..resolved })
+    }
+
+    /// `resolved`, which is a hole by now, whether a record was about it or not.
+    fn contained(&self, resolved: Resolved, event: &ErrorEvent) -> Option<Resolved> {
+        let found = self.vm.stage2.lock().lookup(resolved.ipa).ok()?;
+        if matches!(found, Lookup::Mapped { .. }) {
+            let range = PaRange::new(resolved.pa.page(), PAGE_SIZE)?;
+            self.hypervisor.ras.contain(event, range, self.hypervisor);
+        }
         Some(resolved)
     }
 

@@ -253,6 +253,23 @@ impl GuestCpu for ThisCpu<'_> {
         HPFAR_EL2.get()
     }
 
+    fn pfar(&self) -> Option<u64> {
+        if !features::get().pfar {
+            return None;
+        }
+        let pfar: u64;
+        // SAFETY: PFAR_EL2, which is there. Firmware that does not enable it (SCR_EL3.PFAREn) keeps
+        // ESR_EL2.PFV from ever being set, and is not asked: see `Abort::pfar_valid`.
+        unsafe {
+            asm!("mrs {}, s3_4_c6_c0_5", out(reg) pfar, options(nomem, nostack, preserves_flags));
+        }
+        Some(pfar)
+    }
+
+    fn overstates_serrors(&self) -> bool {
+        cordon::ras::triage::overstates_serrors(MIDR_EL1.get())
+    }
+
     fn register(&self, number: u8) -> u64 {
         self.frame.x.get(usize::from(number)).copied().unwrap_or(0)
     }

@@ -13,6 +13,7 @@
 //! instructions in [`super::fixup`] that are allowed to meet poison.
 #![expect(unsafe_code, reason = "exception entry and return")]
 
+use aarch64_cpu::registers::{VBAR_EL2, Writeable};
 use core::arch::naked_asm;
 use core::mem::{offset_of, size_of};
 
@@ -132,42 +133,135 @@ macro_rules! hyp_entry {
 /// log2 of the stack's size, half a slot: set in every good SP (linker.ld, `STACK_SLOT_SIZE`).
 const STACK_BIT: u32 = 14;
 
-/// The vector table. It has its section to itself: linker.ld aligns it.
-#[unsafe(naked)]
-#[unsafe(link_section = ".text.vectors")]
-pub unsafe extern "C" fn vectors() {
-    naked_asm!(
-        // Current EL with SP0: EL2 never selects it.
-        hyp_entry!("unexpected"),
-        hyp_entry!("unexpected"),
-        hyp_entry!("unexpected"),
-        hyp_entry!("unexpected"),
-        // Current EL with SPx.
-        hyp_entry!("sync"),
-        hyp_entry!("unexpected"),
-        hyp_entry!("unexpected"),
-        hyp_entry!("serror"),
-        // Lower EL, AArch64.
-        guest_entry!("guest_sync"),
-        guest_entry!("guest_irq"),
-        guest_entry!("guest_irq"),
-        guest_entry!("guest_serror"),
-        // Lower EL, AArch32: EL0 of a guest.
-        guest_entry!("guest_sync"),
-        guest_entry!("guest_irq"),
-        guest_entry!("guest_irq"),
-        guest_entry!("guest_serror"),
-        frame = const GUEST_FRAME_SIZE,
-        slot_bit = const STACK_BIT,
-        overflow = sym stack_overflow,
-        hyp_exception = sym hyp_exception,
-        unexpected = sym unexpected_exception,
-        sync = sym super::fault::hyp_sync,
-        serror = sym super::fault::hyp_serror,
-        guest_sync = sym guest_sync,
-        guest_irq = sym guest_irq,
-        guest_serror = sym guest_serror,
-    )
+/// The same on a CPU with FEAT_RAS: an error that the guest has left pending is the guest's, so it is
+/// looked for before anything else is done (ESB, here by its number as a hint; Arm ARM, "RAS PE
+/// Architecture"). EL2 masks SErrors, so it ends up in DISR_EL1.
+macro_rules! guest_entry_with_barrier {
+    ($exit:literal) => {
+        concat!(
+            ".balign 128\n",
+            "hint #16\n",
+            "sub sp, sp, #{frame}\n",
+            "stp x0, x1, [sp]\n",
+            "mrs x0, s3_0_c12_c1_1\n",
+            "cbnz x0, {",
+            $exit,
+            "_deferred}\n",
+            "b {",
+            $exit,
+            "}\n"
+        )
+    };
+}
+
+/// A vector table, in a section to itself: linker.ld aligns it.
+macro_rules! vector_table {
+    ($name:ident, $section:literal, $guest_entry:ident $(, $more:ident)*) => {
+        #[unsafe(naked)]
+        #[unsafe(link_section = $section)]
+        pub unsafe extern "C" fn $name() {
+            naked_asm!(
+                // Current EL with SP0: EL2 never selects it.
+                hyp_entry!("unexpected"),
+                hyp_entry!("unexpected"),
+                hyp_entry!("unexpected"),
+                hyp_entry!("unexpected"),
+                // Current EL with SPx.
+                hyp_entry!("sync"),
+                hyp_entry!("unexpected"),
+                hyp_entry!("unexpected"),
+                hyp_entry!("serror"),
+                // Lower EL, AArch64.
+                $guest_entry!("guest_sync"),
+                $guest_entry!("guest_irq"),
+                $guest_entry!("guest_irq"),
+                $guest_entry!("guest_serror"),
+                // Lower EL, AArch32: EL0 of a guest.
+                $guest_entry!("guest_sync"),
+                $guest_entry!("guest_irq"),
+                $guest_entry!("guest_irq"),
+                $guest_entry!("guest_serror"),
+                frame = const GUEST_FRAME_SIZE,
+                slot_bit = const STACK_BIT,
+                overflow = sym stack_overflow,
+                hyp_exception = sym hyp_exception,
+                unexpected = sym unexpected_exception,
+                sync = sym super::fault::hyp_sync,
+                serror = sym super::fault::hyp_serror,
+                guest_sync = sym guest_sync,
+                guest_irq = sym guest_irq,
+                guest_serror = sym guest_serror,
+                $($more = sym $more,)*
+            )
+        }
+    };
+}
+
+vector_table!(vectors, ".text.vectors", guest_entry);
+vector_table!(
+    vectors_with_barrier,
+    ".text.vectors_with_barrier",
+    guest_entry_with_barrier,
+    guest_sync_deferred,
+    guest_irq_deferred,
+    guest_serror_deferred
+);
+
+/// The calling CPU looks for errors that its guest has left pending, if it can.
+pub fn look_for_deferred(features: &super::features::Features) {
+    if features.ras {
+        VBAR_EL2.set(vectors_with_barrier as *const () as u64);
+        aarch64_cpu::asm::barrier::isb(aarch64_cpu::asm::barrier::SY);
+    }
+}
+
+/// A guest's exit before which it left an error: x0 is DISR_EL1, x0 and x1 are saved. That is seen to
+/// first, then the exit as any other.
+macro_rules! deferred {
+    ($name:ident, $next:ident) => {
+        #[unsafe(naked)]
+        #[unsafe(link_section = ".text.boot")]
+        unsafe extern "C" fn $name() {
+            naked_asm!(
+                save_caller_saved!(),
+                save_callee_saved!(),
+                "mov x1, x0",
+                "mov x0, sp",
+                "bl  {deferred}",
+                restore_callee_saved!(),
+                restore_caller_saved!(),
+                "b   {next}",
+                deferred = sym crate::exit::guest_deferred,
+                next = sym $next,
+            )
+        }
+    };
+}
+
+deferred!(guest_sync_deferred, guest_sync);
+deferred!(guest_irq_deferred, guest_irq);
+deferred!(guest_serror_deferred, guest_serror);
+
+/// The error that EL2 itself has left pending since it was entered, if there is one, by its syndrome in
+/// DISR_EL1, where it is no more. To be asked on a CPU with FEAT_RAS, before its guest goes on, which
+/// would be blamed for it.
+pub fn take_own_error() -> u64 {
+    let disr: u64;
+    // SAFETY: ESB, and a register of FEAT_RAS, which the caller says is there.
+    unsafe {
+        core::arch::asm!("hint #16", "mrs {}, s3_0_c12_c1_1", out(reg) disr,
+                         options(nostack, preserves_flags));
+    }
+    if disr != 0 {
+        forget_deferred();
+    }
+    disr
+}
+
+/// DISR_EL1 has been seen to. Only on a CPU with FEAT_RAS.
+pub fn forget_deferred() {
+    // SAFETY: as above.
+    unsafe { core::arch::asm!("msr s3_0_c12_c1_1, xzr", options(nostack, preserves_flags)) };
 }
 
 /// A synchronous exception from a guest. x0 and x1 are saved.

@@ -214,6 +214,8 @@ pub(super) struct FakeCpu {
     pub(super) vserror: Option<u64>,
     /// VA minus IPA; `None` where stage 1 leads nowhere.
     pub(super) stage1: Option<u64>,
+    pub(super) pfar: Option<u64>,
+    pub(super) overstates: bool,
     interrupts: NoInterrupts,
 }
 
@@ -223,6 +225,8 @@ impl FakeCpu {
             esr,
             far: 0,
             hpfar: 0,
+            pfar: None,
+            overstates: false,
             x: core::array::from_fn(|at| 0x1111_0000_0000_0000 + at as u64),
             state: GuestState {
                 pc: PC,
@@ -253,6 +257,12 @@ impl GuestCpu for FakeCpu {
     }
     fn far(&self) -> u64 {
         self.far
+    }
+    fn pfar(&self) -> Option<u64> {
+        self.pfar
+    }
+    fn overstates_serrors(&self) -> bool {
+        self.overstates
     }
     fn hpfar(&self) -> u64 {
         self.hpfar
