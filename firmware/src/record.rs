@@ -291,17 +291,13 @@ mod tests {
             let report = report(Pa::new(0x1000), kind, 1);
             let (record, _) = memory_record(&mut buffer, report, core::iter::empty(), 1).unwrap();
             let section = section(record);
-            let Body::Memory(memory) = section.body else {
-                panic!("{:?}", section.body);
+            let error_type = match section.body {
+                Body::Memory(memory) => memory.error_type.map(MemoryErrorType::raw),
+                _ => None,
             };
             let status = StatusBlock::parse(record).unwrap().status().raw();
             let flags = section.flags - SectionFlags::PRIMARY;
-            (
-                status,
-                section.severity,
-                flags,
-                memory.error_type.map(MemoryErrorType::raw),
-            )
+            (status, section.severity, flags, error_type)
         };
         let latent = SectionFlags::LATENT;
         let uncorrected = Severity::Recoverable;

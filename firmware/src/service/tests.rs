@@ -358,8 +358,8 @@ fn pages_at(fake: &Fake, start: Pa) -> (Vec<u64>, bool) {
     let at = usize::try_from(start.get() - RAM).unwrap();
     let block = StatusBlock::parse(&fake.ram[at..at + 0x400]).unwrap();
     let page = |body| match body {
-        Body::Memory(memory) => memory.address.unwrap().get(),
-        other => panic!("{other:?}"),
+        Body::Memory(memory) => memory.address.map_or(0, Pa::get),
+        _ => 0,
     };
     let pages = block.sections().map(|section| page(section.unwrap().body));
     (pages.collect(), block.status().raw() & 0xc != 0)
