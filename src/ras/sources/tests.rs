@@ -130,11 +130,14 @@ impl PhysMemory for Firmware {
     }
 }
 
+/// How each error was learned of, whether somebody had consumed it, and where it is.
+type Events = Mutex<Vec<(Origin, bool, Option<Pa>)>>;
+
 struct Bench {
     firmware: Firmware,
     ras: Ras<'static, Firmware>,
     spaces: Notes,
-    events: &'static Mutex<Vec<(Origin, bool, Option<Pa>)>>,
+    events: &'static Events,
 }
 
 impl Bench {
@@ -145,9 +148,8 @@ impl Bench {
         devmem.register(Kind::Bar, all, "bar", None).unwrap();
         let ras = Ras::new(devmem, poison_set(8), firmware.sources());
         // Both live as long as the process, as subscribers must.
-        static KEPT: Mutex<Vec<&'static Mutex<Vec<(Origin, bool, Option<Pa>)>>>> =
-            Mutex::new(Vec::new());
-        let events: &'static Mutex<_> = std::boxed::Box::leak(std::boxed::Box::default());
+        static KEPT: Mutex<Vec<&'static Events>> = Mutex::new(Vec::new());
+        let events: &'static Events = std::boxed::Box::leak(std::boxed::Box::default());
         KEPT.lock().unwrap().push(events);
         let notify = |event: &ErrorEvent, stage: Stage| {
             if stage == Stage::Detected {
