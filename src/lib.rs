@@ -17,6 +17,7 @@ extern crate std;
 
 pub mod addr;
 pub mod console;
+pub mod deadlines;
 pub mod devmem;
 pub mod platform;
 pub mod ras;

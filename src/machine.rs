@@ -1,13 +1,16 @@
 //! This machine, as the library's [`Platform`] sees it.
 
-use crate::arch::aarch64::mmio::SharedMemory;
+use crate::arch::aarch64::gic::Acknowledged;
+use crate::arch::aarch64::mmio::{EventRegister, SharedMemory};
 use crate::arch::aarch64::tables::HeapFrames;
 use crate::arch::aarch64::tlb::HardwareTlb;
-use crate::arch::aarch64::{cpu, device, gic, load, mmu, spi, uart};
+use crate::arch::aarch64::{cpu, device, gic, load, mmu, spi, timer, uart};
 use aarch64_cpu::registers::{CNTPCT_EL0, Readable};
 use cordon::addr::PaRange;
-use cordon::console::Event;
-use cordon::vm::boot::Contents;
+use cordon::console::{Event, Switchboard};
+use cordon::deadlines::{Due, Purpose};
+use cordon::platform::aml::PlatformEvents;
+use cordon::vm::boot::{Contents, LoadError};
 use cordon::vm::device::Device;
 use cordon::vm::hypervisor::{Hypervisor, Platform};
 use core::fmt;
@@ -24,6 +27,60 @@ pub static HYPERVISOR: Once<Hypervisor<ThisMachine>> = Once::new();
 /// Most bursts of input that are dealt with at once. A keyboard that is faster than Cordon must not
 /// keep this CPU's guest from running.
 const BURSTS: usize = 8;
+
+/// How this machine tells of errors that nobody has consumed.
+#[derive(Debug)]
+pub struct Lookout {
+    /// Where the generic event device says what happened, if that is how a source notifies.
+    pub events: Option<EventRegister>,
+    /// How often the sources are looked at that do not notify, in milliseconds.
+    pub poll_ms: Option<u64>,
+}
+
+/// Filled at boot.
+pub static LOOKOUT: Once<Lookout> = Once::new();
+
+/// What an interrupt that is no guest's was about. True if the machine cannot go on.
+#[must_use]
+pub fn attend(taken: &Acknowledged) -> bool {
+    if taken.console {
+        console_input();
+    }
+    let due = match taken.deadline {
+        true => timer::take_due(),
+        false => Due::default(),
+    };
+    if due.has(Purpose::DrainLog) {
+        say_now();
+    }
+    let poll = due.has(Purpose::PollErrors);
+    if !poll && !taken.notified {
+        return false;
+    }
+    let Some(lookout) = LOOKOUT.get() else {
+        return false;
+    };
+    if let Some(interval) = lookout.poll_ms.filter(|_| poll) {
+        // It has been set before, so the timer is there.
+        let _ = timer::set(Purpose::PollErrors, interval);
+    }
+    if taken.notified {
+        lookout.events.iter().for_each(say_events);
+    }
+    let here = cpu::try_this().map_or(0, |cpu| cpu.index);
+    HYPERVISOR
+        .get()
+        .is_some_and(|hypervisor| hypervisor.look_for_errors(here))
+}
+
+/// What else the event device tells is not Cordon's to act on, but somebody will wonder where his
+/// button press went.
+fn say_events(register: &EventRegister) {
+    let events = PlatformEvents::new(register.take());
+    if events.has_unknown() {
+        log::warn!("event=platform-event {events}");
+    }
+}
 
 /// A guest has looked for input on a machine whose UART has no interrupt.
 static LOOKED_FOR: AtomicBool = AtomicBool::new(false);
@@ -70,6 +127,38 @@ pub fn poll_input() {
     }
 }
 
+/// How long something may wait to be said, in milliseconds.
+const SAY_AFTER_MS: u64 = 1;
+
+/// Prints what waits to be said of memory errors, behind nothing else.
+pub fn say_waiting(console: &mut Switchboard<uart::Port>) {
+    if let Some(hypervisor) = HYPERVISOR.get() {
+        hypervisor.ras.journal.drain(hypervisor, |line| {
+            // The UART does not fail.
+            let _ = console.line(format_args!("ras: {line}"));
+        });
+    }
+}
+
+fn is_something_waiting() -> bool {
+    (HYPERVISOR.get()).is_some_and(|hypervisor| hypervisor.ras.journal.is_waiting())
+}
+
+/// Prints it now.
+pub fn say_now() {
+    if is_something_waiting() {
+        drop(uart::console());
+    }
+}
+
+/// Sees to it that it is printed soon, even if nobody prints anything else: this CPU's guest, which
+/// goes on now, will be interrupted for it.
+pub fn say_soon() {
+    if is_something_waiting() {
+        timer::set_once(Purpose::DrainLog, SAY_AFTER_MS);
+    }
+}
+
 impl Platform for ThisMachine {
     type Tables = HeapFrames;
     type Tlb = HardwareTlb;
@@ -84,12 +173,12 @@ impl Platform for ThisMachine {
 
     fn print(&self, console: usize, byte: u8) {
         // The UART does not fail.
-        let _ = uart::CONSOLE.lock().guest_byte(console, byte);
+        let _ = uart::console().guest_byte(console, byte);
     }
 
     fn pause(&self, console: usize) {
         // The UART does not fail.
-        let _ = uart::CONSOLE.lock().guest_waits(console);
+        let _ = uart::console().guest_waits(console);
     }
 
     fn typed(&self, console: usize) -> Option<u8> {
@@ -121,8 +210,17 @@ impl Platform for ThisMachine {
         cpu::all().get(cpu).map_or(0, gic::timer_lines)
     }
 
-    fn load(&self, to: PaRange, contents: &Contents, offset: u64) -> Result<(), mmu::Error> {
+    fn load(
+        &self,
+        to: PaRange,
+        contents: &Contents,
+        offset: u64,
+    ) -> Result<(), LoadError<mmu::Error>> {
         load::load(to, contents, offset)
+    }
+
+    fn cpu(&self) -> usize {
+        cpu::try_this().map_or(0, |cpu| cpu.index)
     }
 
     fn counter(&self) -> u64 {

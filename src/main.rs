@@ -38,8 +38,15 @@ extern "C" fn boot_main(dtb: u64, door: u64) -> ! {
     {
         exit::halt();
     }
-    setup::confine();
+    ready();
     exit::idle()
+}
+
+/// The calling CPU is about to have a guest.
+#[cfg(target_os = "none")]
+fn ready() {
+    arch::aarch64::vectors::look_for_deferred(arch::aarch64::features::get());
+    setup::confine();
 }
 
 /// The first Rust code of every other CPU.
@@ -47,7 +54,7 @@ extern "C" fn boot_main(dtb: u64, door: u64) -> ! {
 extern "C" fn secondary_main(cpu: &'static arch::aarch64::cpu::PerCpu) -> ! {
     arch::aarch64::cpu::install(cpu);
     arch::aarch64::gic::init_cpu(cpu);
-    setup::confine();
+    ready();
     cpu.online
         .store(true, core::sync::atomic::Ordering::Release);
     exit::idle()

@@ -2,8 +2,13 @@
 //!
 //! The language is in `docs/protocols.md`, "The firmware's control".
 
+use crate::record::ErrorKind;
+
 /// The longest line in bytes, its end not counted.
 pub const LINE_MAX: usize = 120;
+
+/// The most pages that one command reports: each is a record, made with all else at rest.
+pub const REPORT_MAX: u64 = 256;
 
 /// How consumption is signalled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +70,15 @@ pub enum Command {
         /// How many.
         pages: u64,
     },
+    /// Reports errors that nobody has consumed.
+    Report {
+        /// An address in the first page.
+        pa: u64,
+        /// What kind of error each has.
+        kind: ErrorKind,
+        /// How many pages, [`REPORT_MAX`] at most.
+        pages: u64,
+    },
     /// Chooses the signal.
     Mode(Signal),
     /// Chooses the record.
@@ -115,6 +129,7 @@ pub fn parse(line: &[u8]) -> Result<Option<Command>, Error> {
     let command = match name {
         "poison" => span(&mut words).map(|(pa, pages)| Command::Poison { pa, pages })?,
         "heal" => span(&mut words).map(|(pa, pages)| Command::Heal { pa, pages })?,
+        "report" => report(&mut words)?,
         "mode" => Command::Mode(match words.next() {
             Some("sea") => Signal::Sea,
             Some("serror") => Signal::SError,
@@ -141,6 +156,20 @@ fn span<'a>(words: &mut impl Iterator<Item = &'a str>) -> Result<(u64, u64), Err
     let pa = number(words.next().ok_or(Error::BadArgument)?)?;
     let pages = words.next().map_or(Ok(1), number)?;
     Ok((pa, pages))
+}
+
+/// `PA KIND [PAGES]`.
+fn report<'a>(words: &mut impl Iterator<Item = &'a str>) -> Result<Command, Error> {
+    let pa = number(words.next().ok_or(Error::BadArgument)?)?;
+    let kind = words
+        .next()
+        .and_then(ErrorKind::of)
+        .ok_or(Error::BadArgument)?;
+    let pages = words.next().map_or(Ok(1), number)?;
+    if pages > REPORT_MAX {
+        return Err(Error::BadArgument);
+    }
+    Ok(Command::Report { pa, kind, pages })
 }
 
 /// Decimal, or hexadecimal after `0x`.
@@ -224,6 +253,14 @@ mod tests {
             parse(b"record garbage"),
             Ok(Some(Command::Record(Record::Garbage)))
         );
+        assert_eq!(
+            parse(b"report 0x1000 ce 2"),
+            Ok(Some(Command::Report {
+                pa: 0x1000,
+                kind: ErrorKind::Corrected,
+                pages: 2
+            }))
+        );
         assert_eq!(parse(b"status"), Ok(Some(Command::Status)));
         assert_eq!(parse(b"help"), Ok(Some(Command::Help)));
         assert_eq!(parse(b" \t"), Ok(None));
@@ -257,6 +294,9 @@ mod tests {
             "record sea",
             "status now",
             "heal 1 2 3",
+            "report 1",
+            "report 1 ue",
+            "report 1 ao 257",
         ] {
             assert_eq!(parse(bad.as_bytes()), Err(Error::BadArgument), "{bad}");
         }

@@ -18,7 +18,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use cordon::addr::{PAGE_SHIFT, PAGE_SIZE, Pa, PaRange};
+use cordon::addr::{PAGE_SHIFT, PAGE_SIZE, Pa, PaRange, Pfn};
 
 use crate::layout::OWN;
 
@@ -118,6 +118,11 @@ impl Span {
             return Err(Refusal::NotMemory);
         }
         Ok(Self(range))
+    }
+
+    /// Its pages.
+    pub fn pages(self) -> impl Iterator<Item = Pa> {
+        self.0.pfns().map(|pfn| Pfn::new(pfn).pa())
     }
 
     fn gibs(self) -> core::ops::RangeInclusive<u64> {

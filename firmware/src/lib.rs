@@ -17,6 +17,7 @@ pub mod features;
 pub mod gpt;
 pub mod layout;
 pub mod psci;
+pub mod queue;
 pub mod record;
 pub mod service;
 pub mod source;

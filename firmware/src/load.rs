@@ -14,7 +14,7 @@ use cordon::platform::fw_cfg::{self, File, FwCfg};
 use cordon::platform::table_loader::{self, Host, Zone};
 use cordon_firmware::device_tree::{self, Additions};
 use cordon_firmware::layout::{DEVICE_TREE_MAX, Image, ImageError, Placer, RAM_BASE, cpu_index};
-use cordon_firmware::source::{self, SeaSource};
+use cordon_firmware::source::{self, RecordSource, ReportSource};
 
 use crate::machine::fw_cfg::Registers;
 use crate::machine::{ram, sysreg, uart};
@@ -95,11 +95,16 @@ pub(crate) fn load() -> Result<Loaded, Error> {
     ram::clean(device_tree);
     sysreg::invalidate_instructions();
 
-    let source = tables.and_then(|tables| find_source(tables.rsdp));
+    let rsdp = tables.map(|tables| tables.rsdp);
+    let source = rsdp.and_then(find_source);
+    let reports = rsdp.and_then(find_report_source);
     state::with_service(|service| {
         service.set_cpus(cpus);
         if let Some(source) = source {
             service.set_source(source);
+        }
+        if let Some(reports) = reports {
+            service.set_report_source(reports);
         }
     });
     Ok(Loaded {
@@ -278,12 +283,22 @@ impl PhysicalBytes for LoadedTables {
 }
 
 /// Where records go; without such a place the machine runs, but says so.
-fn find_source(rsdp: Pa) -> Option<SeaSource> {
+fn find_source(rsdp: Pa) -> Option<RecordSource> {
     source::find_sea_source(&LoadedTables, rsdp)
-        .inspect_err(|error| {
-            let mut line = uart::Line::new();
-            let _ = writeln!(line, "! no-error-source {error}");
-            uart::write(line.as_str());
-        })
+        .inspect_err(say_no_source)
         .ok()
+}
+
+/// Where reports go; most machines have no such place.
+fn find_report_source(rsdp: Pa) -> Option<ReportSource> {
+    source::find_report_source(&LoadedTables, rsdp)
+        .inspect_err(say_no_source)
+        .ok()
+        .flatten()
+}
+
+fn say_no_source(error: &source::Error) {
+    let mut line = uart::Line::new();
+    let _ = writeln!(line, "! no-error-source {error}");
+    uart::write(line.as_str());
 }

@@ -1,5 +1,4 @@
-//! The record that is written for a consumed page: a generic error status block with one memory
-//! section.
+//! The records that are written: a generic error status block with a memory section for each report.
 
 use cordon::addr::Pa;
 use cordon::ras::cper::{
@@ -7,37 +6,126 @@ use cordon::ras::cper::{
     WriteError,
 };
 
-/// Size of the whole record in bytes: ACPI 6.5 table 18.11 (status block) and 18.12 (data entry,
-/// revision 3.0), UEFI 2.10 appendix N.2.5 (memory section).
+/// Size of a record with one section in bytes: ACPI 6.5 table 18.11 (status block) and 18.12 (data
+/// entry, revision 3.0), UEFI 2.10 appendix N.2.5 (memory section).
 pub const RECORD_SIZE: usize = 20 + 72 + 80;
 
-/// Makes the record for the poisoned page that holds `at`, consumed `seconds` after 1970 UTC.
-/// `sequence` makes records of the same second and page different: a reader that drops repetitions,
-/// as Linux does, must see each.
+/// What kind of error a page has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// Somebody has met it.
+    Consumed,
+    /// A scrubber has found it, and nobody has met it yet: action is optional (AO).
+    Latent,
+    /// A write has left poison behind, and nobody has met it yet.
+    Deferred,
+    /// It has been corrected.
+    Corrected,
+    /// It has been corrected, once too often.
+    Threshold,
+}
+
+impl ErrorKind {
+    /// The kind that a report is asked for by this name.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Self> {
+        Some(match name {
+            "ao" => Self::Latent,
+            "deferred" => Self::Deferred,
+            "ce" => Self::Corrected,
+            "threshold" => Self::Threshold,
+            _ => return None,
+        })
+    }
+
+    const fn severity(self) -> Severity {
+        match self {
+            // Uncorrected, and somebody may be able to go on.
+            Self::Consumed | Self::Latent | Self::Deferred => Severity::Recoverable,
+            Self::Corrected | Self::Threshold => Severity::Corrected,
+        }
+    }
+
+    fn flags(self) -> SectionFlags {
+        let more = match self {
+            Self::Consumed | Self::Corrected => SectionFlags::empty(),
+            Self::Latent | Self::Deferred => SectionFlags::LATENT,
+            Self::Threshold => SectionFlags::THRESHOLD_EXCEEDED,
+        };
+        SectionFlags::PRIMARY | more
+    }
+
+    const fn error_type(self) -> MemoryErrorType {
+        match self {
+            Self::Consumed | Self::Deferred => MemoryErrorType::MULTI_BIT_ECC,
+            Self::Latent => MemoryErrorType::SCRUB_UNCORRECTED,
+            Self::Corrected | Self::Threshold => MemoryErrorType::SINGLE_BIT_ECC,
+        }
+    }
+}
+
+/// One error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Any address in its page.
+    pub page: Pa,
+    /// What kind it is.
+    pub kind: ErrorKind,
+    /// Makes records of the same second and page different: a reader that drops repetitions, as Linux
+    /// does, must see each.
+    pub sequence: u64,
+}
+
+/// Makes a record of `first` and, as far as there is room, of `more`, at `seconds` after 1970 UTC. Returns
+/// how many of `more` are in it.
 ///
 /// # Errors
 /// [`WriteError::NoSpace`] where `buffer` is shorter than [`RECORD_SIZE`].
 pub fn memory_record(
     buffer: &mut [u8],
-    at: Pa,
-    sequence: u64,
+    first: Report,
+    more: impl Iterator<Item = Report>,
     seconds: u64,
-) -> Result<&[u8], WriteError> {
+) -> Result<(&mut [u8], usize), WriteError> {
+    let mut block = BlockWriter::new(buffer)?;
+    section(&mut block, first, seconds)?;
+    let taken = more
+        .take_while(|report| section(&mut block, *report, seconds).is_ok())
+        .count();
+    let length = block.finish().len();
+    let record = buffer.get_mut(..length).ok_or(WriteError::NoSpace)?;
+    Ok((record, taken))
+}
+
+fn section(block: &mut BlockWriter<'_>, report: Report, seconds: u64) -> Result<(), WriteError> {
     /// Error type 4, "storage error in memory", in bits 15:8 (UEFI 2.10 N.2.12).
     const ERROR_STATUS: u64 = 4 << 8;
-    // Uncorrected, and somebody may be able to go on.
+    let kind = report.kind;
     let head = SectionHead {
-        flags: SectionFlags::PRIMARY,
-        fru_text: Some(fru_text(sequence)),
-        ..SectionHead::new(Severity::Recoverable, timestamp(seconds))
+        flags: kind.flags(),
+        fru_text: Some(fru_text(report.sequence)),
+        ..SectionHead::new(kind.severity(), timestamp(seconds))
     };
     let memory = Memory {
         error_status: Some(ERROR_STATUS),
-        ..Memory::page(at.page(), MemoryErrorType::MULTI_BIT_ECC)
+        ..Memory::page(report.page.page(), kind.error_type())
     };
-    let mut block = BlockWriter::new(buffer)?;
-    block.memory(&head, &memory)?;
-    Ok(block.finish())
+    block.memory(&head, &memory)
+}
+
+/// Says in a record that there were more errors of its kind than it tells of (ACPI 6.5 18.3.2.7.1, Block
+/// Status).
+pub fn mark_overflow(record: &mut [u8]) {
+    const UNCORRECTED: u8 = 1 << 0;
+    const MULTIPLE_UNCORRECTED: u8 = 1 << 2;
+    const MULTIPLE_CORRECTED: u8 = 1 << 3;
+    if let Some(status) = record.first_mut() {
+        *status |= if *status & UNCORRECTED != 0 {
+            MULTIPLE_UNCORRECTED
+        } else {
+            MULTIPLE_CORRECTED
+        };
+    }
 }
 
 /// `gpt ` and the sequence number in 15 hexadecimal digits, which leaves room for a NUL.
@@ -101,9 +189,21 @@ mod tests {
 
     fn record(at: Pa, sequence: u64, seconds: u64) -> [u8; RECORD_SIZE] {
         let mut buffer = [0xff; RECORD_SIZE];
-        let length = memory_record(&mut buffer, at, sequence, seconds).map(<[u8]>::len);
-        assert_eq!(length, Ok(RECORD_SIZE));
+        let report = report(at, ErrorKind::Consumed, sequence);
+        let written = memory_record(&mut buffer, report, core::iter::empty(), seconds);
+        assert_eq!(
+            written.map(|(record, more)| (record.len(), more)),
+            Ok((RECORD_SIZE, 0))
+        );
         buffer
+    }
+
+    fn report(page: Pa, kind: ErrorKind, sequence: u64) -> Report {
+        Report {
+            page,
+            kind,
+            sequence,
+        }
     }
 
     /// The only section of `record`, as a reader sees it.
@@ -161,8 +261,75 @@ mod tests {
     #[test]
     fn a_block_without_room_gets_no_part_of_a_record() {
         let mut buffer = [0; RECORD_SIZE - 1];
-        let result = memory_record(&mut buffer, Pa::new(0x1000), 1, 1);
-        assert_eq!(result, Err(WriteError::NoSpace));
+        let report = report(Pa::new(0x1000), ErrorKind::Consumed, 1);
+        let result = memory_record(&mut buffer, report, core::iter::empty(), 1);
+        assert!(matches!(result, Err(WriteError::NoSpace)));
+    }
+
+    #[test]
+    fn as_many_reports_as_fit_share_a_record_in_order() {
+        let mut buffer = [0; 20 + 3 * 152 + 151];
+        let more = (2..9).map(|number| report(Pa::new(number << 12), ErrorKind::Consumed, number));
+        let first = report(Pa::new(0x1000), ErrorKind::Consumed, 1);
+        let (record, taken) = memory_record(&mut buffer, first, more, 1).unwrap();
+        assert_eq!(taken, 2);
+        let block = StatusBlock::parse(record).unwrap();
+        assert_eq!(
+            block.status().raw(),
+            0x35,
+            "several uncorrectable, three entries"
+        );
+        let texts = block.sections().map(|section| section.unwrap().fru_text);
+        let expected = ["1", "2", "3"].map(|n| Some(FruText::new(&std::format!("gpt {n:0>15}"))));
+        assert!(texts.eq(expected));
+    }
+
+    #[test]
+    fn each_kind_is_told_from_the_others() {
+        let tell = |kind| {
+            let mut buffer = [0; RECORD_SIZE];
+            let report = report(Pa::new(0x1000), kind, 1);
+            let (record, _) = memory_record(&mut buffer, report, core::iter::empty(), 1).unwrap();
+            let section = section(record);
+            let error_type = match section.body {
+                Body::Memory(memory) => memory.error_type.map(MemoryErrorType::raw),
+                _ => None,
+            };
+            let status = StatusBlock::parse(record).unwrap().status().raw();
+            let flags = section.flags - SectionFlags::PRIMARY;
+            (status, section.severity, flags, error_type)
+        };
+        let latent = SectionFlags::LATENT;
+        let uncorrected = Severity::Recoverable;
+        assert_eq!(
+            tell(ErrorKind::Latent),
+            (0x11, uncorrected, latent, Some(14))
+        );
+        assert_eq!(
+            tell(ErrorKind::Deferred),
+            (0x11, uncorrected, latent, Some(3))
+        );
+        let none = SectionFlags::empty();
+        assert_eq!(
+            tell(ErrorKind::Corrected),
+            (0x12, Severity::Corrected, none, Some(2))
+        );
+        let threshold = SectionFlags::THRESHOLD_EXCEEDED;
+        assert_eq!(
+            tell(ErrorKind::Threshold),
+            (0x12, Severity::Corrected, threshold, Some(2))
+        );
+    }
+
+    #[test]
+    fn an_overflow_is_said_of_the_kind_that_the_record_has() {
+        for (kind, expected) in [(ErrorKind::Latent, 0x15), (ErrorKind::Corrected, 0x1a)] {
+            let mut buffer = [0; RECORD_SIZE];
+            let report = report(Pa::new(0x1000), kind, 1);
+            let (record, _) = memory_record(&mut buffer, report, core::iter::empty(), 1).unwrap();
+            mark_overflow(record);
+            assert_eq!(StatusBlock::parse(record).unwrap().status().raw(), expected);
+        }
     }
 
     #[test]

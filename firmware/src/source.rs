@@ -1,5 +1,7 @@
-//! Where consumed memory errors are to be reported: the generic hardware error source of QEMU's
-//! HEST that is notified by a synchronous external abort (ACPI 6.5 sections 18.3.2.7 to 18.3.2.9).
+//! Where memory errors are to be reported: consumed ones by the generic hardware error source of HEST
+//! that is notified by a synchronous external abort, others by one that is notified by an interrupt or
+//! polled, if there is one (ACPI 6.5 sections 18.3.2.7 to 18.3.2.9). QEMU's own second source, which is
+//! notified by its event device, is QEMU's to fill.
 //!
 //! The library checks and reads the tables. What is added here is the way from the source to its
 //! block: the error status address holds the block's address. All of it is followed once, before the
@@ -14,14 +16,26 @@ use cordon::ras::hest::{GenericSource, Hest, HestError, Notification, ReadAck, S
 
 use crate::record::RECORD_SIZE;
 
-/// Where records for consumed errors go.
+/// INTIDs of the GIC's shared interrupts that QEMU's virt machine has.
+const SHARED_INTERRUPTS: core::ops::Range<u32> = 32..288;
+
+/// Where records go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SeaSource {
+pub struct RecordSource {
     /// The error status block, at a multiple of 8 and with room for a record.
     pub block: PaRange,
     /// How the reader says that the block is the firmware's again. Version 1 of the source has no such
     /// thing: there it is Block Status, which the reader clears.
     pub ack: Option<Ack>,
+}
+
+/// Where errors go that nobody has consumed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReportSource {
+    /// The block.
+    pub records: RecordSource,
+    /// The shared interrupt of the GIC that tells the reader; without one, the reader looks by itself.
+    pub interrupt: Option<u32>,
 }
 
 /// The read-ack register.
@@ -72,27 +86,68 @@ impl core::error::Error for Error {}
 ///
 /// # Errors
 /// [`Error`].
-pub fn find_sea_source(memory: &impl PhysicalBytes, rsdp: Pa) -> Result<SeaSource, Error> {
+pub fn find_sea_source(memory: &impl PhysicalBytes, rsdp: Pa) -> Result<RecordSource, Error> {
+    let is_sea = |source: &GenericSource| source.notification == Notification::Sea;
+    let source = find(memory, rsdp, is_sea)?;
+    RecordSource::new(memory, &source.ok_or(Error::NoSeaSource)?)
+}
+
+/// Follows the tables from the RSDP to the first enabled source that is notified by an interrupt which
+/// the firmware can raise, or polled. `None` where there is none, as on QEMU's machines.
+///
+/// # Errors
+/// [`Error`].
+pub fn find_report_source(
+    memory: &impl PhysicalBytes,
+    rsdp: Pa,
+) -> Result<Option<ReportSource>, Error> {
+    let found = find(memory, rsdp, |source| interrupt(source).is_some());
+    let source = match found {
+        // Why there is no source at all, whoever looks for the other one says.
+        Err(_) | Ok(None) => return Ok(None),
+        Ok(Some(source)) => source,
+    };
+    Ok(Some(ReportSource {
+        records: RecordSource::new(memory, &source)?,
+        interrupt: interrupt(&source).flatten(),
+    }))
+}
+
+/// By which shared interrupt `source` is notified, `Some(None)` if it is polled; `None` where it is
+/// notified by something else.
+fn interrupt(source: &GenericSource) -> Option<Option<u32>> {
+    match source.notification {
+        Notification::Gsiv { gsiv } | Notification::ExternalInterrupt { gsiv } => {
+            SHARED_INTERRUPTS.contains(&gsiv).then_some(Some(gsiv))
+        }
+        Notification::Polled { .. } => Some(None),
+        _ => None,
+    }
+}
+
+/// The first enabled source that is `wanted`. A source that makes no sense is an error only where there is
+/// no other.
+fn find(
+    memory: &impl PhysicalBytes,
+    rsdp: Pa,
+    wanted: impl Fn(&GenericSource) -> bool,
+) -> Result<Option<GenericSource>, Error> {
     let tables = CheckedTables::new(memory, rsdp).map_err(Error::Tables)?;
     let hest = bytes(memory, tables.hest().ok_or(Error::NoHest)?)?;
-    let mut otherwise = Error::NoSeaSource;
+    let mut otherwise = Ok(None);
     for source in Hest::parse(hest).map_err(Error::Hest)?.sources() {
         match source {
-            Ok(Source::Generic(source)) if source.enabled && is_sea(&source) => {
-                return SeaSource::new(memory, &source);
+            Ok(Source::Generic(source)) if source.enabled && wanted(&source) => {
+                return Ok(Some(source));
             }
             Ok(_) => {}
-            Err(error) => otherwise = Error::Hest(error),
+            Err(error) => otherwise = Err(Error::Hest(error)),
         }
     }
-    Err(otherwise)
+    otherwise
 }
 
-fn is_sea(source: &GenericSource) -> bool {
-    source.notification == Notification::Sea
-}
-
-impl SeaSource {
+impl RecordSource {
     fn new(memory: &impl PhysicalBytes, source: &GenericSource) -> Result<Self, Error> {
         let (_, pointer) = word(memory, source.status_address)?;
         let start = Pa::new(pointer);

@@ -5,10 +5,11 @@ use cordon_firmware::control::LineBuffer;
 use cordon_firmware::gpt::{Gpt, Table, Tlb};
 use cordon_firmware::layout::RTC_BASE;
 use cordon_firmware::psci::Cpus;
-use cordon_firmware::service::{ACK_WAIT_MS, Machine, Service, Written};
+use cordon_firmware::service::{ACK_WAIT_MS, Machine, REMIND_MS, Service, Written};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use spin::{Mutex, Once};
 
-use crate::machine::{mmio, ram, sysreg};
+use crate::machine::{gic, mmio, ram, sysreg};
 
 /// Level-1 tables: as many GiB can hold poison at once. 12 MiB of the 16 of secure RAM.
 const TABLES: usize = 96;
@@ -24,6 +25,15 @@ static TURN: Mutex<()> = Mutex::new(());
 
 /// The control line as far as it has come in.
 pub(crate) static LINE: Mutex<LineBuffer> = Mutex::new(LineBuffer::new());
+
+/// When EL2 was last entered with an error (CNTPCT).
+static TOLD: AtomicU64 = AtomicU64::new(0);
+
+/// EL2 is about to be entered with an error: what the firmware does for it ends here, and what a
+/// benchmark counts begins.
+pub(crate) fn tell_now() {
+    TOLD.store(sysreg::counter(), Relaxed);
+}
 
 /// Which CPUs are on.
 pub(crate) static CPUS: Cpus = Cpus::new();
@@ -46,8 +56,8 @@ pub(crate) fn with_service<R>(
     SERVICE.get().map(|service| action(&mut service.lock()))
 }
 
-/// Records that `page` was consumed, as soon as the record before is acknowledged; if that is too
-/// late, not at all.
+/// Records that `page` was consumed, as soon as the record before is acknowledged; if that takes too
+/// long, some time later.
 pub(crate) fn record(page: Pa) -> Written {
     let _turn = TURN.lock();
     let ticks = (sysreg::cntfrq() / 1000).saturating_mul(ACK_WAIT_MS);
@@ -59,7 +69,10 @@ pub(crate) fn record(page: Pa) -> Written {
         let written = with_service(|service| service.record(page, &mut El3));
         match written.unwrap_or(Some(Written::None)) {
             Some(written) => return written,
-            None if last => return Written::Busy,
+            None if last => {
+                let late = with_service(|service| service.postpone(page, &mut El3));
+                return late.unwrap_or(Written::Busy);
+            }
             None => sysreg::relax(),
         }
     }
@@ -96,5 +109,18 @@ impl Machine for El3 {
 
     fn now(&mut self) -> u64 {
         u64::from(mmio::read_u32(RTC_BASE))
+    }
+
+    fn signal(&mut self, intid: u32) {
+        sysreg::dsb();
+        gic::make_pending(intid);
+    }
+
+    fn remind(&mut self) {
+        sysreg::start_own_timer(sysreg::cntfrq() * REMIND_MS / 1000);
+    }
+
+    fn told(&mut self) -> u64 {
+        TOLD.load(Relaxed)
     }
 }

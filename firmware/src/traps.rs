@@ -66,6 +66,10 @@ pub(crate) fn serve_interrupts() {
         gic::Event::Uart => serve_uart(),
         // Whoever was called looks for the reason itself.
         gic::Event::Call => {}
+        gic::Event::Timer => {
+            sysreg::stop_own_timer();
+            state::with_service(|service| service.flush(&mut El3));
+        }
     });
 }
 
@@ -151,6 +155,7 @@ fn granule_fault(esr: u64) {
     uart::write(message.as_str());
     if let Some(entry) = entry {
         deliver(entry);
+        state::tell_now();
     }
 }
 

@@ -42,6 +42,10 @@ const RSDP_V1_SIZE: usize = 20;
 const HEADER_SIZE: usize = 36;
 const MADT_HEADER_SIZE: usize = 44;
 
+/// Where the FADT has the address of the DSDT (5.2.9): of 32 bits, and of 64, which counts if it is there.
+const FADT_DSDT: usize = 40;
+const FADT_X_DSDT: usize = 140;
+
 /// Physical memory that may be read: RAM that firmware keeps its tables in.
 pub trait PhysicalBytes {
     /// The `len` bytes from `start`, or `None` where they are not all mapped, ordinary memory.
@@ -61,6 +65,15 @@ impl Signature {
     pub const MADT: Self = Self(*b"APIC");
     /// Hardware Error Source Table.
     pub const HEST: Self = Self(*b"HEST");
+    /// Fixed ACPI Description Table.
+    pub const FADT: Self = Self(*b"FACP");
+    /// Differentiated System Description Table.
+    pub const DSDT: Self = Self(*b"DSDT");
+
+    /// Whether `table` begins with it.
+    pub fn is_of(self, table: &[u8]) -> bool {
+        table.starts_with(&self.0)
+    }
 }
 
 impl fmt::Display for Signature {
@@ -169,6 +182,7 @@ pub struct CheckedTables {
     tables: usize,
     madt: Option<PaRange>,
     hest: Option<PaRange>,
+    fadt: Option<Pa>,
 }
 
 impl CheckedTables {
@@ -193,6 +207,7 @@ impl CheckedTables {
             tables: entries.len(),
             madt: None,
             hest: None,
+            fadt: None,
         };
         for entry in entries {
             checked.check_table(memory, Pa::new(u64::from_le_bytes(*entry)))?;
@@ -226,10 +241,30 @@ impl CheckedTables {
         self.madt
     }
 
+    /// The bytes of the DSDT, to which the FADT points (5.2.9); `None` where there is no FADT. Length and
+    /// checksum of both are right.
+    ///
+    /// # Errors
+    /// What is wrong with either, as [`AcpiError`].
+    pub fn dsdt<'m>(&self, memory: &'m impl PhysicalBytes) -> Result<Option<&'m [u8]>, AcpiError> {
+        let Some(at) = self.fadt else {
+            return Ok(None);
+        };
+        let fadt = read_table(memory, at, Signature::FADT, MAX_TABLE_SIZE)?;
+        let at = match u64_at(fadt, FADT_X_DSDT) {
+            0 => u64::from(u32_at(fadt, FADT_DSDT)),
+            at => at,
+        };
+        read_table(memory, Pa::new(at), Signature::DSDT, MAX_TABLE_SIZE).map(Some)
+    }
+
     /// Checks one table of the list. Of a kind that nobody reads, only the header matters: the
     /// crate looks at the signature and passes on. The first MADT and the first HEST count.
     fn check_table(&mut self, memory: &impl PhysicalBytes, at: Pa) -> Result<(), AcpiError> {
         let (signature, length) = read_header(memory, at)?;
+        if signature == Signature::FADT {
+            self.fadt = self.fadt.or(Some(at));
+        }
         if signature != Signature::MADT && signature != Signature::HEST {
             return Ok(());
         }

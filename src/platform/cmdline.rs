@@ -8,6 +8,7 @@
 //! | `filter=RULE` | which memory errors are acted on ([`crate::ras::filter`]); may be repeated, the first that matches decides |
 //! | `loop=log`, `stop`, `N`, `stop,N` | what is done about a guest that goes round in circles ([`crate::ras::loops`]) |
 //! | `retired=PA` | the page at this address is a table of pages that are bad ([`crate::ras::retired`]) |
+//! | `uncontained=machine`, `vm` | what an error costs that a guest met and hardware could not contain |
 //! | `reserved=SIZE`, `reserved=SIZE@PA` | take RAM from the VMs' pool and offer it as device memory; may be repeated |
 //!
 //! Numbers are decimal or `0x`, sizes may end in `K`, `M` or `G`. The line is written by a person
@@ -32,6 +33,9 @@ pub struct Options {
     pub loglevel: LevelFilter,
     /// Whether the VM in focus has the terminal for itself.
     pub raw_console: bool,
+    /// An error that hardware could not contain costs the VM that met it, and not the machine: the
+    /// interconnect is trusted to keep it away from all others.
+    pub isolates_vms: bool,
     /// RAM to be offered as device memory, in the order given.
     pub reserved: Vec<ReservedWord>,
     /// Rules of the filter, in the order given. What they name is known when there are VMs.
@@ -48,6 +52,7 @@ impl Default for Options {
             bbm: Bbm::Auto,
             loglevel: LevelFilter::Info,
             raw_console: false,
+            isolates_vms: false,
             reserved: Vec::new(),
             filter: Vec::new(),
             loops: loops::Policy::DEFAULT,
@@ -121,6 +126,7 @@ impl Options {
             "retired" => self.retired.push(page(value).ok_or(bad)?),
             // With other values it is somebody else's word, and a well-known one.
             "console" => self.raw_console = console(value).ok_or(BadWord::Unknown(word))?,
+            "uncontained" => self.isolates_vms = uncontained(value).ok_or(bad)?,
             "reserved" => self.reserved.push(reserved(value).ok_or(bad)?),
             _ => return Err(BadWord::Unknown(word)),
         }
@@ -148,6 +154,15 @@ fn console(value: &str) -> Option<bool> {
     match value {
         "raw" => Some(true),
         "lines" => Some(false),
+        _ => None,
+    }
+}
+
+/// Whether it is the VM that pays.
+fn uncontained(value: &str) -> Option<bool> {
+    match value {
+        "vm" => Some(true),
+        "machine" => Some(false),
         _ => None,
     }
 }
@@ -188,6 +203,16 @@ mod tests {
     use super::*;
     use alloc::vec;
     use proptest::prelude::*;
+
+    #[test]
+    fn who_pays_for_an_uncontained_error_can_be_said() {
+        assert!(!parse("").0.isolates_vms);
+        assert!(parse("uncontained=vm").0.isolates_vms);
+        assert!(!parse("uncontained=vm uncontained=machine").0.isolates_vms);
+        let (options, bad) = parse("uncontained=nobody");
+        assert_eq!(bad, [BadWord::BadValue("uncontained=nobody")]);
+        assert!(!options.isolates_vms);
+    }
 
     #[test]
     fn an_empty_line_gives_the_defaults() {

@@ -7,6 +7,7 @@
 //! nothing here is called once VMs run.
 
 pub mod acpi;
+pub mod aml;
 pub mod bundle;
 pub mod cmdline;
 pub mod dt;

@@ -8,6 +8,7 @@
 //! still at it.
 
 use super::event::{Announcer, ErrorEvent, Stage};
+use super::journal::{Journal, Note};
 use super::poison::{Insert, PoisonSet};
 use crate::addr::{Ipa, Pa, Vmid};
 use crate::devmem::{DevMem, MappedPage};
@@ -65,6 +66,8 @@ pub(super) struct Containment<'a, 's, V, const N: usize> {
     pub(super) announcer: &'a Announcer<N>,
     /// The address spaces.
     pub(super) spaces: &'a V,
+    /// Where what happened is noted.
+    pub(super) journal: &'a Journal,
     /// The error that is being contained.
     pub(super) event: &'a ErrorEvent,
 }
@@ -96,7 +99,7 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
         };
         if known {
             self.announce(Stage::Known);
-            log::info!(target: "ras", "event=known seq={seq} pa={page}");
+            self.say(Note::Known { seq, pa: page });
         } else {
             self.announce(Stage::Contained { pages: 1 });
             self.devmem.notify_failure(page);
@@ -123,14 +126,14 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
         let name = self.spaces.name(vm);
         match self.spaces.make_hole(vm, ipa) {
             Some(Ok(HoleOutcome::Made(hole))) => {
-                say_contained(seq, name, ipa, &hole);
+                self.report(vm, ipa, &hole);
                 self.spaces.lost(vm, ipa, self.event);
                 Cut::Made
             }
             Some(Ok(HoleOutcome::Coarse(hole))) => {
                 self.announce(Stage::Overflow);
                 log::error!(target: "ras", "event=overflow what=table-reserve vm={name} ipa={} lost={:#x}", hole.ipa, hole.size);
-                say_contained(seq, name, ipa, &hole);
+                self.report(vm, ipa, &hole);
                 self.spaces.lost(vm, ipa, self.event);
                 Cut::Made
             }
@@ -148,28 +151,15 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
         }
     }
 
+    fn report(&self, vm: Vmid, ipa: Ipa, hole: &Hole) {
+        self.say(Note::contained(self.event.sequence, vm, ipa, hole));
+    }
+
+    fn say(&self, note: Note) {
+        super::pipeline::say(self.journal, note, None, self.spaces);
+    }
+
     fn announce(&self, stage: Stage) {
         self.announcer.announce(self.event, stage);
-    }
-}
-
-/// Says that the VM called `name` has lost a page by the error with number `seq`.
-pub fn say_contained(seq: u64, name: &str, ipa: Ipa, hole: &Hole) {
-    let (pa, block) = (hole.pa, BlockSize(hole.block));
-    let (tables, reserve) = (hole.tables, hole.reserve_left);
-    log::info!(target: "ras", "event=contained seq={seq} pa={pa} vm={name} ipa={ipa} block={block} tables={tables} reserve={reserve}");
-}
-
-/// A block's size as the events write it: `1g`, `2m`, `4k`.
-struct BlockSize(u64);
-
-impl fmt::Display for BlockSize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (shift, unit) in [(30, 'g'), (20, 'm'), (10, 'k')] {
-            if self.0 >> shift != 0 {
-                return write!(f, "{}{unit}", self.0 >> shift);
-            }
-        }
-        write!(f, "{}", self.0)
     }
 }

@@ -62,6 +62,8 @@ counters! {
     Snapshot {
         /// Errors learned of.
         detected,
+        /// Errors among them that were corrected.
+        corrected,
         /// Exceptions without a record.
         no_record,
         /// Errors contained.
@@ -190,6 +192,7 @@ impl Counters {
         let all = &self.stages;
         let counter = match stage {
             Stage::Detected => &all.detected,
+            Stage::Corrected => &all.corrected,
             Stage::NoRecord => &all.no_record,
             Stage::Contained { pages } => {
                 add(&all.lost_pages, pages);
@@ -301,6 +304,7 @@ impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             detected,
+            corrected,
             contained,
             guest_aborts,
             touched,
@@ -311,7 +315,7 @@ impl fmt::Display for Snapshot {
         } = self;
         write!(
             f,
-            "detected={detected} contained={contained} vsea={guest_aborts} touched={touched} \
+            "detected={detected} corrected={corrected} contained={contained} vsea={guest_aborts} touched={touched} \
              lost_pages={lost_pages} filtered={filtered} loops={loops}"
         )
     }

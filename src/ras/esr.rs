@@ -6,10 +6,12 @@
 //! has none, and a stale address would contain the wrong page.
 
 mod abort;
+mod quick;
 #[cfg(test)]
 mod tests;
 
 pub use abort::{Abort, Access, Fault, Level, Mmio, Origin, SyncErrorType};
+pub use quick::Quick;
 
 /// Bits `high` to `low` of `value`.
 const fn bits(value: u64, high: u32, low: u32) -> u64 {
@@ -198,6 +200,7 @@ pub struct SystemRegister {
 }
 
 impl System {
+    #[inline]
     fn decode(esr: u64) -> Self {
         Self {
             register: SystemRegister {

@@ -60,6 +60,9 @@ impl fmt::Display for ErrorEvent {
             ..
         } = self;
         write!(f, "seq={sequence} via={origin} cpu={cpu}")?;
+        if let Origin::Ghes(source) = origin {
+            write!(f, " source={source}")?;
+        }
         if let Some(Consumer::Vcpu {
             vcpu, el, attempt, ..
         }) = self.consumer
@@ -68,6 +71,9 @@ impl fmt::Display for ErrorEvent {
             if let Some(attempt) = attempt {
                 write!(f, " access={attempt}")?;
             }
+        }
+        if self.consumer == Some(Consumer::Hypervisor) {
+            f.write_str(" el=2")?;
         }
         Ok(())
     }
@@ -171,6 +177,8 @@ impl ErrorEvent {
 pub enum Stage {
     /// It was learned of.
     Detected,
+    /// It has been corrected: nothing is lost, and nothing is done but to count it.
+    Corrected,
     /// An exception came without a record that explains it.
     NoRecord,
     /// This many pages that had been good are cordoned off now.

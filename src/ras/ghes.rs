@@ -71,6 +71,13 @@ pub enum MemoryError {
     Poisoned(Pa),
 }
 
+impl MemoryError {
+    /// Whether memory has gone bad, and Cordon has met it.
+    pub const fn is_poison(&self) -> bool {
+        matches!(self, Self::Poisoned(_))
+    }
+}
+
 impl fmt::Display for MemoryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -144,8 +151,8 @@ impl Ghes {
     ///
     /// # Errors
     ///
-    /// [`GhesError`]. Except where the pointer could not be read, the block has been released, or the
-    /// attempt was made.
+    /// [`GhesError`]. Except where the pointer could not be read or the block is poison, the block has
+    /// been released, or the attempt was made.
     pub fn take<'b>(
         &self,
         memory: &mut impl PhysMemory,
@@ -160,6 +167,8 @@ impl Ghes {
         let block = Pa::new(pointer);
         let copied = match self.copy(memory, block, buffer) {
             Ok(0) => return Ok(None),
+            // Clearing it would be consuming it once more.
+            Err(GhesError::Block(why)) if why.is_poison() => return Err(GhesError::Block(why)),
             other => other,
         };
         let released = self.release(memory, block);

@@ -4,6 +4,7 @@
 //!   learn of it                       decide            act
 //!   esr   what the CPU says      \
 //!   hest  where firmware reports  \
+//!   watch how it makes that known |
 //!   ghes  fetch one report        -> event, triage  ->  poison   which pages are bad
 //!   cper  what the report says    /                     inject   what the guest is told
 //! ```
@@ -12,6 +13,7 @@
 //! and handed in, what must be written is handed back. What firmware wrote and what a guest did are
 //! allegations; they become typed values once, at the edge, or a named error.
 
+pub mod capabilities;
 pub mod contain;
 pub mod counters;
 pub mod cper;
@@ -21,8 +23,11 @@ pub mod filter;
 pub mod ghes;
 pub mod hest;
 pub mod inject;
+pub mod journal;
 pub mod loops;
 pub mod pipeline;
 pub mod poison;
 pub mod retired;
+mod sources;
 pub mod triage;
+pub mod watch;

@@ -3,7 +3,7 @@
 //! ```text
 //!   SEA or SError from a guest --+
 //!                                +--> collect: take every record firmware has left
-//!   (nobody: polled, GED)      --+         |
+//!   an interrupt, a timer      --+         |
 //!                                          v
 //!                             ErrorEvent per section --> Containment::page, for each page
 //!                                          |
@@ -25,14 +25,15 @@ use super::cper::{Body, Section, Severity, StatusBlock};
 use super::esr::Level;
 use super::event::{Announcer, Consumer, ErrorEvent, Origin, Stage};
 use super::filter::Filter;
-use super::ghes::{Ghes, PhysMemory};
+use super::ghes::PhysMemory;
+use super::journal::{Journal, Line, Note};
 use super::poison::{BadPage, PoisonSet};
 use crate::addr::{PAGE_SIZE, Pa, PaRange, Pfn};
 use crate::devmem::DevMem;
-use alloc::vec::Vec;
-use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use spin::Mutex;
+
+pub use super::sources::Sources;
 
 mod inject;
 mod memory;
@@ -41,9 +42,6 @@ pub(crate) mod tests;
 
 pub use inject::Injection;
 pub use memory::{Consumption, LostPage};
-
-/// Longest record that is read, in bytes: a page, more than any source here offers.
-const MAX_RECORD: usize = 4096;
 
 /// Most pages that one section can make Cordon contain: 128 MiB. The rest is said to be left.
 const MAX_PAGES: u64 = 1 << 15;
@@ -81,7 +79,8 @@ impl Occasion {
     }
 }
 
-/// What came out of the records.
+/// What came out of the records. All but `fatal` is about the occasion's own, those of sources that are
+/// notified by an exception: what others tell was not consumed by whoever happens to read it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Collected {
     /// Records that were read.
@@ -94,35 +93,8 @@ pub struct Collected {
     pub unclaimed: bool,
     /// Firmware says that an error could not be contained by hardware.
     pub fatal: bool,
-}
-
-/// The sources of records, and what they are read with.
-#[derive(Debug)]
-pub struct Sources<S> {
-    memory: S,
-    list: Vec<Ghes>,
-    buffer: Vec<u8>,
-}
-
-impl<S: PhysMemory> Sources<S> {
-    /// These sources, whose blocks are in `memory`. Allocates all that reading them needs.
-    pub fn new(memory: S, list: Vec<Ghes>) -> Self {
-        Self {
-            memory,
-            list,
-            buffer: alloc::vec![0; MAX_RECORD],
-        }
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.list.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
-    }
+    /// The source of `fatal`, where it is none that is notified by an exception.
+    pub fatal_source: Option<u16>,
 }
 
 /// Everything that knows about memory errors.
@@ -133,6 +105,8 @@ pub struct Ras<'s, S> {
     pub announcer: Announcer<SUBSCRIBERS>,
     /// Decides which errors are acted on.
     pub filter: Mutex<Filter>,
+    /// What happened and was not said yet.
+    pub journal: Journal,
     poison: Mutex<PoisonSet<'s>>,
     sources: Mutex<Sources<S>>,
     /// Firmware leaves records here.
@@ -147,6 +121,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
             devmem,
             announcer: Announcer::new(),
             filter: Mutex::new(Filter::new()),
+            journal: Journal::new(),
             poison: Mutex::new(poison),
             has_records: !sources.is_empty(),
             sources: Mutex::new(sources),
@@ -159,34 +134,104 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         self.has_records
     }
 
+    /// Has something said: later if that is possible, or at once.
+    pub fn say<V: AddressSpaces>(&self, note: Note, spaces: &V) {
+        say(&self.journal, note, None, spaces);
+    }
+
     /// The number of the next event.
     pub fn next_sequence(&self) -> u64 {
         self.sequence.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Takes every record that firmware has left and contains what it tells of.
+    /// Takes every record that firmware has left and contains what it tells of, on the occasion of an
+    /// exception.
     pub fn collect<V: AddressSpaces>(&self, occasion: &Occasion, spaces: &V) -> Collected {
+        self.take_all(occasion, true, spaces)
+    }
+
+    /// Takes and contains what sources tell that are not notified by an exception: the consumer of
+    /// what the others have is on its way, and looks for itself.
+    pub fn collect_unconsumed<V: AddressSpaces>(&self, cpu: usize, spaces: &V) -> Collected {
+        let nobody = Occasion {
+            origin: Origin::Sea,
+            cpu,
+            consumer: None,
+        };
+        self.take_all(&nobody, false, spaces)
+    }
+
+    fn take_all<V: AddressSpaces>(
+        &self,
+        occasion: &Occasion,
+        consumed: bool,
+        spaces: &V,
+    ) -> Collected {
         let mut sources = self.sources.lock();
+        let mut collected = Collected::default();
+        let mut lost = self.pass(&mut sources, occasion, consumed, spaces, &mut collected);
+        // A source that was lost made Cordon a consumer, of which firmware has left a record. Each pass
+        // but the last loses one.
+        while lost {
+            let own = Occasion {
+                origin: Origin::Sea,
+                consumer: Some(Consumer::Hypervisor),
+                ..*occasion
+            };
+            let mut of_loss = Collected::default();
+            lost = self.pass(&mut sources, &own, true, spaces, &mut of_loss);
+            collected.fatal |= of_loss.fatal;
+        }
+        collected
+    }
+
+    /// Reads every source once; those notified by an exception only if `consumed`. Whether one was lost.
+    fn pass<V: AddressSpaces>(
+        &self,
+        sources: &mut Sources<S>,
+        occasion: &Occasion,
+        consumed: bool,
+        spaces: &V,
+        collected: &mut Collected,
+    ) -> bool {
         let Sources {
             memory,
             list,
             buffer,
-        } = &mut *sources;
-        let mut collected = Collected::default();
-        for source in list.iter() {
-            match source.take(memory, buffer) {
+        } = sources;
+        let mut lost = false;
+        for source in list.iter_mut().filter(|source| source.is_usable()) {
+            let asynchronous = source.watch.is_asynchronous();
+            if !asynchronous && !consumed {
+                continue;
+            }
+            match source.ghes.take(memory, buffer) {
                 Ok(None) => {}
                 Ok(Some(record)) => {
-                    collected.records += 1;
                     if let Err(error) = record.released {
                         log::error!("event=error what=ghes why=not-released:{error}");
                     }
-                    self.record(&record.block, occasion, spaces, &mut collected);
+                    if asynchronous {
+                        let occasion = Occasion {
+                            origin: Origin::Ghes(source.ghes.source().id),
+                            consumer: None,
+                            ..*occasion
+                        };
+                        let mut apart = Collected::default();
+                        self.record(&record.block, &occasion, spaces, &mut apart);
+                        if apart.fatal {
+                            collected.fatal = true;
+                            collected.fatal_source = Some(source.ghes.source().id);
+                        }
+                    } else {
+                        collected.records += 1;
+                        self.record(&record.block, occasion, spaces, collected);
+                    }
                 }
-                Err(error) => log::error!("event=error what=cper why={error}"),
+                Err(error) => lost |= source.failed(&error),
             }
         }
-        collected
+        lost
     }
 
     fn record<V: AddressSpaces>(
@@ -197,7 +242,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         collected: &mut Collected,
     ) {
         collected.fatal |= block.severity() == Severity::Fatal;
-        if block.sections().next().is_none() {
+        if block.is_empty() {
             log::error!("event=error what=cper why=no-sections");
         }
         for section in block.sections() {
@@ -222,12 +267,13 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
             ranges.peek().copied(),
         );
         self.announcer.announce(&event, Stage::Detected);
-        log::info!(target: "ras", "event=detected {event}{} {}", VmName(&event, spaces), section.line());
-        if section.severity == Severity::Corrected
-            && let Some(range) = ranges.peek()
-        {
-            self.corrected(&event, *range);
+        if section.severity == Severity::Corrected {
+            self.announcer.announce(&event, Stage::Corrected);
+            if let Some(range) = ranges.peek() {
+                self.corrected(&event, *range);
+            }
         }
+        say(&self.journal, Note::Detected(event), Some(section), spaces);
         for range in ranges.filter(|_| section.severity.is_uncorrected()) {
             let event = ErrorEvent {
                 range: Some(range),
@@ -260,6 +306,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
             devmem: &self.devmem,
             poison: &self.poison,
             announcer: &self.announcer,
+            journal: &self.journal,
             spaces,
             event,
         };
@@ -372,14 +419,20 @@ fn poisoned_ranges(section: &Section<'_>) -> impl Iterator<Item = PaRange> {
     memory.into_iter().chain(pages)
 }
 
-/// ` vm=NAME` where a guest consumed the error.
-struct VmName<'a, V>(&'a ErrorEvent, &'a V);
-
-impl<V: AddressSpaces> fmt::Display for VmName<'_, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.consumer {
-            Some(Consumer::Vcpu { vm, .. }) => write!(f, " vm={}", self.1.name(vm)),
-            _ => Ok(()),
-        }
+/// Has something said, with the section of a record that it is about: later if that is possible, or
+/// at once, behind what waits.
+pub(super) fn say<V: AddressSpaces>(
+    journal: &Journal,
+    note: Note,
+    section: Option<&Section<'_>>,
+    spaces: &V,
+) {
+    if log::max_level() >= log::LevelFilter::Info && !journal.note(note, section) {
+        let line = Line {
+            note: &note,
+            section,
+            spaces,
+        };
+        log::info!(target: "ras", "{line}");
     }
 }

@@ -213,6 +213,27 @@ pub fn sync(abort: &Abort, consumer: Consumer, machine: Machine) -> Option<Decis
     Some(row.map_or_else(|| uncontained(guest, machine), |(_, _, decision)| *decision))
 }
 
+/// Whether the CPU with this `MIDR_EL1` calls an SError unrecoverable (UEU) that it cannot contain (UC):
+/// Neoverse N1, erratum 1349291, all revisions.
+pub const fn overstates_serrors(midr: u64) -> bool {
+    /// Implementer, architecture and part number: without variant and revision.
+    const PART: u64 = 0xff0f_fff0;
+    const NEOVERSE_N1: u64 = 0x410f_d0c0;
+    midr & PART == NEOVERSE_N1
+}
+
+/// The same SError, from a CPU that [`overstates_serrors`].
+#[must_use]
+pub fn not_overstated(serror: SError) -> SError {
+    match serror.kind {
+        SErrorKind::Classified(AsyncErrorType::Unrecoverable) => SError {
+            kind: SErrorKind::Classified(AsyncErrorType::Uncontainable),
+            ..serror
+        },
+        _ => serror,
+    }
+}
+
 /// Decides on an SError that hit `interrupted`.
 pub fn serror(serror: &SError, interrupted: Interrupted, machine: Machine) -> Decision {
     let class = match serror.kind {

@@ -1,11 +1,12 @@
 //! ACPI tables, where there are any: MADT for a second opinion on the CPUs, HEST for the error
-//! sources.
+//! sources, DSDT for the device by which some of them notify.
 
 use crate::arch::aarch64::acpi_map::BootTables;
 use crate::arch::aarch64::mmu::Window;
 use alloc::vec::Vec;
 use cordon::addr::{Pa, PaRange};
 use cordon::platform::acpi::{AcpiError, CheckedTables, Madt, PhysicalBytes};
+use cordon::platform::aml::{self, EventDevice};
 use cordon::platform::machine::Machine;
 
 /// Most memory that is looked through for tables, in bytes. Firmware keeps them in one or two
@@ -42,6 +43,8 @@ impl PhysicalBytes for TableMemory {
 pub struct Found {
     /// The bytes of HEST.
     pub hest: Option<Vec<u8>>,
+    /// The generic event device, if HEST needs one.
+    pub event_device: Option<EventDevice>,
 }
 
 /// Reads the tables behind `rsdp`, which are in `memory`.
@@ -54,7 +57,8 @@ pub fn read(rsdp: Pa, memory: &TableMemory, machine: &Machine) -> Found {
                 let bytes = memory.bytes(hest.start(), usize::try_from(hest.size()).ok()?)?;
                 Some(bytes.to_vec())
             });
-            Found { hest }
+            let event_device = hest.as_ref().and_then(|_| event_device(&tables, memory));
+            Found { hest, event_device }
         }
         Err(error) => {
             log::error!("event=error what=acpi {error}");
@@ -78,4 +82,24 @@ fn compare_cpus(tables: &CheckedTables, memory: &TableMemory, machine: &Machine)
 
 fn madt(tables: &CheckedTables, memory: &TableMemory) -> Result<Madt, AcpiError> {
     Madt::read(&BootTables::open(tables, memory)?)
+}
+
+/// The generic event device of the DSDT. Where it is not found, nothing is said unless there is a
+/// reason: most machines have none.
+fn event_device(tables: &CheckedTables, memory: &TableMemory) -> Option<EventDevice> {
+    let dsdt = tables
+        .dsdt(memory)
+        .inspect_err(|error| log::error!("event=error what=dsdt {error}"));
+    let found = aml::find_event_device(dsdt.ok()??);
+    match (found.device, found.incomplete) {
+        (None, Some(why)) => log::warn!("event=error what=dsdt why={why}"),
+        (None, None) => {}
+        (Some(device), _) => log::info!(
+            "event=found what=event-device interrupt={} trigger={} selector={}",
+            device.interrupt,
+            if device.edge { "edge" } else { "level" },
+            device.selector.unwrap_or(Pa::new(0))
+        ),
+    }
+    found.device
 }

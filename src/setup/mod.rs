@@ -21,7 +21,7 @@ mod vms;
 
 use crate::arch::aarch64::mmio::SharedMemory;
 use crate::arch::aarch64::{cpu, features, gic, guest, heap, layout, mmu, smc, uart};
-use crate::exit::halt;
+use crate::exit::{Seat, halt};
 use crate::machine::{HYPERVISOR, ThisMachine};
 use aarch64_cpu::registers::{CNTFRQ_EL0, ID_AA64MMFR0_EL1, ID_AA64MMFR2_EL1, MPIDR_EL1, Readable};
 use acpi::TableMemory;
@@ -63,12 +63,15 @@ pub fn run(dtb: Pa, door: Door) {
     cpu_records(&machine);
     let mut free = free_memory(&machine);
     let inputs = Inputs::find(&machine, &mut free, door);
-    let sources = sources::find(inputs.hest.as_deref(), &mut free);
+    let sources = sources::find(inputs.acpi.hest.as_deref(), &mut free);
     let stage2 = stage2_config(&options);
     announce(door, &stage2, &inputs, sources.len());
     if !start_interrupts(&machine) {
         return;
     }
+    let (sources, capabilities) = sources::watch(sources, inputs.acpi.event_device);
+    let capabilities = capabilities | features::capabilities(&stage2);
+    log::info!("event=capabilities {capabilities}");
 
     let mut materials = Materials {
         free,
@@ -176,7 +179,7 @@ fn stage2_config(options: &Options) -> Config {
 /// What was handed to Cordon, and what firmware tells of itself.
 struct Inputs {
     bundle: Option<PaRange>,
-    hest: Option<Vec<u8>>,
+    acpi: acpi::Found,
     has_acpi: bool,
 }
 
@@ -197,14 +200,14 @@ impl Inputs {
             }
             bundle = firmware.load_bundle();
         }
-        let hest = rsdp.and_then(|rsdp| {
+        let acpi = rsdp.map(|rsdp| {
             let memory = TableMemory::open(tables);
-            acpi::read(rsdp, &memory, machine).hest
+            acpi::read(rsdp, &memory, machine)
         });
         Self {
             bundle,
-            hest,
             has_acpi: rsdp.is_some(),
+            acpi: acpi.unwrap_or_default(),
         }
     }
 
@@ -299,13 +302,16 @@ fn hypervisor(
 ) -> &'static Hypervisor<ThisMachine> {
     let promises = triage::Machine {
         feat_ras: features::get().ras,
-        isolates_vms: false,
+        isolates_vms: options.isolates_vms,
     };
     let mut hypervisor = Hypervisor::new(ThisMachine, ras, promises, vms);
     hypervisor.loops = options.loops;
     // A guest that comes back to a hole after a second has done something else meanwhile.
     hypervisor.loops.window = CNTFRQ_EL0.get();
     let hypervisor = HYPERVISOR.call_once(|| hypervisor);
+    if gic::has_own_timer() {
+        hypervisor.ras.journal.defer();
+    }
     for text in &options.filter {
         if let Err(error) = hypervisor.add_filter(text) {
             log::error!("event=error what=filter why={error} is={text}");
@@ -316,10 +322,14 @@ fn hypervisor(
 
 /// Pins the vCPUs, gets the other CPUs up and lets the first vCPU of every VM go.
 fn start_vms(hypervisor: &'static Hypervisor<ThisMachine>) {
-    for (number, vm) in hypervisor.vms().iter().enumerate() {
+    for vm in hypervisor.vms() {
         for vcpu in &vm.vcpus {
             if let Some(cpu) = cpu::all().get(vcpu.pcpu) {
-                cpu.vcpu.call_once(|| (number, vcpu.index));
+                cpu.seat.call_once(|| Seat {
+                    hypervisor,
+                    vm,
+                    vcpu,
+                });
             }
         }
     }
@@ -345,19 +355,15 @@ fn start_cpus() {
 
 /// Confines this CPU's guest side to the VM that is pinned to it, if one is.
 pub fn confine() {
-    let pinned = cpu::try_this().and_then(|cpu| cpu.vcpu.get());
-    let (Some(&(vm, vcpu)), Some(hypervisor)) = (pinned, HYPERVISOR.get()) else {
+    let Some(seat) = cpu::try_this().and_then(|cpu| cpu.seat.get()) else {
         return;
     };
-    let Some(vm) = hypervisor.vms().get(vm) else {
-        return;
-    };
-    let stage2 = vm.stage2.lock();
+    let stage2 = seat.vm.stage2.lock();
     let to = guest::Confinement {
         vtcr: stage2.vtcr_el2(),
         vttbr: stage2.vttbr_el2(),
         fwb: stage2.config().fwb(),
-        mpidr: cordon::vm::vcpu::mpidr(vcpu),
+        mpidr: seat.vcpu.mpidr(),
     };
     guest::confine(&to, features::get());
 }

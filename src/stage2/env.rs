@@ -17,6 +17,12 @@ pub trait TableMemory {
     ///
     /// [`Granule::entries`]: super::Granule::entries
     fn table(&self, frame: Pa) -> Option<&[AtomicU64]>;
+
+    /// Fills a table that no CPU can see yet with `first`, `first + stride`, ... This is nearly all of
+    /// the work of making a hole in a block, so an implementation may know a faster way.
+    fn fill(&self, words: &[AtomicU64], first: u64, stride: u64) {
+        super::table::fill(words, first, stride);
+    }
 }
 
 /// Barriers and TLB maintenance, on behalf of all CPUs of the Inner Shareable domain.
@@ -67,6 +73,10 @@ pub trait FrameSource {
 impl<M: TableMemory + ?Sized> TableMemory for &M {
     fn table(&self, frame: Pa) -> Option<&[AtomicU64]> {
         (**self).table(frame)
+    }
+
+    fn fill(&self, words: &[AtomicU64], first: u64, stride: u64) {
+        (**self).fill(words, first, stride);
     }
 }
 

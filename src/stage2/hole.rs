@@ -16,7 +16,6 @@ use super::descriptor::{Invalid, table_word};
 use super::env::{TableMemory, Tlb};
 use super::granule::Granule;
 use super::reserve::Reserve;
-use super::table::fill;
 use super::walk::{Damage, Slot, Tree};
 use crate::addr::{Ipa, Pa};
 use core::sync::atomic::Ordering;
@@ -169,7 +168,7 @@ impl<'m, M: TableMemory> Builder<'_, 'm, M> {
         let (frame, words) = self.reserve.take(granule, self.memory)?;
         self.tables += 1;
         let first = place.leaf.encode(level);
-        fill(words, first, granule.span(level));
+        self.memory.fill(words, first, granule.span(level));
         let offset = self.ipa.get() & (granule.span(place.level) - 1);
         let part = Place {
             word: words.get(granule.index(self.ipa, level))?,

@@ -11,7 +11,8 @@
 //!    makes at least one of them see that all are off, and an exchange lets only one act on it.
 //! 3. That CPU has the VM's devices leave its memory alone, and writes the files again. Nothing of the
 //!    VM runs meanwhile, and what it has lost stays lost: kernel and DTB go around the holes, the DTB
-//!    says where they are ([`bad_memory`]), and a page of an initrd that is a hole is passed over.
+//!    says where they are ([`bad_memory`]), and a page of an initrd that is a hole is passed over. One
+//!    that turns out to be bad now, under Cordon's own hands, becomes a hole like any other.
 //! 4. The mark goes, and the first vCPU is turned on.
 //!
 //! A VM that is ended in between, by an error that cannot be contained, stays ended.
@@ -23,10 +24,15 @@ use super::hypervisor::{Hypervisor, Platform, StopReason, Vm};
 use super::vcpu::Power;
 use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange};
 use crate::platform::memory::BLOCK_2M;
-use crate::ras::contain::{AddressSpaces, say_contained};
+use crate::ras::contain::AddressSpaces;
+use crate::ras::cper::Severity;
+use crate::ras::event::{Consumer, Origin, Stage};
+use crate::ras::journal::Note;
+use crate::ras::pipeline::Occasion;
 use crate::stage2::{ExtentKind, HoleOutcome, Lookup};
 use alloc::borrow::Cow;
 use alloc::vec::Vec;
+use core::fmt;
 use core::sync::atomic::{Ordering, fence};
 
 /// A file in a VM's RAM.
@@ -45,6 +51,25 @@ pub enum Contents {
     Memory(PaRange),
     /// These bytes.
     Bytes(Vec<u8>),
+}
+
+/// Why a file was not loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LoadError<E> {
+    /// Memory at this address, where the CPU gave one, has gone bad: the VM's or the file's.
+    Poisoned(Option<Pa>),
+    /// An error of the platform's.
+    Platform(E),
+}
+
+impl<E: fmt::Display> fmt::Display for LoadError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Poisoned(Some(pa)) => write!(f, "poisoned:{pa}"),
+            Self::Poisoned(None) => f.write_str("poisoned"),
+            Self::Platform(error) => error.fmt(f),
+        }
+    }
 }
 
 /// All that a VM is started with.
@@ -153,7 +178,8 @@ impl<P: Platform> Hypervisor<P> {
     fn cut(&self, vm: &Vm<P>, ipa: Ipa, sequence: u64) {
         match self.make_hole(vm.vmid, ipa) {
             Some(Ok(HoleOutcome::Made(hole) | HoleOutcome::Coarse(hole))) => {
-                say_contained(sequence, &vm.name, ipa, &hole);
+                self.ras
+                    .say(Note::contained(sequence, vm.vmid, ipa, &hole), self);
             }
             Some(Err(damage)) => {
                 self.give_up(vm.vmid, &damage);
@@ -162,24 +188,64 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Writes all files. Returns an error of the platform's.
-    fn load(&self, vm: &Vm<P>, images: &[Cow<'_, Image>]) -> Result<(), P::LoadError> {
+    /// Writes all files.
+    fn load(&self, vm: &Vm<P>, images: &[Cow<'_, Image>]) -> Result<(), LoadError<P::LoadError>> {
         for image in images {
-            let mut lost = 0;
-            for run in Runs::new(image.place, |page| self.page_behind(vm, page)) {
-                match run {
-                    Run::Memory { offset, to } => {
-                        self.platform.load(to, &image.contents, offset)?;
-                    }
-                    Run::Hole => lost += 1,
+            let lost = loop {
+                match self.load_image(vm, image) {
+                    // Each time a page less is to be written.
+                    Err(LoadError::Poisoned(pa)) if self.cut_while_loading(vm, image, pa) => {}
+                    result => break result?,
                 }
-            }
+            };
             if lost > 0 {
                 let (name, at) = (&vm.name, image.place.start());
                 log::warn!("event=error what=load vm={name} why=pages-lost ipa={at} pages={lost}");
             }
         }
         Ok(())
+    }
+
+    /// Writes one file. Returns how many of its pages are holes.
+    fn load_image(&self, vm: &Vm<P>, image: &Image) -> Result<u64, LoadError<P::LoadError>> {
+        let mut lost = 0;
+        for run in Runs::new(image.place, |page| self.page_behind(vm, page)) {
+            match run {
+                Run::Memory { offset, to } => self.platform.load(to, &image.contents, offset)?,
+                Run::Hole => lost += 1,
+            }
+        }
+        Ok(lost)
+    }
+
+    /// Cordon itself met poison while it wrote `image`, at `pa` if that is known. Takes the page away from
+    /// the VM. False if it is none of the file's place: then the file itself is lost, or nobody knows what.
+    fn cut_while_loading(&self, vm: &Vm<P>, image: &Image, pa: Option<Pa>) -> bool {
+        let occasion = Occasion {
+            origin: Origin::Sea,
+            cpu: self.platform.cpu(),
+            consumer: Some(Consumer::Hypervisor),
+        };
+        let collected = self.ras.collect(&occasion, self);
+        let Some(page) = pa.or(collected.page).map(Pa::page) else {
+            return false;
+        };
+        let mut mapped = self.ras.devmem.mappings_of(page);
+        let ipa = mapped.find(|it| it.vm == vm.vmid).map(|it| it.ipa);
+        let Some(ipa) = ipa.filter(|ipa| (image.place.start()..=image.place.last()).contains(ipa))
+        else {
+            return false;
+        };
+        if self.page_behind(vm, ipa).is_some() {
+            // No record was about it: the abort's word has to do.
+            let seq = self.ras.next_sequence();
+            let range = PaRange::new(page, PAGE_SIZE);
+            let event = occasion.event(seq, Severity::Recoverable, range);
+            self.ras.announcer.announce(&event, Stage::NoRecord);
+            log::warn!(target: "ras", "event=no-record {event} vm={}", vm.name);
+            range.map(|range| self.ras.contain(&event, range, self));
+        }
+        self.page_behind(vm, ipa).is_none()
     }
 
     /// The memory behind a page of a VM; `None` for a hole.

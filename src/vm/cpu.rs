@@ -17,10 +17,27 @@ pub trait GuestCpu {
     /// `HPFAR_EL2`, likewise.
     fn hpfar(&self) -> u64;
 
+    /// `PFAR_EL2`, on a CPU with FEAT_PFAR. Whether it means anything, the syndrome says.
+    fn pfar(&self) -> Option<u64> {
+        None
+    }
+
+    /// Whether the CPU calls an SError unrecoverable that it cannot contain
+    /// ([`triage::overstates_serrors`](crate::ras::triage::overstates_serrors)).
+    fn overstates_serrors(&self) -> bool {
+        false
+    }
+
     /// General register `number`; 31 is XZR.
     fn register(&self, number: u8) -> u64;
     /// Sets general register `number`; nothing happens for 31.
     fn set_register(&mut self, number: u8, value: u64);
+
+    /// Whether [`Self::register`] and [`Self::set_register`] know general register `number`. They
+    /// know all, except while [`Exit::quick`](super::exit::Exit::quick) runs.
+    fn has_register(&self, _number: u8) -> bool {
+        true
+    }
 
     /// Steps over the instruction that caused the exit, which has been emulated
     /// ([`skip::behind`](super::skip::behind)).

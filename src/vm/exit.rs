@@ -11,6 +11,7 @@ use super::cpu::GuestCpu;
 use super::error_device::{Effect, Injection as InjectionRequest, InjectionKind, Report};
 use super::hypercall::{Hypercall, Pages};
 use super::hypervisor::{Hypervisor, Platform, StopReason, Vm};
+use super::id_registers::{self, IdRegisters};
 use super::psci::{Call, status};
 use super::system_registers::{self, Answer};
 use super::vcpu::{Power, Vcpu};
@@ -19,7 +20,7 @@ use super::vgic::{
 };
 use crate::addr::Ipa;
 use crate::ras::cper::Severity;
-use crate::ras::esr::{Abort, Fault, Mmio, Syndrome, System};
+use crate::ras::esr::{Abort, Fault, Mmio, Syndrome, System, SystemRegister};
 use crate::ras::event::Origin;
 use crate::ras::inject;
 use crate::ras::pipeline::{Injection, Occasion};
@@ -88,7 +89,7 @@ impl DeviceInterrupts {
 
 /// An emulated device, and where in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Device {
+pub(super) enum Device {
     Gic(Frame, u64),
     Uart(u64),
     Errors(u64),
@@ -167,7 +168,13 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             self.cpu.skip_instruction();
             return Next::Resume;
         }
-        match system_registers::answer(system, self.cpu, self.vm.ipa_bits) {
+        if system.is_read && id_registers::is_id_register(system.register) {
+            let value = self.id_register(system.register);
+            self.cpu.set_register(system.rt, value);
+            self.cpu.skip_instruction();
+            return Next::Resume;
+        }
+        match system_registers::answer(system) {
             Answer::Value(value) => {
                 if system.is_read {
                     self.cpu.set_register(system.rt, value);
@@ -179,8 +186,18 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         }
     }
 
+    /// What the guest reads in an ID register. It is worked out once for each of them: this CPU is the
+    /// only one that the vCPU ever runs on.
+    pub(super) fn id_register(&self, register: SystemRegister) -> u64 {
+        let shown = self.vcpu.id_registers.call_once(|| {
+            let host = |crm, op2| self.cpu.id_register(crm, op2);
+            IdRegisters::new(host, self.vm.ipa_bits)
+        });
+        shown.get(register)
+    }
+
     /// False where the interrupt controller has no such register.
-    fn write_interrupt_register(&mut self, system: &System) -> bool {
+    pub(super) fn write_interrupt_register(&mut self, system: &System) -> bool {
         let value = self.cpu.register(system.rt);
         let (vm, platform) = (self.vm, &self.hypervisor.platform);
         let others = OtherCpus { vm, platform };
@@ -291,7 +308,8 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         if let (Some(mmio), Some(device)) = (abort.mmio, self.device(ipa))
             && !abort.stage1_walk
         {
-            return self.emulate(&mmio, device);
+            self.emulate(&mmio, device);
+            return Next::Resume;
         }
         let found = self.vm.stage2.lock().lookup(ipa);
         match found {
@@ -307,7 +325,8 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         }
     }
 
-    fn emulate(&mut self, mmio: &Mmio, device: Device) -> Next {
+    /// A load from or store to an emulated device.
+    pub(super) fn emulate(&mut self, mmio: &Mmio, device: Device) {
         let (size, vcpu) = (mmio.size, self.vcpu.index);
         let (vm, platform) = (self.vm, &self.hypervisor.platform);
         let others = OtherCpus { vm, platform };
@@ -349,7 +368,6 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         };
         self.concern(concerned);
         self.cpu.skip_instruction();
-        Next::Resume
     }
 
     /// The emulated device that has registers at `ipa`.
@@ -457,7 +475,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
 }
 
 /// The emulated device of a VM with `vcpus` vCPUs that has registers at `ipa`.
-fn device(ipa: Ipa, vcpus: usize) -> Option<Device> {
+pub(super) fn device(ipa: Ipa, vcpus: usize) -> Option<Device> {
     let offset = |(base, size): (Ipa, u64)| {
         ipa.checked_offset_from(base)
             .filter(|offset| *offset < size)

@@ -2,7 +2,7 @@
 //!
 //! Built once at boot, then only shared: every field that changes has a lock or is atomic.
 
-use super::boot::{Boot, Contents};
+use super::boot::{Boot, Contents, LoadError};
 use super::config::UART_INTERRUPT;
 use super::device::Device;
 use super::error_device::{Effect, ErrorDevice, Report};
@@ -57,8 +57,15 @@ pub trait Platform {
     ///
     /// # Errors
     ///
-    /// Where the memory cannot be reached; part of it may be written then.
-    fn load(&self, to: PaRange, contents: &Contents, offset: u64) -> Result<(), Self::LoadError>;
+    /// Where the memory cannot be reached, or is poison; part of it may be written then.
+    fn load(
+        &self,
+        to: PaRange,
+        contents: &Contents,
+        offset: u64,
+    ) -> Result<(), LoadError<Self::LoadError>>;
+    /// The number of the physical CPU that this runs on.
+    fn cpu(&self) -> usize;
     /// Which of the timers of the guest on physical CPU number `cpu` ask for an interrupt at this
     /// moment, as bits by virtual INTID.
     fn timer_lines(&self, cpu: usize) -> u32;

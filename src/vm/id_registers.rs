@@ -197,6 +197,42 @@ pub fn is_id_register(register: SystemRegister) -> bool {
     (op0, op1, crn) == (3, 0, 0) && (1..=7).contains(&crm)
 }
 
+/// What a guest reads in all of its ID registers.
+#[derive(Clone, Debug)]
+pub struct IdRegisters([u64; REGISTERS]);
+
+/// CRm 1 to 7, op2 0 to 7.
+const REGISTERS: usize = 7 * 8;
+
+impl IdRegisters {
+    /// For a guest whose addresses have `ipa_bits` bits, on a CPU that has `host(crm, op2)`.
+    pub fn new(host: impl Fn(u8, u8) -> u64, ipa_bits: u32) -> Self {
+        let registers = (1..8).flat_map(|crm| (0..8).map(move |op2| (crm, op2)));
+        let mut shown = [0; REGISTERS];
+        for (value, (crm, op2)) in shown.iter_mut().zip(registers) {
+            let register = SystemRegister {
+                op0: 3,
+                op1: 0,
+                crn: 0,
+                crm,
+                op2,
+            };
+            *value = visible(register, host(crm, op2), ipa_bits);
+        }
+        Self(shown)
+    }
+
+    /// What `register` reads as; zero where it is none of them.
+    #[inline]
+    pub fn get(&self, register: SystemRegister) -> u64 {
+        if !is_id_register(register) {
+            return 0;
+        }
+        let index = usize::from(register.crm - 1) * 8 + usize::from(register.op2);
+        self.0.get(index).copied().unwrap_or(0)
+    }
+}
+
 /// What a guest reads in `register`, of which its CPU says `host`, where its addresses have
 /// `ipa_bits` bits. Zero for a register that is reserved, or not known here.
 pub fn visible(register: SystemRegister, host: u64, ipa_bits: u32) -> u64 {
@@ -350,6 +386,22 @@ mod tests {
                 assert_eq!(seen & mask, 0, "{crm} {op2} bit {low}");
                 seen |= mask;
             }
+        }
+    }
+
+    #[test]
+    fn every_register_is_found_where_it_was_put() {
+        let host = |crm: u8, op2: u8| (u64::from(crm) << 8 | u64::from(op2)) * 0x0001_0001_0001;
+        let all = IdRegisters::new(host, 48);
+        for crm in 1..8 {
+            for op2 in 0..8 {
+                let shown = visible(id(crm, op2), host(crm, op2), 48);
+                assert_eq!(all.get(id(crm, op2)), shown, "{crm} {op2}");
+            }
+        }
+        assert_eq!(all.get(id(1, 0)), host(1, 0) & !0xfff0_0000);
+        for elsewhere in [id(0, 0), id(8, 0), SystemRegister { op0: 2, ..id(1, 0) }] {
+            assert_eq!(all.get(elsewhere), 0);
         }
     }
 

@@ -13,6 +13,7 @@ use crate::ras::cper::Severity;
 use crate::ras::esr::{Abort, AsyncErrorType, Level, SError, SErrorKind, Syndrome};
 use crate::ras::event::{Attempt, Consumer, ErrorEvent, Origin, Stage};
 use crate::ras::inject::{self, ExternalAbort, GuestState};
+use crate::ras::journal::Note;
 use crate::ras::loops::{self, Circle};
 use crate::ras::pipeline::{Collected, Consumption, Occasion};
 use crate::ras::triage::{self, Interrupted, Verdict};
@@ -27,14 +28,17 @@ enum By {
     Cper,
     /// The guest's stage 1 leads there from FAR.
     Translation,
+    /// The CPU says so, in PFAR.
+    Pfar,
 }
 
-impl fmt::Display for By {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+impl By {
+    const fn name(self) -> &'static str {
+        match self {
             Self::Cper => "cper",
             Self::Translation => "at",
-        })
+            Self::Pfar => "pfar",
+        }
     }
 }
 
@@ -81,8 +85,22 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
 
     /// An SError while the guest ran.
     pub fn serror(&mut self) -> Next {
-        let Syndrome::SError(error) = Syndrome::decode(self.cpu.esr()) else {
-            return self.unless_stopped(Next::Resume);
+        match Syndrome::decode(self.cpu.esr()) {
+            Syndrome::SError(error) => self.asynchronous(error),
+            _ => self.unless_stopped(Next::Resume),
+        }
+    }
+
+    /// An SError that the guest left behind: the barrier at EL2's entry has found it pending, and put
+    /// its syndrome into `DISR_EL1`. What the exit is about is still to be seen to.
+    pub fn deferred_serror(&mut self, disr: u64) -> Next {
+        self.asynchronous(SError::decode(disr))
+    }
+
+    fn asynchronous(&mut self, error: SError) -> Next {
+        let error = match self.cpu.overstates_serrors() {
+            true => triage::not_overstated(error),
+            false => error,
         };
         let (event, collected) = self.collect(Origin::SError, None);
         let decision = triage::serror(&error, Interrupted::Guest, self.hypervisor.triage);
@@ -108,7 +126,13 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         };
         self.announce(&event, Stage::Touched);
         if loops::is_worth_a_line(self.meet(abort, Some((ipa, pa)))) {
-            log::info!(target: "ras", "event=touched seq={} vm={} vcpu={} ipa={ipa} count={count}", event.sequence, self.vm.name, self.vcpu.index);
+            self.say(Note::Touched {
+                seq: event.sequence,
+                vm: self.vm.vmid,
+                vcpu: self.vcpu.index,
+                ipa,
+                count,
+            });
         }
         self.tell(abort, &event, Some(ipa), level)
     }
@@ -140,7 +164,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         let event = self.event(&occasion);
         if collected.records == 0 {
             self.announce(&event, Stage::NoRecord);
-            log::warn!(target: "ras", "event=no-record {event} vm={}", self.vm.name);
+            self.say(Note::NoRecord(event));
         }
         (event, collected)
     }
@@ -164,12 +188,17 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         occasion.event(sequence, Severity::Recoverable, None)
     }
 
+    fn say(&self, note: Note) {
+        self.hypervisor.ras.say(note, self.hypervisor);
+    }
+
     pub(super) fn announce(&self, event: &ErrorEvent, stage: Stage) {
         self.hypervisor.ras.announcer.announce(event, stage);
     }
 
-    /// Which page of this VM the access met. HPFAR_EL2 is never valid here, so: where the guest's
-    /// own stage 1 leads from FAR; the record's page where it leads nowhere.
+    /// Which page of this VM the access met. HPFAR_EL2 is never valid here, so: what the CPU says, if it
+    /// is one that does; where the guest's own stage 1 leads from FAR; the record's page where it leads
+    /// nowhere.
     ///
     /// If the page behind FAR is no hole by now, no record was about it: none came, or only those of
     /// other CPUs, for firmware has one block for all of them. Then it is contained on the abort's word
@@ -180,7 +209,28 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         event: &ErrorEvent,
         collected: &Collected,
     ) -> Option<Resolved> {
-        let resolved = match self.touched_page(abort) {
+        let resolved = match self.page_in_pfar(abort) {
+            Some(page) => self.contained(page, event)?,
+            None => self.resolve_by_far(abort, event, collected)?,
+        };
+        let Resolved { pa, ipa, by } = resolved;
+        self.say(Note::Resolved {
+            seq: event.sequence,
+            pa: pa.page(),
+            ipa: ipa.page(),
+            vm: self.vm.vmid,
+            by: by.name(),
+        });
+        Some(resolved)
+    }
+
+    fn resolve_by_far(
+        &self,
+        abort: &Abort,
+        event: &ErrorEvent,
+        collected: &Collected,
+    ) -> Option<Resolved> {
+        Some(match self.touched_page(abort) {
             Some((ipa, Lookup::Poisoned { pa, .. })) => {
                 let by = match collected.own {
                     Some(page) if page == pa.page() => By::Cper,
@@ -195,9 +245,27 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
                 Resolved { pa, ipa, by }
             }
             _ => self.page_of(collected.own?)?,
-        };
-        let Resolved { pa, ipa, by } = resolved;
-        log::info!(target: "ras", "event=resolved seq={} pa={} ipa={} vm={} by={by}", event.sequence, pa.page(), ipa.page(), self.vm.name);
+        })
+    }
+
+    /// Where this VM has the page that the CPU says the access met (FEAT_PFAR).
+    fn page_in_pfar(&self, abort: &Abort) -> Option<Resolved> {
+        /// PFAR_EL2.PA, bits 55:0 (Arm ARM, PFAR_EL2).
+        const ADDRESS: u64 = (1 << 56) - 1;
+        // Reading the register is allowed only if it is valid: else firmware may have it trapped.
+        let pfar = abort.pfar_valid.then(|| self.cpu.pfar())??;
+        let resolved = self.page_of(Pa::new(pfar & ADDRESS).page())?;
+        let by = By::Pfar;
+        Some(Resolved { by, ..resolved })
+    }
+
+    /// `resolved`, which is a hole by now, whether a record was about it or not.
+    fn contained(&self, resolved: Resolved, event: &ErrorEvent) -> Option<Resolved> {
+        let found = self.vm.stage2.lock().lookup(resolved.ipa).ok()?;
+        if matches!(found, Lookup::Mapped { .. }) {
+            let range = PaRange::new(resolved.pa.page(), PAGE_SIZE)?;
+            self.hypervisor.ras.contain(event, range, self.hypervisor);
+        }
         Some(resolved)
     }
 
@@ -268,9 +336,16 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             self.vm.vseas.fetch_add(1, Ordering::Relaxed);
             self.announce(event, Stage::GuestAborted);
             if loops::is_worth_a_line(self.vcpu.streak.count()) {
-                log::info!(target: "ras", "event=vsea seq={} vm={} vcpu={}{} far={:#x} esr={:#x} el={} access={attempt}",
-                    event.sequence, self.vm.name, self.vcpu.index, Optional(" ipa=", ipa.map(Ipa::page)), abort.far.unwrap_or(0),
-                    injected.esr_el1, self.cpu.exception_level());
+                self.say(Note::Aborted {
+                    seq: event.sequence,
+                    vm: self.vm.vmid,
+                    vcpu: self.vcpu.index,
+                    ipa: ipa.map(Ipa::page),
+                    far: abort.far.unwrap_or(0),
+                    esr: injected.esr_el1,
+                    el: self.cpu.exception_level(),
+                    access: attempt,
+                });
             }
         }
         self.deliver(exception)
@@ -323,8 +398,12 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         };
         let vsesr = inject::virtual_serror(kind);
         self.announce(event, Stage::GuestSError);
-        let seq = event.sequence;
-        log::info!(target: "ras", "event=vserror seq={seq} vm={} vcpu={} vsesr={vsesr:#x}", self.vm.name, self.vcpu.index);
+        self.say(Note::SError {
+            seq: event.sequence,
+            vm: self.vm.vmid,
+            vcpu: self.vcpu.index,
+            vsesr,
+        });
         self.cpu.virtual_serror(vsesr);
         Next::Resume
     }

@@ -10,6 +10,7 @@
 //!   vgic         interrupts
 //!   device       devices of the machine that are a VM's own
 //!   exit         why a guest stopped, and the answer; psci, vuart: what it may ask for;
+//!                quick: the exits that come often;
 //!                system_registers, id_registers: what it reads of its CPU;
 //!                skip: how it goes on behind what was done for it
 //!   hypercall    what a guest may ask of Cordon; services answers
@@ -32,10 +33,12 @@ pub mod guest_dt;
 pub mod hypercall;
 pub mod hypervisor;
 pub mod id_registers;
+mod lookout;
 pub mod memory_error;
 pub mod monitor;
 pub mod operator;
 pub mod psci;
+pub mod quick;
 pub mod report;
 pub mod services;
 pub mod skip;

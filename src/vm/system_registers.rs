@@ -8,8 +8,6 @@
 //! acts on the caches that it would act on without Cordon, and `HCR_EL2.SWIO` makes every
 //! invalidation clean first, so that nobody else's data can be lost by it.
 
-use super::cpu::GuestCpu;
-use super::id_registers;
 use crate::ras::esr::{System, SystemRegister};
 
 /// What an access gets.
@@ -38,18 +36,12 @@ const ERRIDR_EL1: SystemRegister = register(3, 0, 5, 3, 0);
 /// `ERRSELR_EL1`: which of them is looked at.
 const ERRSELR_EL1: SystemRegister = register(3, 0, 5, 3, 1);
 
-/// The answer to `access` on `cpu`, of a guest whose addresses have `ipa_bits` bits.
-pub fn answer(access: &System, cpu: &impl GuestCpu, ipa_bits: u32) -> Answer {
-    let register = access.register;
-    if id_registers::is_id_register(register) {
-        // They are read-only.
-        if !access.is_read {
-            return Answer::Undefined;
-        }
-        let host = cpu.id_register(register.crm, register.op2);
-        return Answer::Value(id_registers::visible(register, host, ipa_bits));
-    }
-    match register {
+/// The answer to `access`, which is no read of an ID register: those are in [`id_registers`], and
+/// read-only.
+///
+/// [`id_registers`]: super::id_registers
+pub fn answer(access: &System) -> Answer {
+    match access.register {
         ACTLR_EL1 | ERRSELR_EL1 => Answer::Value(0),
         // No records: the errors that there are come by exceptions and by firmware's description.
         ERRIDR_EL1 if access.is_read => Answer::Value(0),

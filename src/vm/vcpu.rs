@@ -1,7 +1,9 @@
 //! A virtual CPU: pinned to one physical CPU, on or off.
 
+use super::id_registers::IdRegisters;
 use crate::ras::loops::Streak;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
+use spin::Once;
 
 /// Affinity fields of the MPIDR of vCPU number `index`: Aff0 counts to 15, as a GICv3 wants it
 /// for its SGI target lists, then Aff1 (Arm IHI 0069, 12.11 ICC_SGI1R_EL1).
@@ -51,6 +53,8 @@ pub struct Vcpu {
     pub consumed: AtomicU64,
     /// Pages that it consumed at least once.
     pub distinct: AtomicU64,
+    /// What it reads in its ID registers, once it has read one.
+    pub id_registers: Once<IdRegisters>,
     power: AtomicU8,
     entry: AtomicU64,
     context: AtomicU64,
@@ -65,6 +69,7 @@ impl Vcpu {
             streak: Streak::new(),
             consumed: AtomicU64::new(0),
             distinct: AtomicU64::new(0),
+            id_registers: Once::new(),
             power: AtomicU8::new(Power::Off as u8),
             entry: AtomicU64::new(0),
             context: AtomicU64::new(0),

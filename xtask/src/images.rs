@@ -65,6 +65,13 @@ pub(crate) fn build() -> Result<Vec<Image>> {
         .collect()
 }
 
+/// Size in bytes of the image called `name`, which was built.
+pub(crate) fn size(name: &str) -> Result<u64> {
+    let path = workspace::images().join(name);
+    let data = fs::metadata(&path).with_context(|| format!("no {}", path.display()))?;
+    Ok(data.len())
+}
+
 /// Builds these programs of these packages, release, for `target`.
 pub(crate) fn compile(target: &str, packages: &[&str], programs: &[&str]) -> Result<()> {
     let log = workspace::images().join(format!("build-{target}.log"));
@@ -94,7 +101,8 @@ fn flatten(objcopy: &Path, program: &'static str, path: &Path) -> Result<Image> 
         .join(program);
     let modified = |path: &Path| fs::metadata(path).and_then(|data| data.modified());
     let is_fresh = match (modified(&elf), modified(path)) {
-        (Ok(elf), Ok(image)) => elf <= image,
+        // The image is given its program's time: an older program may be the one that is wanted.
+        (Ok(elf), Ok(image)) => elf == image,
         _ => false,
     };
     if !is_fresh {
@@ -104,6 +112,11 @@ fn flatten(objcopy: &Path, program: &'static str, path: &Path) -> Result<Image> 
                 .arg(&elf)
                 .arg(path),
         )?;
+        let time = modified(&elf).with_context(|| format!("no {}", elf.display()))?;
+        let image = fs::File::options().write(true).open(path);
+        image
+            .and_then(|image| image.set_modified(time))
+            .with_context(|| format!("cannot date {}", path.display()))?;
     }
     let data = fs::metadata(path).with_context(|| format!("no {}", path.display()))?;
     Ok(Image {

@@ -1,5 +1,6 @@
 //! Builds, fetches, runs and tests everything: `cargo xtask help`.
 
+mod bench;
 mod checks;
 mod debian;
 mod fuzz;
@@ -40,6 +41,8 @@ enum Command {
     Build,
     /// Build, boot a machine, and play a scenario on it.
     Run(run::Args),
+    /// Count what things cost, in instructions and bytes, beside goals and other hypervisors.
+    Bench(bench::Args),
     /// Everything that CI does: formatting, lints, host tests, Miri, fuzzing, all scenarios.
     Test(test::Args),
 }
@@ -80,6 +83,7 @@ fn dispatch(cli: &Cli) -> Result<bool> {
             Ok(true)
         }
         Command::Run(args) => run::run(args),
+        Command::Bench(args) => bench::bench(args),
         Command::Test(args) => test::test(args),
     }
 }

@@ -1,7 +1,7 @@
 //! The interrupt controller with two security states.
 //!
-//! Group 0 is the firmware's: the secure UART and one SGI by which CPUs are called from the holding
-//! pen. Group 0 arrives as FIQ, which `SCR_EL3.FIQ` routes to EL3 whatever runs. Everything else is
+//! Group 0 is the firmware's: the secure UART, EL3's own timer and one SGI by which CPUs are called from
+//! the holding pen. Group 0 arrives as FIQ, which `SCR_EL3.FIQ` routes to EL3 whatever runs. Everything else is
 //! Non-secure Group 1, at priorities of the lower half, and for the normal world to set up; the
 //! firmware leaves `GICD_CTLR.EnableGrp1NS` and `ARE_NS` as reset left them.
 #![expect(unsafe_code, reason = "the driver is made from addresses")]
@@ -16,12 +16,14 @@ use arm_gic::{IntId, InterruptGroup, Trigger, UniqueMmioPointer};
 use cordon_firmware::layout::{GICD_BASE, GICR_BASE, MAX_CPUS, SECURE_UART_INTID, cpu_affinity};
 use spin::Mutex;
 
-use super::sysreg;
+use super::{mmio, sysreg};
 
 /// The driver, from [`init_distributor`] on. Taken by each CPU once, to set itself up.
 static GIC: Mutex<Option<GicV3<'static>>> = Mutex::new(None);
 
 const SECURE_UART: IntId = IntId::spi(SECURE_UART_INTID - 32);
+/// The secure physical timer (Arm BSA, PPI assignments).
+const OWN_TIMER: IntId = IntId::ppi(29 - 16);
 /// SGIs 8 to 15 are the secure world's by convention.
 const CALL: IntId = IntId::sgi(15);
 /// Above all that the normal world can set: its own begin at 0x80.
@@ -35,6 +37,8 @@ pub(crate) enum Event {
     Uart,
     /// Another CPU calls.
     Call,
+    /// This CPU's own timer has fired.
+    Timer,
 }
 
 /// Sets the distributor up, and opens the gate at which the other CPUs wait for that.
@@ -84,6 +88,10 @@ pub(crate) fn init_cpu(cpu: usize) -> Result<(), GicError> {
         redistributor.set_group(CALL, GROUP_0)?;
         redistributor.set_interrupt_priority(CALL, PRIORITY)?;
         redistributor.enable_interrupt(CALL, true)?;
+        redistributor.set_group(OWN_TIMER, GROUP_0)?;
+        redistributor.set_interrupt_priority(OWN_TIMER, PRIORITY)?;
+        redistributor.set_trigger(OWN_TIMER, Trigger::Level)?;
+        redistributor.enable_interrupt(OWN_TIMER, true)?;
     }
     // The normal world can change the mask only while it is in its own half.
     GicCpuInterface::set_priority_mask(0xff);
@@ -99,12 +107,21 @@ pub(crate) fn handle(mut handle: impl FnMut(Event)) {
         match intid {
             SECURE_UART => handle(Event::Uart),
             CALL => handle(Event::Call),
+            OWN_TIMER => handle(Event::Timer),
             // 1020 and up: nothing of Group 0.
             _ if u32::from(intid) >= 1020 => return,
             _ => {}
         }
         GicCpuInterface::end_interrupt(intid, InterruptGroup::Group0);
     }
+}
+
+/// Makes a shared interrupt of the normal world pending, whether it is level-sensitive or not
+/// (GIC architecture 12.9, GICD_ISPENDR<n>).
+pub(crate) fn make_pending(intid: u32) {
+    const GICD_ISPENDR: u64 = 0x200;
+    let register = GICD_BASE + GICD_ISPENDR + 4 * u64::from(intid / 32);
+    mmio::write_u32(register, 1 << (intid % 32));
 }
 
 /// No interrupt of the normal world wakes this CPU.

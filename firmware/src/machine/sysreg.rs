@@ -153,6 +153,19 @@ pub(crate) fn cache_line() -> usize {
     4 << (read!("ctr_el0") >> 16 & 0xf)
 }
 
+/// Starts EL3's own timer, the secure physical one: its interrupt comes in `ticks` of the counter.
+pub(crate) fn start_own_timer(ticks: u64) {
+    write!("cntps_tval_el1", ticks);
+    write!("cntps_ctl_el1", 1);
+    isb();
+}
+
+/// Stops it, so that its line goes down.
+pub(crate) fn stop_own_timer() {
+    write!("cntps_ctl_el1", 0);
+    isb();
+}
+
 /// The counter, not speculated ahead of what comes before.
 pub(crate) fn counter() -> u64 {
     isb();

@@ -85,12 +85,12 @@ fn machine() -> Ram {
     ram
 }
 
-fn find(ram: &Ram) -> Result<SeaSource, Error> {
+fn find(ram: &Ram) -> Result<RecordSource, Error> {
     find_sea_source(ram, Pa::new(BASE))
 }
 
 /// The machine after `bytes` were put at `at` in HEST, its checksum made good.
-fn with(at: usize, bytes: &[u8]) -> Result<SeaSource, Error> {
+fn with(at: usize, bytes: &[u8]) -> Result<RecordSource, Error> {
     let mut ram = machine();
     ram.put(at, bytes);
     ram.seal_hest();
@@ -104,7 +104,7 @@ fn the_source_notified_by_sea_is_found_wherever_it_stands() {
         register: range(ERRORS + 24, 8),
         bits: 1,
     };
-    let expected = SeaSource {
+    let expected = RecordSource {
         block: range(ERRORS + 32 + 1024, 1024),
         ack: Some(ack),
     };
@@ -169,6 +169,32 @@ fn a_flipped_bit_in_any_table_is_noticed() {
         ram.0[at] ^= 0x10;
         assert!(find(&ram).is_err(), "{at:#x}");
     }
+}
+
+#[test]
+fn a_source_for_reports_is_found_by_its_interrupt_or_for_being_polled() {
+    let find = |notify: &[u8]| {
+        let mut ram = machine();
+        ram.put(Ram::source(0, 32), notify);
+        ram.seal_hest();
+        find_report_source(&ram, Pa::new(BASE)).map(|it| it.map(|it| it.interrupt))
+    };
+    let gsiv = |kind: u8, gsiv: u8| [kind, 28, 0, 0, 0, 0, 0, 0, gsiv, 0, 0, 0];
+    assert_eq!(find(&gsiv(10, 232)), Ok(Some(Some(232))));
+    assert_eq!(find(&gsiv(1, 32)), Ok(Some(Some(32))));
+    assert_eq!(find(&gsiv(0, 0)), Ok(Some(None)), "polled");
+    assert_eq!(find(&gsiv(10, 31)), Ok(None), "nothing that is shared");
+    assert_eq!(find(&gsiv(7, 0)), Ok(None), "QEMU's own");
+    let block = PaRange::new(Pa::new(BASE + ERRORS as u64 + 32), 1024).unwrap();
+    let mut ram = machine();
+    ram.put(Ram::source(0, 32), &gsiv(10, 232));
+    ram.seal_hest();
+    let found = find_report_source(&ram, Pa::new(BASE)).unwrap().unwrap();
+    assert_eq!(found.records.block, block);
+    assert!(
+        find_sea_source(&ram, Pa::new(BASE)).is_ok(),
+        "beside the other"
+    );
 }
 
 #[test]

@@ -21,8 +21,7 @@ mod image {
     use cordon::platform::acpi::PhysicalBytes;
     use cordon::ras::cper::{Body, StatusBlock};
     use cordon_firmware::layout::RAM_WINDOW;
-    use cordon_firmware::record::RECORD_SIZE;
-    use cordon_firmware::source::{self, SeaSource};
+    use cordon_firmware::source::{self, RecordSource, ReportSource};
     use fdt::Fdt;
 
     use crate::arch::{self, Caught, NOTHING, Page};
@@ -41,6 +40,7 @@ mod image {
     const POISON: u64 = 0xc200_0001;
     const HEAL: u64 = 0xc200_0002;
     const MODE: u64 = 0xc200_0003;
+    const REPORT: u64 = 0xc200_0004;
 
     static TARGET: Page = Page::new();
     static TABLE: Page = Page::new();
@@ -72,7 +72,8 @@ mod image {
     struct Test {
         passed: u32,
         failed: u32,
-        source: Option<SeaSource>,
+        source: Option<RecordSource>,
+        reports: Option<ReportSource>,
         cpus: usize,
     }
 
@@ -109,29 +110,39 @@ mod image {
             );
         }
 
-        /// The record in the block is about `page`; acknowledges it.
+        /// The record in the block is about `page` alone; acknowledges it.
         fn record(&mut self, name: &str, page: u64) {
+            self.records(name, &[page]);
+        }
+
+        /// The record in the block is about `pages`; acknowledges it.
+        fn records(&mut self, name: &str, pages: &[u64]) {
             let Some(source) = self.source else {
                 return self.check(name, false, format_args!("no source"));
             };
-            let mut record = [0; RECORD_SIZE];
+            self.records_in(name, source, pages);
+            self.acknowledge();
+        }
+
+        fn records_in(&mut self, name: &str, source: RecordSource, pages: &[u64]) {
+            let mut record = [0; 1024];
             arch::read(source.block.start().get(), &mut record);
             let block = StatusBlock::parse(&record).ok();
-            let section = block.and_then(|block| block.sections().next()?.ok());
-            let lost = section.and_then(|section| match section.body {
-                Body::Memory(memory) => memory.address,
-                _ => None,
+            let lost = block.into_iter().flat_map(|block| block.sections());
+            let lost = lost.map(|section| match section.map(|section| section.body) {
+                Ok(Body::Memory(memory)) => memory.address.map_or(0, Pa::get),
+                _ => 0,
             });
             let published = block.is_some_and(|block| block.status().has_uncorrected());
             let ack = source
                 .ack
                 .map(|ack| arch::load(ack.register.start().get()).0);
+            let first = lost.clone().next();
             self.check(
                 name,
-                published && lost == Some(Pa::new(page)) && ack == Some(0),
-                format_args!("pa={lost:?} published={published} ack={ack:?}"),
+                published && lost.eq(pages.iter().copied()) && ack == Some(0),
+                format_args!("first={first:x?} published={published} ack={ack:?}"),
             );
-            self.acknowledge();
         }
 
         fn acknowledge(&self) {
@@ -160,6 +171,7 @@ mod image {
             passed: 0,
             failed: 0,
             source: None,
+            reports: None,
             cpus: 0,
         };
         handed_over(&mut test, device_tree);
@@ -167,6 +179,7 @@ mod image {
         cpus(&mut test);
         own_page(&mut test);
         unacknowledged(&mut test);
+        reports(&mut test);
         busy_reader(&mut test);
         serror(&mut test);
         device_memory(&mut test);
@@ -222,6 +235,8 @@ mod image {
         test.equal("initrd-size", end.wrapping_sub(initrd), 12);
         let rsdp = number("cordon,acpi-rsdp").unwrap_or(0);
         let source = source::find_sea_source(&Ram, Pa::new(rsdp));
+        let reports = source::find_report_source(&Ram, Pa::new(rsdp));
+        test.reports = reports.ok().flatten();
         test.check("hest", source.is_ok(), format_args!("{source:?}"));
         test.source = source.ok();
         let reserved = tree
@@ -379,7 +394,8 @@ mod image {
         test.equal("code-after", arch::call(page).0, 7);
     }
 
-    /// The second record waits in vain, and the first stays; the exception comes all the same.
+    /// The second record waits in vain, and the first stays; the exception comes all the same, and the
+    /// record by another way.
     fn unacknowledged(test: &mut Test) {
         let (first, second) = (TARGET.address(), TABLE.address());
         arch::smc(POISON, [first, 1, 0]);
@@ -393,8 +409,61 @@ mod image {
             second,
         );
         test.record("unacked-record-is-the-first", first);
+        match test.reports {
+            Some(reports) => {
+                test.records_in("unacked-second-is-reported", reports.records, &[second]);
+                acknowledge(reports);
+            }
+            None => {
+                arch::load(first);
+                test.records("unacked-second-comes-with-the-third", &[first, second]);
+            }
+        }
         arch::smc(HEAL, [first, 1, 0]);
         arch::smc(HEAL, [second, 1, 0]);
+    }
+
+    /// Errors that nobody has consumed: each is written when the one before was read, and announced.
+    fn reports(test: &mut Test) {
+        let (first, second) = (TARGET.address(), TABLE.address());
+        let Some(reports) = test.reports else {
+            let refused = arch::smc(REPORT, [first, 0, 0]).0.cast_signed();
+            return test.check("report-refused", refused == -3, format_args!("{refused}"));
+        };
+        let pending = |intid: u32| {
+            let register = GICD + 0x200 + 4 * u64::from(intid / 32);
+            arch::load_u32(register) >> (intid % 32) & 1 == 1
+        };
+        test.equal(
+            "report-kind",
+            arch::smc(REPORT, [first, 9, 0])
+                .0
+                .cast_signed()
+                .unsigned_abs(),
+            2,
+        );
+        test.equal("report", arch::smc(REPORT, [first, 0, 0]).0, 0);
+        test.equal("report-second", arch::smc(REPORT, [second, 3, 0]).0, 0);
+        arch::delay_ms(50);
+        let interrupt = reports.interrupt.is_none_or(pending);
+        test.check("report-interrupt", interrupt, format_args!(""));
+        test.records_in("report-first", reports.records, &[first]);
+        acknowledge(reports);
+        let ack = reports
+            .records
+            .ack
+            .map_or(0, |ack| ack.register.start().get());
+        let next = eventually(|| arch::load(ack).0 == 0);
+        test.check("report-next", next, format_args!(""));
+        test.records_in("report-next-record", reports.records, &[second]);
+        acknowledge(reports);
+    }
+
+    fn acknowledge(reports: ReportSource) {
+        arch::store(reports.records.block.start().get(), 0);
+        if let Some(ack) = reports.records.ack {
+            arch::store(ack.register.start().get(), 1);
+        }
     }
 
     /// While CPU 1 waits to record what it consumed, the reader on CPU 0 calls the firmware before it

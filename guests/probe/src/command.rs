@@ -49,6 +49,10 @@ pub enum Command {
     Timer(u64),
     /// `masked`
     Masked,
+    /// `bench`
+    Bench,
+    /// `bench-touch A`
+    BenchTouch(u64),
     /// `vseas`
     Vseas,
     /// `hvc F [A B C]`
@@ -150,6 +154,8 @@ pub fn parse(line: &str) -> Result<Option<Command>, ParseError> {
         "ipi" => Command::Ipi(number()?),
         "timer" => Command::Timer(number()?),
         "masked" => Command::Masked,
+        "bench" => Command::Bench,
+        "bench-touch" => Command::BenchTouch(number()?),
         "vseas" => Command::Vseas,
         "hvc" => Command::Hvc(parse_hvc(&mut words)?),
         "attack" => Command::Attack(parse_attack(&mut words)?),
@@ -259,6 +265,8 @@ mod tests {
             ("ipi 3", Command::Ipi(3)),
             ("timer 3", Command::Timer(3)),
             ("masked", Command::Masked),
+            ("bench", Command::Bench),
+            ("bench-touch 0x1000", Command::BenchTouch(0x1000)),
             ("vseas", Command::Vseas),
             ("hvc 0x84000000", Command::Hvc([0x8400_0000, 0, 0, 0])),
             ("hvc 1 2 3 4", Command::Hvc([1, 2, 3, 4])),

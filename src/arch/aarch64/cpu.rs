@@ -3,8 +3,10 @@
 
 use super::boot::SecondaryBoot;
 use super::{layout, mmu, smc, tlb};
+use crate::exit::Seat;
 use aarch64_cpu::registers::{Readable, TPIDR_EL2, Writeable};
 use alloc::boxed::Box;
+use cordon::deadlines::Deadlines;
 use core::sync::atomic::{AtomicBool, Ordering};
 use spin::Once;
 
@@ -21,8 +23,10 @@ pub struct PerCpu {
     pub online: AtomicBool,
     /// Address of its redistributor's registers.
     pub redistributor: Once<u64>,
-    /// The vCPU that is pinned to it, if any: its VM's number and its own.
-    pub vcpu: Once<(usize, usize)>,
+    /// The vCPU that is pinned to it, if any.
+    pub seat: Once<Seat>,
+    /// What it has to do at a certain time; changed by itself alone.
+    pub deadlines: Deadlines,
 }
 
 /// Affinity fields of MPIDR_EL1: Aff3 and Aff2 to Aff0 (Arm ARM D19.2.102).
@@ -42,7 +46,8 @@ pub fn init(mpidrs: &[u64]) {
                 stack_top: layout::stack_top(index),
                 online: AtomicBool::new(false),
                 redistributor: Once::new(),
-                vcpu: Once::new(),
+                seat: Once::new(),
+                deadlines: Deadlines::new(),
             })
             .collect()
     });
@@ -79,7 +84,8 @@ pub fn start(cpu: &'static PerCpu) -> Result<(), smccc::psci::Error> {
         cpu: core::ptr::from_ref(cpu).addr() as u64,
     }));
     let context = core::ptr::from_ref(boot).addr() as u64;
-    tlb::clean_to_poc(context, size_of::<SecondaryBoot>() as u64);
+    // Cordon's own memory: if it is poison, the CPU will not come up.
+    let _ = tlb::clean_to_poc(context, size_of::<SecondaryBoot>() as u64);
     let entry = super::boot::secondary_entry as *const () as u64;
     smc::cpu_on(cpu.mpidr, entry, context)
 }

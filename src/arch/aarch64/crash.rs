@@ -11,7 +11,7 @@ use super::smc;
 use super::uart;
 use aarch64_cpu::registers::{MPIDR_EL1, Readable};
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The MPIDR of the CPU that crashed first.
 #[unsafe(link_section = ".bss.crash")]
@@ -23,6 +23,10 @@ const NOBODY: u64 = 0;
 #[unsafe(link_section = ".bss.crash")]
 static UART: AtomicU64 = AtomicU64::new(0);
 
+/// The report is out, and what was left to be said before it is being printed.
+#[unsafe(link_section = ".bss.crash")]
+static FLUSHING: AtomicBool = AtomicBool::new(false);
+
 /// Remembers where the UART is.
 pub fn remember_uart(base: u64) {
     UART.store(base, Ordering::Relaxed);
@@ -33,15 +37,31 @@ pub fn stop(report: impl FnOnce(&mut dyn Write) -> fmt::Result) -> ! {
     let own = MPIDR_EL1.get();
     match CRASHED.compare_exchange(NOBODY, own, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {}
-        Err(first) if first == own => smc::system_off(),
+        Err(first) if first == own => {
+            if FLUSHING.load(Ordering::Relaxed) {
+                say_halt(&mut uart::steal(UART.load(Ordering::Relaxed)));
+            }
+            smc::system_off()
+        }
         Err(_) => wait_for_ever(),
     }
     let mut port = uart::steal(UART.load(Ordering::Relaxed));
     // A UART that does not print leaves nothing to do but stop, which follows.
     let _ = writeln!(port, "\ncordon: event=crash mpidr={own:#x}");
     let _ = report(&mut port);
-    let _ = writeln!(port, "cordon: event=halt reason=hypervisor-error");
+    // Statics that may have gone bad: the report comes first.
+    FLUSHING.store(true, Ordering::Relaxed);
+    if let Some(hypervisor) = crate::machine::HYPERVISOR.get() {
+        (hypervisor.ras.journal).drain_by_force(hypervisor, |line| {
+            let _ = writeln!(port, "ras: {line}");
+        });
+    }
+    say_halt(&mut port);
     smc::system_off()
+}
+
+fn say_halt(port: &mut uart::Port) {
+    let _ = writeln!(port, "cordon: event=halt reason=hypervisor-error");
 }
 
 /// Leaves it to another CPU to stop the machine.

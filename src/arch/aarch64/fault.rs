@@ -23,6 +23,7 @@ const FNV: u64 = 1 << 10;
 /// A synchronous exception from EL2.
 pub extern "C" fn hyp_sync(frame: &HypFrame) {
     if is_external_abort(ESR_EL2.get())
+        && !is_uncontained(ESR_EL2.get())
         && let Some(landing) = fixup::landing(ELR_EL2.get())
     {
         ELR_EL2.set(landing);
@@ -31,7 +32,9 @@ pub extern "C" fn hyp_sync(frame: &HypFrame) {
     report_and_stop("exception", frame)
 }
 
-/// An SError from EL2, which masks them: it can come only from firmware that does not care.
+/// An SError from EL2, which masks them: it can come only from firmware that does not care, and has
+/// overwritten where the guest goes on. One that EL2 causes itself is found before its guest goes on
+/// (`exit::answer_for_own`).
 pub extern "C" fn hyp_serror(frame: &HypFrame) {
     report_and_stop("serror", frame)
 }
@@ -59,6 +62,11 @@ pub fn report_and_stop(why: &str, frame: &HypFrame) -> ! {
         }
         writeln!(out)
     })
+}
+
+/// An error that may have gone anywhere is no copy's alone (ESR_ELx.SET, FEAT_RAS: UC or reserved).
+fn is_uncontained(esr: u64) -> bool {
+    super::features::get().ras && matches!(esr >> 11 & 0b11, 0b01 | 0b10)
 }
 
 fn is_external_abort(esr: u64) -> bool {

@@ -6,7 +6,9 @@ use aarch64_cpu::registers::{
     ID_AA64DFR0_EL1, ID_AA64ISAR1_EL1, ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1, ID_AA64MMFR2_EL1,
     ID_AA64PFR0_EL1, ID_AA64PFR1_EL1, Readable,
 };
+use cordon::ras::capabilities::Capabilities;
 use cordon::ras::inject;
+use cordon::stage2::Config;
 use spin::Once;
 
 /// Capabilities that Cordon acts on.
@@ -16,6 +18,8 @@ pub struct Features {
     pub bbm: u8,
     /// FEAT_RAS, any version.
     pub ras: bool,
+    /// FEAT_PFAR.
+    pub pfar: bool,
     /// FEAT_PAN.
     pub pan: bool,
     /// FEAT_SSBS.
@@ -51,6 +55,21 @@ fn field(register: u64, shift: u32) -> u8 {
 
 static FEATURES: Once<Features> = Once::new();
 
+/// What of memory-error handling the CPU and its firmware have, as far as can be seen from here.
+pub fn capabilities(stage2: &Config) -> Capabilities {
+    let this = get();
+    Capabilities::empty()
+        .with(Capabilities::FEAT_RAS, this.ras)
+        .with(Capabilities::FEAT_PFAR, this.pfar)
+        .with(Capabilities::BBM2, this.bbm >= 2)
+        .with(Capabilities::S2FWB, stage2.fwb())
+        .with(
+            Capabilities::POISON_SWITCH,
+            super::smc::poison_switch::is_there(),
+        )
+        .with(Capabilities::TIMER, super::gic::has_own_timer())
+}
+
 /// What the boot CPU can do. All others can too, as far as Cordon relies on it.
 pub fn get() -> &'static Features {
     FEATURES.call_once(Features::detect)
@@ -76,6 +95,7 @@ impl Features {
         Self {
             bbm: field(mmfr2, 52).min(2),
             ras: field(pfr0, 28) != 0,
+            pfar: field(pfr1, 60) != 0,
             pan: field(mmfr1, 20) != 0,
             ssbs: field(pfr1, 4) != 0,
             mte: field(pfr1, 8) != 0,

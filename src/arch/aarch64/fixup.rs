@@ -2,8 +2,13 @@
 //!
 //! Each stands in a function of its own, with a place to go on when it takes a synchronous
 //! external abort. [`super::fault`] looks an abort's PC up here before it calls it fatal.
+//!
+//! Whatever is not Cordon's own is read and written by these while VMs exist: the RAM of a VM that is
+//! loaded anew, and what firmware shares. At boot, the bundle, the DTB and ACPI tables are read as
+//! Rust reads memory: poison in these is fatal.
 #![expect(unsafe_code, reason = "instructions that may abort")]
 
+use cordon::addr::Pa;
 use core::arch::naked_asm;
 
 /// `PAR_EL1.F`: the translation failed (Arm ARM D19.2.119).
@@ -44,11 +49,6 @@ extern "C" fn at_s1e1r(va: u64) -> u64 {
     )
 }
 
-unsafe extern "C" {
-    static at_s1e1r_instruction: u8;
-    static at_s1e1r_landing: u8;
-}
-
 /// The IPA that the current guest's stage 1 gives for `va`, or `None` if it gives none. A read
 /// by EL1 is what is asked about: whatever EL0 or a store can reach, that can be read too.
 pub fn stage1_translate(va: u64) -> Option<cordon::addr::Ipa> {
@@ -58,9 +58,253 @@ pub fn stage1_translate(va: u64) -> Option<cordon::addr::Ipa> {
     (par & PAR_F == 0).then(|| cordon::addr::Ipa::new(par & PAR_PA | va & 0xfff))
 }
 
+/// What a trapped access came to: the address that aborted and the syndrome, which is 0 where none did.
+#[repr(C)]
+struct Trapped {
+    far: u64,
+    esr: u64,
+}
+
+/// Keeps what tells of the exit that is being handled, which an abort overwrites, in x9 to x13. The
+/// accesses until [`trapped_end`] may abort, and change none of these.
+macro_rules! trapped_begin {
+    ($start:literal) => {
+        concat!(
+            "mrs x9, elr_el2\n",
+            "mrs x10, spsr_el2\n",
+            "mrs x11, esr_el2\n",
+            "mrs x12, far_el2\n",
+            "mrs x13, hpfar_el2\n",
+            ".global ",
+            $start,
+            "\n",
+            $start,
+            ":\n"
+        )
+    };
+}
+
+/// The accesses went well.
+macro_rules! trapped_end {
+    ($end:literal) => {
+        concat!(".global ", $end, "\n", $end, ":\n", "mov x1, #0\n", "ret\n")
+    };
+}
+
+/// Copies `size` bytes, 16 at a time as far as possible.
+#[unsafe(naked)]
+unsafe extern "C" fn trapped_copy(to: *mut u8, from: *const u8, size: usize) -> Trapped {
+    naked_asm!(
+        trapped_begin!("trapped_copy_start"),
+        "1: cmp x2, #16",
+        "b.lo 2f",
+        "ldp x3, x4, [x1], #16",
+        "stp x3, x4, [x0], #16",
+        "sub x2, x2, #16",
+        "b 1b",
+        "2: cbz x2, trapped_copy_end",
+        "ldrb w3, [x1], #1",
+        "strb w3, [x0], #1",
+        "sub x2, x2, #1",
+        "b 2b",
+        trapped_end!("trapped_copy_end"),
+    )
+}
+
+/// Zeroes `size` bytes.
+#[unsafe(naked)]
+unsafe extern "C" fn trapped_zero(at: *mut u8, size: usize) -> Trapped {
+    naked_asm!(
+        trapped_begin!("trapped_zero_start"),
+        "1: cmp x1, #16",
+        "b.lo 2f",
+        "stp xzr, xzr, [x0], #16",
+        "sub x1, x1, #16",
+        "b 1b",
+        "2: cbz x1, trapped_zero_end",
+        "strb wzr, [x0], #1",
+        "sub x1, x1, #1",
+        "b 2b",
+        trapped_end!("trapped_zero_end"),
+    )
+}
+
+/// Reads a word into `to`.
+#[unsafe(naked)]
+unsafe extern "C" fn trapped_read(from: *const u64, to: *mut u64) -> Trapped {
+    naked_asm!(
+        trapped_begin!("trapped_read_start"),
+        "ldr x3, [x0]",
+        "str x3, [x1]",
+        trapped_end!("trapped_read_end"),
+    )
+}
+
+/// Writes a word.
+#[unsafe(naked)]
+unsafe extern "C" fn trapped_write(to: *mut u64, value: u64) -> Trapped {
+    naked_asm!(
+        trapped_begin!("trapped_write_start"),
+        "str x1, [x0]",
+        trapped_end!("trapped_write_end"),
+    )
+}
+
+/// Cleans and invalidates the data caches' lines of `line` bytes from `start`, which is at the beginning of
+/// one, to `end`, to the point of coherency.
+#[unsafe(naked)]
+unsafe extern "C" fn trapped_clean(start: u64, end: u64, line: u64) -> Trapped {
+    naked_asm!(
+        trapped_begin!("trapped_clean_start"),
+        "1: cmp x0, x1",
+        "b.hs trapped_clean_end",
+        "dc civac, x0",
+        "add x0, x0, x2",
+        "b 1b",
+        trapped_end!("trapped_clean_end"),
+    )
+}
+
+/// Where all of the above go on after an abort.
+#[unsafe(naked)]
+extern "C" fn trapped_landing() {
+    naked_asm!(
+        "mrs x0, far_el2",
+        "mrs x1, esr_el2",
+        "msr elr_el2, x9",
+        "msr spsr_el2, x10",
+        "msr esr_el2, x11",
+        "msr far_el2, x12",
+        "msr hpfar_el2, x13",
+        "ret",
+    )
+}
+
+/// EL2 met poison, and went on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Poisoned {
+    /// The address, if the CPU knows it: EL2's map is the identity.
+    pub pa: Option<Pa>,
+}
+
+impl Trapped {
+    fn result(&self) -> Result<(), Poisoned> {
+        /// ESR_ELx.FnV: FAR is not valid.
+        const FNV: u64 = 1 << 10;
+        match self.esr {
+            0 => Ok(()),
+            esr => Err(Poisoned {
+                pa: (esr & FNV == 0).then(|| Pa::new(self.far)),
+            }),
+        }
+    }
+}
+
+/// Copies as much of `from` as `to` has room for.
+///
+/// # Errors
+///
+/// If either is poison. What `to` then holds is unspecified.
+pub fn copy(to: &mut [u8], from: &[u8]) -> Result<(), Poisoned> {
+    let size = to.len().min(from.len());
+    // SAFETY: both are valid for `size` bytes and do not overlap; an abort is caught.
+    unsafe { trapped_copy(to.as_mut_ptr(), from.as_ptr(), size) }.result()
+}
+
+/// Zeroes `at`.
+///
+/// # Errors
+///
+/// If it is poison.
+pub fn zero(at: &mut [u8]) -> Result<(), Poisoned> {
+    // SAFETY: valid for its length; an abort is caught.
+    unsafe { trapped_zero(at.as_mut_ptr(), at.len()) }.result()
+}
+
+/// Copies to or from memory that is shared with firmware, where Rust has no object.
+///
+/// # Errors
+///
+/// If it is poison.
+///
+/// # Safety
+///
+/// Both must be mapped for `size` bytes and not overlap, and `to` may be written.
+pub unsafe fn copy_raw(to: *mut u8, from: *const u8, size: usize) -> Result<(), Poisoned> {
+    // SAFETY: as the caller says; an abort is caught.
+    unsafe { trapped_copy(to, from, size) }.result()
+}
+
+/// Reads a word in one access.
+///
+/// # Errors
+///
+/// If it is poison.
+///
+/// # Safety
+///
+/// It must be mapped, and aligned.
+pub unsafe fn read_u64(from: *const u64) -> Result<u64, Poisoned> {
+    let mut value = 0;
+    // SAFETY: as the caller says; an abort is caught.
+    unsafe { trapped_read(from, &raw mut value) }.result()?;
+    Ok(value)
+}
+
+/// Writes a word in one access.
+///
+/// # Errors
+///
+/// If it is poison.
+///
+/// # Safety
+///
+/// It must be mapped, aligned, and free to be written.
+pub unsafe fn write_u64(to: *mut u64, value: u64) -> Result<(), Poisoned> {
+    // SAFETY: as the caller says; an abort is caught.
+    unsafe { trapped_write(to, value) }.result()
+}
+
+/// Cleans and invalidates the lines of `line` bytes from `start`, a multiple of that, to `end`.
+///
+/// # Errors
+///
+/// If it is poison.
+pub fn clean(start: u64, end: u64, line: u64) -> Result<(), Poisoned> {
+    // SAFETY: contents are kept; an abort is caught. A fault of another kind, where nothing is mapped,
+    // is reported like that of any access.
+    unsafe { trapped_clean(start, end, line) }.result()
+}
+
+unsafe extern "C" {
+    static at_s1e1r_instruction: u8;
+    static at_s1e1r_landing: u8;
+    static trapped_copy_start: u8;
+    static trapped_copy_end: u8;
+    static trapped_zero_start: u8;
+    static trapped_zero_end: u8;
+    static trapped_read_start: u8;
+    static trapped_read_end: u8;
+    static trapped_write_start: u8;
+    static trapped_write_end: u8;
+    static trapped_clean_start: u8;
+    static trapped_clean_end: u8;
+}
+
 /// Where to go on after a synchronous external abort at `pc`, if that was allowed.
 pub fn landing(pc: u64) -> Option<u64> {
-    let instruction = (&raw const at_s1e1r_instruction).addr() as u64;
-    let landing = (&raw const at_s1e1r_landing).addr() as u64;
-    (pc == instruction).then_some(landing)
+    let address = |label: *const u8| label.addr() as u64;
+    if pc == address(&raw const at_s1e1r_instruction) {
+        return Some(address(&raw const at_s1e1r_landing));
+    }
+    let trapped = [
+        (&raw const trapped_copy_start, &raw const trapped_copy_end),
+        (&raw const trapped_zero_start, &raw const trapped_zero_end),
+        (&raw const trapped_read_start, &raw const trapped_read_end),
+        (&raw const trapped_write_start, &raw const trapped_write_end),
+        (&raw const trapped_clean_start, &raw const trapped_clean_end),
+    ];
+    let within = |(start, end)| (address(start)..address(end)).contains(&pc);
+    let landing = trapped_landing as *const () as u64;
+    trapped.into_iter().any(within).then_some(landing)
 }

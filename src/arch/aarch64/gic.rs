@@ -4,6 +4,8 @@
 //! |---|---|
 //! | an SGI by which one CPU gets another out of its guest or out of WFI | at once |
 //! | the guest's timers | when the guest deactivates the virtual interrupt that is linked to it |
+//! | EL2's own timer's | at once; the timer is switched off until the next deadline |
+//! | one of the platform's, that says that an error record is there | at once |
 //! | the virtual CPU interface's maintenance interrupt | at once; its cause is removed before anybody looks again |
 //! | the console's | at once; the UART is told to be quiet until somebody wants its characters |
 //! | those of devices that a VM was given ([`super::spi`]) | as the timers' |
@@ -49,6 +51,7 @@ struct Wires {
     virtual_timer: Option<u32>,
     physical_timer: Option<u32>,
     maintenance: Option<u32>,
+    own_timer: Option<u32>,
     console: Option<u32>,
 }
 
@@ -62,6 +65,9 @@ pub(super) fn distributor() -> Option<u64> {
     DISTRIBUTOR.get().copied()
 }
 
+/// SPIs by which the platform says that there is something to look at.
+static NOTIFICATIONS: Mutex<alloc::vec::Vec<u32>> = Mutex::new(alloc::vec::Vec::new());
+
 /// What came in: what is the guest's business, and whether something was typed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Acknowledged {
@@ -69,6 +75,10 @@ pub struct Acknowledged {
     pub arrived: Arrived,
     /// The console's UART has something.
     pub console: bool,
+    /// A deadline of this CPU's has passed ([`super::timer`]).
+    pub deadline: bool,
+    /// An interrupt of [`enable_notification`]'s came: error sources are to be looked into.
+    pub notified: bool,
 }
 
 /// Why the GIC cannot be used.
@@ -101,6 +111,7 @@ pub fn init(machine: &Machine) -> Result<(), Error> {
         virtual_timer: timer.virtual_,
         physical_timer: timer.physical,
         maintenance: machine.gic.as_ref().and_then(|gic| gic.maintenance),
+        own_timer: timer.hyp_physical,
         console: machine.uart_interrupt,
     });
     let Some(gic) = &machine.gic else {
@@ -142,6 +153,37 @@ fn intid(number: u32) -> IntId {
         16..32 => IntId::ppi(number - 16),
         _ => IntId::spi(number - 32),
     }
+}
+
+/// Whether EL2's own timer is wired to something.
+pub fn has_own_timer() -> bool {
+    WIRES.get().is_some_and(|wires| wires.own_timer.is_some())
+}
+
+/// Has the calling CPU told of the platform's interrupt `number` by [`Acknowledged::notified`].
+/// False where there cannot be such an interrupt: it is no SPI, or has a use already.
+pub fn enable_notification(number: u32, trigger: Trigger) -> bool {
+    let wires = WIRES.get().copied().unwrap_or_default();
+    let free = (32..1020).contains(&number) && wires.console != Some(number);
+    let (Some(this), Some(&base), true) = (cpu::try_this(), DISTRIBUTOR.get(), free) else {
+        return false;
+    };
+    let Some(registers) = NonNull::new(base as *mut Gicd) else {
+        return false;
+    };
+    let mut known = NOTIFICATIONS.lock();
+    // SAFETY: mapped as device memory, all of it, by `init`; the lock, and that only the boot CPU
+    // sets anything up, make this the only driver.
+    let mut gicd = GicDistributor::new(unsafe { UniqueMmioPointer::new(registers) });
+    let spi = intid(number);
+    let enabled = gicd
+        .set_trigger(spi, trigger)
+        .and_then(|()| gicd.set_routing(spi, Some(this.mpidr)))
+        .and_then(|()| gicd.enable_interrupt(spi, true));
+    if enabled.is_ok() && !known.contains(&number) {
+        known.push(number);
+    }
+    enabled.is_ok()
 }
 
 /// The guests' timers, as they are wired here.
@@ -222,7 +264,13 @@ fn wake_redistributor(cpu: &PerCpu) -> bool {
 
 fn enable_own(redistributor: &mut GicRedistributor<'_>) -> Result<(), GicError> {
     let wires = WIRES.get().copied().unwrap_or_default();
-    let lines = [wires.virtual_timer, wires.physical_timer, wires.maintenance];
+    super::timer::quiet();
+    let lines = [
+        wires.virtual_timer,
+        wires.physical_timer,
+        wires.maintenance,
+        wires.own_timer,
+    ];
     for line in lines.into_iter().flatten().map(intid) {
         redistributor.set_trigger(line, Trigger::Level)?;
         redistributor.enable_interrupt(line, true)?;
@@ -311,8 +359,14 @@ pub fn acknowledge_all() -> Acknowledged {
             taken.arrived.physical_timer = true;
             continue;
         }
+        if Some(number) == wires.own_timer {
+            // Before it is deactivated, or it would be pending again.
+            super::timer::quiet();
+            taken.deadline = true;
+        }
         if let Some(device) = device_intid(number)
             && Some(number) != wires.console
+            && !NOTIFICATIONS.lock().contains(&number)
         {
             // There is room, or the loop would have ended.
             let _ = taken.arrived.devices.push(device);
@@ -327,7 +381,9 @@ pub fn acknowledge_all() -> Acknowledged {
         if Some(number) == wires.console {
             super::uart::mute();
             taken.console = true;
-        } else if interrupt != KICK {
+        } else if NOTIFICATIONS.lock().contains(&number) {
+            taken.notified = true;
+        } else if interrupt != KICK && Some(number) != wires.own_timer {
             log::warn!("event=error what=interrupt why=unexpected id={interrupt:?}");
         }
     }

@@ -208,17 +208,29 @@ pub fn leave(then: extern "C" fn() -> !) -> ! {
     unsafe { vectors::restart(stack_top, then) }
 }
 
+/// Which of a guest's registers an exit has saved.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Saved {
+    /// Those that a function may clobber, x0 to x18 and x30.
+    CallerSaved,
+    /// All.
+    All,
+}
+
 /// The CPU that took an exit, with its guest's registers.
 pub struct ThisCpu<'a> {
     frame: &'a mut GuestFrame,
+    saved: Saved,
     interrupts: VirtualInterface,
 }
 
 impl<'a> ThisCpu<'a> {
     /// At the exit that pushed `frame`.
-    pub fn new(frame: &'a mut GuestFrame) -> Self {
+    #[inline]
+    pub fn new(frame: &'a mut GuestFrame, saved: Saved) -> Self {
         Self {
             frame,
+            saved,
             interrupts: VirtualInterface,
         }
     }
@@ -239,6 +251,23 @@ impl GuestCpu for ThisCpu<'_> {
         HPFAR_EL2.get()
     }
 
+    fn pfar(&self) -> Option<u64> {
+        if !features::get().pfar {
+            return None;
+        }
+        let pfar: u64;
+        // SAFETY: PFAR_EL2, which is there. Firmware that does not enable it (SCR_EL3.PFAREn) keeps
+        // ESR_EL2.PFV from ever being set, and is not asked: see `Abort::pfar_valid`.
+        unsafe {
+            asm!("mrs {}, s3_4_c6_c0_5", out(reg) pfar, options(nomem, nostack, preserves_flags));
+        }
+        Some(pfar)
+    }
+
+    fn overstates_serrors(&self) -> bool {
+        cordon::ras::triage::overstates_serrors(MIDR_EL1.get())
+    }
+
     fn register(&self, number: u8) -> u64 {
         self.frame.x.get(usize::from(number)).copied().unwrap_or(0)
     }
@@ -247,6 +276,10 @@ impl GuestCpu for ThisCpu<'_> {
         if let Some(register) = self.frame.x.get_mut(usize::from(number)) {
             *register = value;
         }
+    }
+
+    fn has_register(&self, number: u8) -> bool {
+        self.saved == Saved::All || !(19..30).contains(&number)
     }
 
     fn skip_instruction(&mut self) {

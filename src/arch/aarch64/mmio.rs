@@ -1,8 +1,9 @@
 //! Raw access to device registers and shared memory, for drivers whose logic is in the library.
 #![expect(unsafe_code, reason = "volatile access to mapped registers")]
 
+use super::fixup::{self, Poisoned};
 use super::mmu;
-use cordon::addr::{Pa, PaRange};
+use cordon::addr::{PAGE_SIZE, Pa, PaRange};
 use cordon::platform::machine::PcieHost;
 use cordon::platform::page_set::PageSet;
 use cordon::platform::pci::{Bdf, ConfigSpace};
@@ -64,6 +65,30 @@ impl ConfigSpace for Ecam {
     }
 }
 
+/// The register in which ACPI's generic event device says what happened. Reading it makes it forget.
+#[derive(Clone, Copy, Debug)]
+pub struct EventRegister(Pa);
+
+impl EventRegister {
+    /// Maps the page of the register at `at`, a multiple of 4.
+    ///
+    /// # Errors
+    ///
+    /// If EL2's map does not reach it, or it is in use otherwise.
+    pub fn map(at: Pa) -> Result<Self, mmu::Error> {
+        let page = PaRange::new(at.page(), PAGE_SIZE).ok_or(mmu::Error::NotReady)?;
+        mmu::map_device(page)?;
+        Ok(Self(at))
+    }
+
+    /// What happened since the last call.
+    pub fn take(self) -> u32 {
+        // SAFETY: mapped as device memory for good, and aligned (`platform::aml`); that the device forgets
+        // is what is wanted.
+        unsafe { read_volatile(self.0.get() as *const u32) }
+    }
+}
+
 /// Memory that firmware and Cordon share: the error status blocks and what belongs to them.
 #[derive(Debug, Default)]
 pub struct SharedMemory {
@@ -108,26 +133,22 @@ impl SharedMemory {
 impl PhysMemory for SharedMemory {
     fn read(&mut self, from: Pa, to: &mut [u8]) -> Result<(), MemoryError> {
         let start = self.check(from, to.len())?;
-        for (offset, byte) in to.iter_mut().enumerate() {
-            // SAFETY: inside a range that is mapped for good and that Rust has no object in.
-            *byte = unsafe { read_volatile((start + offset as u64) as *const u8) };
-        }
-        Ok(())
+        // SAFETY: inside a range that is mapped for good and that Rust has no object in.
+        unsafe { fixup::copy_raw(to.as_mut_ptr(), start as *const u8, to.len()) }
+            .map_err(|error| poisoned(error, from))
     }
 
     fn write(&mut self, to: Pa, from: &[u8]) -> Result<(), MemoryError> {
         let start = self.check(to, from.len())?;
-        for (offset, byte) in from.iter().enumerate() {
-            // SAFETY: as above.
-            unsafe { write_volatile((start + offset as u64) as *mut u8, *byte) };
-        }
-        Ok(())
+        // SAFETY: as above.
+        unsafe { fixup::copy_raw(start as *mut u8, from.as_ptr(), from.len()) }
+            .map_err(|error| poisoned(error, to))
     }
 
     fn read_u64(&mut self, from: Pa) -> Result<u64, MemoryError> {
         let word = self.check_u64(from)?;
         // SAFETY: as above, and aligned.
-        let value = unsafe { read_volatile(word) };
+        let value = unsafe { fixup::read_u64(word) }.map_err(|error| poisoned(error, from))?;
         // What is read afterwards was written before the word was (firmware's side is a release).
         aarch64_cpu::asm::barrier::dmb(aarch64_cpu::asm::barrier::SY);
         Ok(value)
@@ -138,7 +159,11 @@ impl PhysMemory for SharedMemory {
         // Firmware must find everything before this word done when it sees it.
         aarch64_cpu::asm::barrier::dmb(aarch64_cpu::asm::barrier::SY);
         // SAFETY: as above, and aligned.
-        unsafe { write_volatile(word, value) };
-        Ok(())
+        unsafe { fixup::write_u64(word, value) }.map_err(|error| poisoned(error, to))
     }
+}
+
+/// EL2 met poison at `at` or behind it.
+fn poisoned(error: Poisoned, at: Pa) -> MemoryError {
+    MemoryError::Poisoned(error.pa.unwrap_or(at))
 }

@@ -4,7 +4,7 @@
 use super::{heap, layout};
 use cordon::addr::{PAGE_SIZE, Pa};
 use cordon::stage2::{FrameSource, TableMemory};
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Words in a 4 KiB frame.
 const WORDS: usize = PAGE_SIZE as usize / size_of::<AtomicU64>();
@@ -23,6 +23,14 @@ impl TableMemory for HeapFrames {
         // `Stage2` asks only for frames that it was given by `take` and that nothing else uses;
         // all access to them is atomic, the walker's included.
         Some(unsafe { core::slice::from_raw_parts(frame.get() as *const AtomicU64, WORDS) })
+    }
+
+    fn fill(&self, words: &[AtomicU64], first: u64, stride: u64) {
+        let written = super::mem::fill(words, first, stride);
+        for (index, word) in words.iter().enumerate().skip(written) {
+            let value = first.wrapping_add(stride.wrapping_mul(index as u64));
+            word.store(value, Ordering::Relaxed);
+        }
     }
 }
 

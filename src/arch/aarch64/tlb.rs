@@ -1,6 +1,7 @@
 //! TLB maintenance for stage 2 and the barriers that go with table updates (Arm ARM D8.17).
 #![expect(unsafe_code, reason = "TLBI and DSB instructions")]
 
+use super::fixup::{self, Poisoned};
 use aarch64_cpu::registers::{Readable, VTTBR_EL2, Writeable};
 use cordon::addr::{Ipa, Vmid};
 use cordon::stage2::{Level, Tlb};
@@ -77,17 +78,16 @@ impl Tlb for HardwareTlb {
 /// Makes what EL2 wrote to `address` and the `size` bytes from it visible to an observer without
 /// caches: a CPU or guest that starts with the MMU off. Cleans and invalidates to the point of
 /// coherency, and the instruction caches too.
-pub fn clean_to_poc(address: u64, size: u64) {
+///
+/// # Errors
+///
+/// If it is poison.
+pub fn clean_to_poc(address: u64, size: u64) -> Result<(), Poisoned> {
     let ctr: u64;
     // SAFETY: reads an ID register. DminLine is log2 of words (Arm ARM D19.2.34).
     unsafe { asm!("mrs {}, ctr_el0", out(reg) ctr, options(nomem, nostack, preserves_flags)) };
     let line = 4u64 << ((ctr >> 16) & 0xf);
-    let mut at = address & !(line - 1);
-    while at < address + size {
-        // SAFETY: cache maintenance on memory that the caller has mapped; contents are kept.
-        unsafe { asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)) };
-        at += line;
-    }
+    let cleaned = fixup::clean(address & !(line - 1), address + size, line);
     // SAFETY: barriers, and instruction cache lines can be fetched again.
     unsafe {
         asm!(
@@ -98,4 +98,5 @@ pub fn clean_to_poc(address: u64, size: u64) {
             options(nostack, preserves_flags)
         )
     };
+    cleaned
 }

@@ -5,13 +5,14 @@
 #![expect(unsafe_code, reason = "device registers")]
 
 use super::{crash, mmu};
+use crate::machine;
 use arm_pl011_uart::{Interrupts, PL011Registers, Uart, UniqueMmioPointer};
 use cordon::addr::{PAGE_SIZE, Pa, PaRange};
 use cordon::console::{Screen, Switchboard};
 use core::fmt;
 use core::ptr::NonNull;
 use log::{LevelFilter, Log, Metadata, Record};
-use spin::Mutex;
+use spin::{Mutex, MutexGuard};
 
 /// The physical UART, once it is found.
 pub struct Port {
@@ -81,7 +82,14 @@ pub fn mute() {
     CONSOLE.lock().sink().announce_input(false);
 }
 
-/// Everything that is printed goes through here.
+/// The console, for whoever prints: what waits to be said is said first.
+pub fn console() -> MutexGuard<'static, Switchboard<Port>> {
+    let mut console = CONSOLE.lock();
+    machine::say_waiting(&mut console);
+    console
+}
+
+/// Everything that is printed goes through here. Who prints takes it by [`console`].
 pub static CONSOLE: Mutex<Switchboard<Port>> = Mutex::new(Switchboard::new(Port {
     uart: None,
     stuck: false,
@@ -103,9 +111,7 @@ impl Log for Logger {
             "cordon"
         };
         // The UART does not fail, and there is nobody else to tell.
-        let _ = CONSOLE
-            .lock()
-            .line(format_args!("{prefix}: {}", record.args()));
+        let _ = console().line(format_args!("{prefix}: {}", record.args()));
     }
 
     fn flush(&self) {}

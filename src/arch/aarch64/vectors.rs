@@ -1,19 +1,24 @@
 //! EL2's exception vectors (Arm ARM D1.3.6), the guest's general registers around them, and the
 //! way into and out of a guest.
 //!
-//! While a guest runs, SP_EL2 is the top of this CPU's stack. An exit pushes the guest's x0-x30
-//! as a [`GuestFrame`] and calls one handler per kind of exit; when that returns, the frame is
-//! popped and the guest goes on. ELR, SPSR, ESR and FAR stay in their registers, where a handler
+//! While a guest runs, SP_EL2 is the top of this CPU's stack. An exit makes room for a
+//! [`GuestFrame`] there and saves the registers that a function may clobber: x0 to x18 and x30. The
+//! others are where the procedure call standard puts them back (AAPCS64 6.1.1), which is enough for
+//! interrupts and for the frequent ones among the synchronous exceptions, `exit::guest_quick`. If
+//! that declines, it has changed nothing, x19 to x29 are still the guest's, join the frame, and
+//! `exit::guest_sync` has them all. When a handler returns, the frame is popped and the guest goes on. ELR, SPSR, ESR and FAR stay in their registers, where a handler
 //! reads what it needs. No FP/SIMD register is touched: they are the guest's throughout.
 //!
 //! An exception from EL2 itself is Cordon's own fault, unless it came from one of the few
 //! instructions in [`super::fixup`] that are allowed to meet poison.
 #![expect(unsafe_code, reason = "exception entry and return")]
 
+use aarch64_cpu::registers::{VBAR_EL2, Writeable};
 use core::arch::naked_asm;
 use core::mem::{offset_of, size_of};
 
-/// A guest's general registers, as pushed at an exit.
+/// A guest's general registers, as pushed at an exit. Of those that are not saved there, there is
+/// something or other.
 #[repr(C, align(16))]
 #[derive(Clone, Default)]
 pub struct GuestFrame {
@@ -36,8 +41,8 @@ const HYP_FRAME_SIZE: usize = size_of::<HypFrame>();
 const _: () = assert!(GUEST_FRAME_SIZE == 256 && HYP_FRAME_SIZE == 256);
 const _: () = assert!(offset_of!(GuestFrame, x) == 0 && offset_of!(HypFrame, x) == 0);
 
-/// Stores x2-x30 at \[sp\]; x0 and x1 are there already or follow.
-macro_rules! save_x2_to_x30 {
+/// Stores x2-x18 and x30 at \[sp\]; x0 and x1 are there already. An odd one goes with its neighbour.
+macro_rules! save_caller_saved {
     () => {
         "stp x2,  x3,  [sp, #16]
          stp x4,  x5,  [sp, #32]
@@ -48,16 +53,22 @@ macro_rules! save_x2_to_x30 {
          stp x14, x15, [sp, #112]
          stp x16, x17, [sp, #128]
          stp x18, x19, [sp, #144]
-         stp x20, x21, [sp, #160]
-         stp x22, x23, [sp, #176]
-         stp x24, x25, [sp, #192]
-         stp x26, x27, [sp, #208]
-         stp x28, x29, [sp, #224]
          str x30,      [sp, #240]"
     };
 }
 
-macro_rules! restore_x0_to_x30 {
+/// The rest: x20-x29.
+macro_rules! save_callee_saved {
+    () => {
+        "stp x20, x21, [sp, #160]
+         stp x22, x23, [sp, #176]
+         stp x24, x25, [sp, #192]
+         stp x26, x27, [sp, #208]
+         stp x28, x29, [sp, #224]"
+    };
+}
+
+macro_rules! restore_caller_saved {
     () => {
         "ldp x0,  x1,  [sp]
          ldp x2,  x3,  [sp, #16]
@@ -69,26 +80,30 @@ macro_rules! restore_x0_to_x30 {
          ldp x14, x15, [sp, #112]
          ldp x16, x17, [sp, #128]
          ldp x18, x19, [sp, #144]
-         ldp x20, x21, [sp, #160]
-         ldp x22, x23, [sp, #176]
-         ldp x24, x25, [sp, #192]
-         ldp x26, x27, [sp, #208]
-         ldp x28, x29, [sp, #224]
          ldr x30,      [sp, #240]"
     };
 }
 
-/// A vector entry for an exception from a guest: push the frame, call the handler.
+macro_rules! restore_callee_saved {
+    () => {
+        "ldp x20, x21, [sp, #160]
+         ldp x22, x23, [sp, #176]
+         ldp x24, x25, [sp, #192]
+         ldp x26, x27, [sp, #208]
+         ldp x28, x29, [sp, #224]"
+    };
+}
+
+/// A vector entry for an exception from a guest: room for the frame, two registers to work with.
 macro_rules! guest_entry {
-    ($handler:literal) => {
+    ($exit:literal) => {
         concat!(
             ".balign 128\n",
             "sub sp, sp, #{frame}\n",
             "stp x0, x1, [sp]\n",
-            "adr x1, {",
-            $handler,
-            "}\n",
-            "b {guest_exit}\n"
+            "b {",
+            $exit,
+            "}\n"
         )
     };
 }
@@ -118,74 +133,206 @@ macro_rules! hyp_entry {
 /// log2 of the stack's size, half a slot: set in every good SP (linker.ld, `STACK_SLOT_SIZE`).
 const STACK_BIT: u32 = 14;
 
-/// The vector table. It has its section to itself: linker.ld aligns it.
-#[unsafe(naked)]
-#[unsafe(link_section = ".text.vectors")]
-pub unsafe extern "C" fn vectors() {
-    naked_asm!(
-        // Current EL with SP0: EL2 never selects it.
-        hyp_entry!("unexpected"),
-        hyp_entry!("unexpected"),
-        hyp_entry!("unexpected"),
-        hyp_entry!("unexpected"),
-        // Current EL with SPx.
-        hyp_entry!("sync"),
-        hyp_entry!("unexpected"),
-        hyp_entry!("unexpected"),
-        hyp_entry!("serror"),
-        // Lower EL, AArch64.
-        guest_entry!("guest_sync"),
-        guest_entry!("guest_irq"),
-        guest_entry!("guest_irq"),
-        guest_entry!("guest_serror"),
-        // Lower EL, AArch32: EL0 of a guest.
-        guest_entry!("guest_sync"),
-        guest_entry!("guest_irq"),
-        guest_entry!("guest_irq"),
-        guest_entry!("guest_serror"),
-        frame = const GUEST_FRAME_SIZE,
-        slot_bit = const STACK_BIT,
-        overflow = sym stack_overflow,
-        guest_exit = sym guest_exit,
-        hyp_exception = sym hyp_exception,
-        unexpected = sym unexpected_exception,
-        sync = sym super::fault::hyp_sync,
-        serror = sym super::fault::hyp_serror,
-        guest_sync = sym crate::exit::guest_sync,
-        guest_irq = sym crate::exit::guest_irq,
-        guest_serror = sym crate::exit::guest_serror,
-    )
+/// The same on a CPU with FEAT_RAS: an error that the guest has left pending is the guest's, so it is
+/// looked for before anything else is done (ESB, here by its number as a hint; Arm ARM, "RAS PE
+/// Architecture"). EL2 masks SErrors, so it ends up in DISR_EL1.
+macro_rules! guest_entry_with_barrier {
+    ($exit:literal) => {
+        concat!(
+            ".balign 128\n",
+            "hint #16\n",
+            "sub sp, sp, #{frame}\n",
+            "stp x0, x1, [sp]\n",
+            "mrs x0, s3_0_c12_c1_1\n",
+            "cbnz x0, {",
+            $exit,
+            "_deferred}\n",
+            "b {",
+            $exit,
+            "}\n"
+        )
+    };
 }
 
-/// x1 = handler, x0 and x1 saved.
+/// A vector table, in a section to itself: linker.ld aligns it.
+macro_rules! vector_table {
+    ($name:ident, $section:literal, $guest_entry:ident $(, $more:ident)*) => {
+        #[unsafe(naked)]
+        #[unsafe(link_section = $section)]
+        pub unsafe extern "C" fn $name() {
+            naked_asm!(
+                // Current EL with SP0: EL2 never selects it.
+                hyp_entry!("unexpected"),
+                hyp_entry!("unexpected"),
+                hyp_entry!("unexpected"),
+                hyp_entry!("unexpected"),
+                // Current EL with SPx.
+                hyp_entry!("sync"),
+                hyp_entry!("unexpected"),
+                hyp_entry!("unexpected"),
+                hyp_entry!("serror"),
+                // Lower EL, AArch64.
+                $guest_entry!("guest_sync"),
+                $guest_entry!("guest_irq"),
+                $guest_entry!("guest_irq"),
+                $guest_entry!("guest_serror"),
+                // Lower EL, AArch32: EL0 of a guest.
+                $guest_entry!("guest_sync"),
+                $guest_entry!("guest_irq"),
+                $guest_entry!("guest_irq"),
+                $guest_entry!("guest_serror"),
+                frame = const GUEST_FRAME_SIZE,
+                slot_bit = const STACK_BIT,
+                overflow = sym stack_overflow,
+                hyp_exception = sym hyp_exception,
+                unexpected = sym unexpected_exception,
+                sync = sym super::fault::hyp_sync,
+                serror = sym super::fault::hyp_serror,
+                guest_sync = sym guest_sync,
+                guest_irq = sym guest_irq,
+                guest_serror = sym guest_serror,
+                $($more = sym $more,)*
+            )
+        }
+    };
+}
+
+vector_table!(vectors, ".text.vectors", guest_entry);
+vector_table!(
+    vectors_with_barrier,
+    ".text.vectors_with_barrier",
+    guest_entry_with_barrier,
+    guest_sync_deferred,
+    guest_irq_deferred,
+    guest_serror_deferred
+);
+
+/// The calling CPU looks for errors that its guest has left pending, if it can.
+pub fn look_for_deferred(features: &super::features::Features) {
+    if features.ras {
+        VBAR_EL2.set(vectors_with_barrier as *const () as u64);
+        aarch64_cpu::asm::barrier::isb(aarch64_cpu::asm::barrier::SY);
+    }
+}
+
+/// A guest's exit before which it left an error: x0 is DISR_EL1, x0 and x1 are saved. That is seen to
+/// first, then the exit as any other.
+macro_rules! deferred {
+    ($name:ident, $next:ident) => {
+        #[unsafe(naked)]
+        #[unsafe(link_section = ".text.boot")]
+        unsafe extern "C" fn $name() {
+            naked_asm!(
+                save_caller_saved!(),
+                save_callee_saved!(),
+                "mov x1, x0",
+                "mov x0, sp",
+                "bl  {deferred}",
+                restore_callee_saved!(),
+                restore_caller_saved!(),
+                "b   {next}",
+                deferred = sym crate::exit::guest_deferred,
+                next = sym $next,
+            )
+        }
+    };
+}
+
+deferred!(guest_sync_deferred, guest_sync);
+deferred!(guest_irq_deferred, guest_irq);
+deferred!(guest_serror_deferred, guest_serror);
+
+/// The error that EL2 itself has left pending since it was entered, if there is one, by its syndrome in
+/// DISR_EL1, where it is no more. To be asked on a CPU with FEAT_RAS, before its guest goes on, which
+/// would be blamed for it.
+pub fn take_own_error() -> u64 {
+    let disr: u64;
+    // SAFETY: ESB, and a register of FEAT_RAS, which the caller says is there.
+    unsafe {
+        core::arch::asm!("hint #16", "mrs {}, s3_0_c12_c1_1", out(reg) disr,
+                         options(nostack, preserves_flags));
+    }
+    if disr != 0 {
+        forget_deferred();
+    }
+    disr
+}
+
+/// DISR_EL1 has been seen to. Only on a CPU with FEAT_RAS.
+pub fn forget_deferred() {
+    // SAFETY: as above.
+    unsafe { core::arch::asm!("msr s3_0_c12_c1_1, xzr", options(nostack, preserves_flags)) };
+}
+
+/// A synchronous exception from a guest. x0 and x1 are saved.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
-unsafe extern "C" fn guest_exit() {
+unsafe extern "C" fn guest_sync() {
     naked_asm!(
-        save_x2_to_x30!(),
+        save_caller_saved!(),
         "mov x0, sp",
-        "blr x1",
-        restore_x0_to_x30!(),
+        "bl  {quick}",
+        "tbz w0, #0, 1f",
+        restore_caller_saved!(),
         "add sp, sp, #{frame}",
         "eret",
         // Nothing after an ERET may be speculated into (Arm ARM, SB).
         "dsb nsh",
         "isb",
+        "1:",
+        save_callee_saved!(),
+        "mov x0, sp",
+        "bl  {sync}",
+        restore_callee_saved!(),
+        restore_caller_saved!(),
+        "add sp, sp, #{frame}",
+        "eret",
+        "dsb nsh",
+        "isb",
         frame = const GUEST_FRAME_SIZE,
+        quick = sym crate::exit::guest_quick,
+        sync = sym crate::exit::guest_sync,
     )
 }
+
+/// An exception from a guest that `handler` deals with, without the guest's x20 to x29.
+macro_rules! guest_exit {
+    ($name:ident, $handler:path) => {
+        #[unsafe(naked)]
+        #[unsafe(link_section = ".text.boot")]
+        unsafe extern "C" fn $name() {
+            naked_asm!(
+                save_caller_saved!(),
+                "mov x0, sp",
+                "bl  {handler}",
+                restore_caller_saved!(),
+                "add sp, sp, #{frame}",
+                "eret",
+                "dsb nsh",
+                "isb",
+                frame = const GUEST_FRAME_SIZE,
+                handler = sym $handler,
+            )
+        }
+    };
+}
+
+guest_exit!(guest_irq, crate::exit::guest_irq);
+guest_exit!(guest_serror, crate::exit::guest_serror);
 
 /// x1 = handler, x0 and x1 saved. Returns to wherever the handler left ELR_EL2.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
 unsafe extern "C" fn hyp_exception() {
     naked_asm!(
-        save_x2_to_x30!(),
+        save_caller_saved!(),
+        save_callee_saved!(),
         "add x0, sp, #{frame}",
         "str x0, [sp, #248]",
         "mov x0, sp",
         "blr x1",
-        restore_x0_to_x30!(),
+        restore_callee_saved!(),
+        restore_caller_saved!(),
         "add sp, sp, #{frame}",
         "eret",
         "dsb nsh",
@@ -245,7 +392,8 @@ pub unsafe extern "C" fn enter_guest(frame: &GuestFrame, stack_top: u64) -> ! {
         "add  x2, x2, #8",
         "cmp  x2, #{frame}",
         "b.lo 1b",
-        restore_x0_to_x30!(),
+        restore_callee_saved!(),
+        restore_caller_saved!(),
         "add  sp, sp, #{frame}",
         "eret",
         "dsb nsh",

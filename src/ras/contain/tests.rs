@@ -1,7 +1,5 @@
 //! Containment where something is full, damaged or gone. The plain cases are the pipeline's tests.
 
-use std::vec::Vec;
-
 use super::*;
 use crate::ras::pipeline::tests::ContainBench;
 
@@ -39,12 +37,4 @@ fn a_vm_whose_map_is_damaged_is_given_up_once_and_the_other_loses_the_page() {
     // Whoever runs no more cannot be stopped again.
     bench.contain(ContainBench::shared() + 0x1000);
     assert_eq!(bench.stages(), [CONTAINED]);
-}
-
-#[test]
-fn block_sizes_read_as_in_the_protocol() {
-    use std::string::ToString;
-    let sizes = [1 << 30, 2 << 20, 4096, 512 << 30];
-    let texts: Vec<_> = (sizes.iter().map(|size| BlockSize(*size).to_string())).collect();
-    assert_eq!(texts, ["1g", "2m", "4k", "512g"]);
 }

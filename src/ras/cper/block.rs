@@ -120,6 +120,11 @@ impl<'a> StatusBlock<'a> {
         }
     }
 
+    /// Whether there is no section in it, good or bad.
+    pub fn is_empty(&self) -> bool {
+        self.sections.is_empty()
+    }
+
     /// The vendor's own bytes, often none.
     pub fn raw_data(&self) -> &'a [u8] {
         self.raw_data
@@ -173,6 +178,7 @@ impl<'a> Iterator for Sections<'a> {
 
 /// A section whose frame is known to be sound and whose inside is still to be looked at.
 struct Entry<'a> {
+    bytes: &'a [u8],
     header: DataEntryHeader,
     timestamp: Option<U64>,
     body: &'a [u8],
@@ -194,7 +200,9 @@ impl<'a> Entry<'a> {
             need,
             have: rest.len(),
         })?;
+        let whole = bytes.len().saturating_sub(rest.len());
         let entry = Self {
+            bytes: bytes.get(..whole).unwrap_or_default(),
             header,
             timestamp,
             body,
@@ -220,6 +228,7 @@ impl<'a> Entry<'a> {
                 .timestamp
                 .and_then(|raw| valid(validation, TIMESTAMP, Timestamp::new(raw.get()))),
             body: Body::decode(self.header.section_type, self.body)?,
+            bytes: self.bytes,
         })
     }
 }
@@ -304,6 +313,23 @@ pub struct Section<'a> {
     pub timestamp: Option<Timestamp>,
     /// What the section says.
     pub body: Body<'a>,
+    bytes: &'a [u8],
+}
+
+impl<'a> Section<'a> {
+    /// The section, head and body, at the start of `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// As of the iterator [`Sections`].
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, CperError> {
+        Entry::split(bytes).and_then(|(entry, _)| entry.decode())
+    }
+
+    /// The bytes that it was parsed from, head and body: [`Self::parse`] makes the same of them.
+    pub const fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
 }
 
 /// What a section says.

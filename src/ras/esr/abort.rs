@@ -242,7 +242,8 @@ pub struct Mmio {
 }
 
 impl Mmio {
-    fn decode(esr: u64) -> Option<Self> {
+    #[inline]
+    pub(super) fn decode(esr: u64) -> Option<Self> {
         bit(esr, 24).then(|| Self {
             size: 1 << byte(esr, 23, 22),
             sign_extend: bit(esr, 21),

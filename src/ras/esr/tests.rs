@@ -249,3 +249,36 @@ fn calls_and_traps_are_decoded() {
         }
     );
 }
+
+proptest::proptest! {
+    /// What the quick decoder says is what the thorough one says.
+    #[test]
+    fn both_decoders_agree(
+        class in proptest::sample::select(&[0x00_u64, 0x01, 0x07, 0x16, 0x17, 0x18, 0x20, 0x24, 0x25, 0x2f][..]),
+        iss in 0_u64..1 << 25,
+        hpfar: u64,
+        far: u64,
+    ) {
+        let esr = class << CLASS_SHIFT | IL | iss;
+        match (Quick::decode(esr), Syndrome::decode(esr)) {
+            (Some(Quick::Call), Syndrome::Hvc(immediate)) => proptest::prop_assert_eq!(immediate, 0),
+            (Some(Quick::System(quick)), Syndrome::System(system)) => {
+                proptest::prop_assert_eq!(quick, system);
+            }
+            (Some(Quick::Access(access)), Syndrome::Abort(abort)) => {
+                proptest::prop_assert_eq!(Some(access), abort.mmio);
+                proptest::prop_assert!(abort.fault.is_translation());
+                proptest::prop_assert_eq!(Some(Quick::ipa(hpfar, far)), abort.ipa(hpfar, far));
+            }
+            (None, Syndrome::Hvc(immediate)) => proptest::prop_assert!(immediate != 0),
+            (None, Syndrome::System(_)) => proptest::prop_assert!(false),
+            (None, Syndrome::Abort(abort)) if abort.origin == Origin::LowerLevel => {
+                let quick = abort.fault.is_translation() && !abort.stage1_walk
+                    && matches!(abort.fault, Fault::Translation(level) if level.get() >= 0);
+                proptest::prop_assert!(abort.mmio.is_none() || !quick);
+            }
+            (None, _) => {}
+            (quick, syndrome) => proptest::prop_assert!(false, "{quick:?} {syndrome:?}"),
+        }
+    }
+}

@@ -47,7 +47,7 @@ fn an_event_shows_the_keys_of_the_protocol() {
         ..event()
     };
     assert!(!optional.is_action_required());
-    assert_eq!(optional.to_string(), "seq=3 via=ghes cpu=1");
+    assert_eq!(optional.to_string(), "seq=3 via=ghes cpu=1 source=1");
 }
 
 #[test]
@@ -110,6 +110,7 @@ fn each_stage_counts_in_its_own_place() {
     let announcer = Announcer::<0>::new();
     for stage in [
         Stage::Detected,
+        Stage::Corrected,
         Stage::NoRecord,
         Stage::Contained { pages: 512 },
         Stage::Known,
@@ -131,6 +132,7 @@ fn each_stage_counts_in_its_own_place() {
         snapshot,
         Snapshot {
             detected: 1,
+            corrected: 1,
             no_record: 1,
             contained: 1,
             known: 1,
@@ -149,7 +151,7 @@ fn each_stage_counts_in_its_own_place() {
     );
     assert_eq!(
         snapshot.to_string(),
-        "detected=1 contained=1 vsea=1 touched=1 lost_pages=510 filtered=1 loops=1"
+        "detected=1 corrected=1 contained=1 vsea=1 touched=1 lost_pages=510 filtered=1 loops=1"
     );
 }
 

@@ -14,10 +14,11 @@ use crate::ras::cper::{
     ArmRecord, BlockWriter, ErrorInfo, ErrorKind, Memory, MemoryErrorType, SectionHead, Timestamp,
 };
 use crate::ras::event::Subscriber;
-use crate::ras::ghes::MemoryError;
+use crate::ras::ghes::{Ghes, MemoryError};
 use crate::ras::hest::{GenericSource, Notification, ReadAck};
 use crate::ras::poison::PoisonedPage;
 use crate::stage2::{Attrs, Damage, Hole, HoleOutcome, Level as TableLevel};
+use core::fmt;
 
 /// Memory that firmware and Cordon share: pointer, acknowledgement and block of one source.
 #[derive(Clone, Default)]
@@ -412,7 +413,7 @@ fn a_corrected_error_is_counted_and_costs_nothing() {
     let collected = bench.collect_record(&record(Severity::Corrected, &[page(Pa::new(DEVICE))]));
     assert_eq!((collected.records, collected.page), (1, None));
     assert!(!collected.fatal);
-    assert_eq!(bench.stages.take(), [Stage::Detected]);
+    assert_eq!(bench.stages.take(), [Stage::Detected, Stage::Corrected]);
     assert!(bench.spaces.take().is_empty());
 }
 
@@ -603,6 +604,14 @@ fn an_event_is_of_its_vm_by_name() {
         consumer: Some(consumer),
     };
     let event = occasion.event(7, Severity::Recoverable, None);
-    let text: String = std::format!("{event}{}", VmName(&event, &bench.spaces));
-    assert_eq!(text, "seq=7 via=sea cpu=2 vcpu=0 el=0 vm=vm");
+    let line = Line {
+        note: &Note::NoRecord(event),
+        section: None,
+        spaces: &bench.spaces,
+    };
+    let text: String = std::format!("{line}");
+    assert_eq!(
+        text,
+        "event=no-record seq=7 via=sea cpu=2 vcpu=0 el=0 vm=vm"
+    );
 }

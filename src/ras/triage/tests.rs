@@ -187,3 +187,28 @@ fn serrors_without_a_type_are_uncontained() {
         );
     }
 }
+
+#[test]
+fn a_neoverse_n1_is_known_in_any_revision_and_nobody_else_is_taken_for_one() {
+    for midr in [0x410f_d0c0, 0x413f_d0c1, 0x414f_d0cf] {
+        assert!(overstates_serrors(midr), "{midr:#x}");
+    }
+    for midr in [0x410f_d0b0, 0x410f_d490, 0x420f_d0c0, 0, u64::MAX] {
+        assert!(!overstates_serrors(midr), "{midr:#x}");
+    }
+}
+
+#[test]
+fn what_it_calls_unrecoverable_is_uncontainable_and_the_rest_is_as_it_says() {
+    for aet in 0..8 {
+        let serror = SError::decode(aet << 10 | 0x11);
+        let seen = not_overstated(serror);
+        let expected = match aet {
+            0b001 => SErrorKind::Classified(AsyncErrorType::Uncontainable),
+            _ => serror.kind,
+        };
+        assert_eq!(seen.kind, expected, "{aet:#b}");
+    }
+    let own = SError::decode(1 << 24 | 0b001 << 10 | 0x11);
+    assert_eq!(not_overstated(own).kind, SErrorKind::ImplementationDefined);
+}

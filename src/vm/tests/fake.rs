@@ -14,7 +14,8 @@ use crate::ras::pipeline::Ras;
 use crate::ras::pipeline::tests::{Firmware, Recorder, poison_set};
 use crate::ras::triage;
 use crate::stage2::{Attrs, Census, Config, FrameSource, Level, Lookup, Stage2, TableMemory, Tlb};
-use crate::vm::boot::{Boot, Contents};
+use crate::vm::boot::{Boot, Contents, Image, LoadError};
+use crate::vm::config::IpaRange;
 use crate::vm::cpu::GuestCpu;
 use crate::vm::device::{Device, DeviceKind};
 use crate::vm::exit::{Exit, Next};
@@ -32,6 +33,8 @@ pub(super) const DEVICE: Pa = Pa::new(0x80_0000_0000);
 pub(super) const DEVICE_AT: [u64; 2] = [0x10_0000_0000, 0x20_0000_0000];
 /// RAM of each, at the same IPA in both.
 pub(super) const RAM_AT: u64 = 0x4000_0000;
+/// Where the first vCPU is told that its device tree is.
+pub(super) const DTB_AT: u64 = RAM_AT + M2 / 2;
 pub(super) const RAM: [Pa; 2] = [Pa::new(0x1_0000_0000), Pa::new(0x1_0020_0000)];
 /// Registers of the device that each has, and its interrupt.
 pub(super) const REGISTERS: [Pa; 2] = [Pa::new(0x0a00_0000), Pa::new(0x0a00_1000)];
@@ -54,6 +57,8 @@ pub(super) const PHYSICAL_TIMER_WIRE: u16 = 21;
 
 /// Bad pages that can be remembered.
 pub(super) const POISON_CAPACITY: usize = 40;
+/// What is loaded into RAM: four pages.
+pub(super) const IMAGE_SIZE: u64 = 4 * K4;
 
 const FIRST_FRAME: u64 = 0x6000_0000;
 /// Of each VM: two root tables, one for its RAM, and these many for holes, as no test needs more.
@@ -143,8 +148,10 @@ pub(super) struct FakeMachine {
     /// The consoles of VMs that have ended, and the one in focus.
     pub(super) off: Mutex<Vec<usize>>,
     pub(super) focus: AtomicUsize,
-    /// What was loaded.
+    /// Memory that was written by loading.
     pub(super) loads: Mutex<Vec<PaRange>>,
+    /// Memory that aborts when it is, and whether the CPU then says where.
+    pub(super) bad: Mutex<Vec<(Pa, bool)>>,
 }
 
 impl Platform for FakeMachine {
@@ -163,9 +170,17 @@ impl Platform for FakeMachine {
     fn typed(&self, _: usize) -> Option<u8> {
         self.typed.lock().unwrap().pop()
     }
-    fn load(&self, to: PaRange, _: &Contents, _: u64) -> Result<(), &'static str> {
+    fn load(&self, to: PaRange, _: &Contents, _: u64) -> Result<(), LoadError<&'static str>> {
         self.loads.lock().unwrap().push(to);
-        Ok(())
+        let bad = self.bad.lock().unwrap();
+        match bad.iter().find(|(pa, _)| to.contains(*pa)) {
+            // The CPU may not say where.
+            Some((pa, told)) => Err(LoadError::Poisoned(Some(*pa).filter(|_| *told))),
+            None => Ok(()),
+        }
+    }
+    fn cpu(&self) -> usize {
+        7
     }
     fn powered(&self, console: usize, on: bool) {
         let mut off = self.off.lock().unwrap();
@@ -292,6 +307,8 @@ pub(super) struct FakeCpu {
     pub(super) vserror: Option<u64>,
     /// VA minus IPA; `None` where stage 1 leads nowhere.
     pub(super) stage1: Option<u64>,
+    pub(super) pfar: Option<u64>,
+    pub(super) overstates: bool,
     pub(super) interrupts: Interrupts,
 }
 
@@ -301,6 +318,8 @@ impl FakeCpu {
             esr,
             far: 0,
             hpfar: 0,
+            pfar: None,
+            overstates: false,
             x: core::array::from_fn(|at| 0x1111_0000_0000_0000 + at as u64),
             state: GuestState {
                 pc: PC,
@@ -331,6 +350,12 @@ impl GuestCpu for FakeCpu {
     }
     fn far(&self) -> u64 {
         self.far
+    }
+    fn pfar(&self) -> Option<u64> {
+        self.pfar
+    }
+    fn overstates_serrors(&self) -> bool {
+        self.overstates
     }
     fn hpfar(&self) -> u64 {
         self.hpfar
@@ -537,9 +562,13 @@ fn build(at: usize, tables: &Tables, tlb: &TlbLog) -> Vm<FakeMachine> {
     let name = ["one", "two"][at];
     let boot = Boot {
         acpi: None,
-        images: Vec::new(),
+        images: [Image {
+            place: IpaRange::new(Ipa::new(RAM_AT), IMAGE_SIZE).unwrap(),
+            contents: Contents::Bytes(Vec::new()),
+        }]
+        .into(),
         entry: Ipa::new(RAM_AT),
-        dtb: Ipa::new(RAM_AT),
+        dtb: Ipa::new(DTB_AT),
         ram: 0,
     };
     let timers = Timers {

@@ -440,3 +440,31 @@ fn a_vms_count_of_aborts_is_its_own() {
     let vseas = [0, 1].map(|vm| world.vm(vm).vseas.load(Ordering::Relaxed));
     assert_eq!(vseas, [2, 1]);
 }
+
+#[test]
+fn the_cpus_own_word_on_the_address_is_believed_where_it_gives_one() {
+    const PFV: u64 = 1 << 14;
+    let (said, far) = (0x8000, 0x3000);
+    for (syndrome, expected) in [(SEA | PFV, said), (SEA, far)] {
+        let world = World::new();
+        let mut cpu = FakeCpu::new(syndrome);
+        cpu.far = VA + DEVICE_AT[0] + far;
+        // NS is set, and the address is not that of the page.
+        cpu.pfar = Some(1 << 63 | (DEVICE.get() + said + 0x123));
+        assert_eq!(world.synchronous(0, &mut cpu), Next::Resume);
+        assert!(world.is_hole(0, DEVICE_AT[0] + expected), "{syndrome:#x}");
+        assert_eq!(world.census(0).holes, 1);
+        assert_eq!(cpu.delivered.len(), 1);
+    }
+}
+
+#[test]
+fn an_address_that_is_none_of_the_vms_is_not() {
+    const PFV: u64 = 1 << 14;
+    let world = World::new();
+    let mut cpu = FakeCpu::new(SEA | PFV);
+    cpu.far = VA + DEVICE_AT[0] + 0x3000;
+    cpu.pfar = Some(CORDONS.get());
+    assert_eq!(world.synchronous(0, &mut cpu), Next::Resume);
+    assert!(world.is_hole(0, DEVICE_AT[0] + 0x3000), "FAR has to do");
+}

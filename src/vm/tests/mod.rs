@@ -4,6 +4,7 @@ mod calls;
 mod devices;
 mod fake;
 mod faults;
+mod loading;
 mod memory_errors;
 mod model;
 mod monitor;

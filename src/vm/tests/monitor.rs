@@ -182,7 +182,7 @@ fn what_was_counted_is_told() {
     let world = World::new();
     lose(&world, 5);
     let told = typed(&world, "counters");
-    assert!(told[0].starts_with("ras: event=counters detected=1 contained=1 vsea=1"));
+    assert!(told[0].starts_with("ras: event=counters detected=1 corrected=0 contained=1 vsea=1"));
     assert_eq!(told[1], "ras: event=vm-counters vm=one vsea=1");
     assert_eq!(told[2], "ras: event=vm-counters vm=two vsea=0");
 }

@@ -1,7 +1,7 @@
 //! VMs that stop while they start, and start while they stop.
 
 use super::fake::{
-    DEVICE, DEVICE_AT, FakeCpu, PHYSICAL_TIMER_WIRE, RAM_AT, VIRTUAL_TIMER_WIRE, World, esr,
+    DEVICE, DEVICE_AT, DTB_AT, FakeCpu, PHYSICAL_TIMER_WIRE, RAM_AT, VIRTUAL_TIMER_WIRE, World, esr,
 };
 use crate::vm::exit::{Arrived, Next};
 use crate::vm::hypervisor::{Rest, State, StopReason};
@@ -53,7 +53,7 @@ fn a_start_that_has_not_happened_is_called_off_by_a_reset_which_goes_on() {
     assert_eq!(rest(&world, (0, 1)), Rest::Sleep);
     assert_eq!(world.vm(0).state(), State::Running);
     assert_eq!(power(&world, 0), [Power::OnPending, Power::Off]);
-    assert_eq!(rest(&world, (0, 0)), Rest::Start((RAM_AT, RAM_AT)));
+    assert_eq!(rest(&world, (0, 0)), Rest::Start((RAM_AT, DTB_AT)));
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn a_reset_is_carried_out_once_by_whoever_comes_last() {
     assert!(!world.hypervisor.reset(world.vm(0)), "it is under way");
     assert_eq!(park(&world, (0, 1)), Next::Park);
     assert_eq!(park(&world, (0, 0)), Next::Park);
-    assert_eq!(rest(&world, (0, 0)), Rest::Start((RAM_AT, RAM_AT)));
+    assert_eq!(rest(&world, (0, 0)), Rest::Start((RAM_AT, DTB_AT)));
     // Nobody waits for a reset any more.
     world.vm(0).vcpus[0].turn_off();
     world.hypervisor.settle(world.vm(0));
@@ -125,7 +125,7 @@ fn a_vm_that_is_off_starts_again_and_counts_again() {
     assert_eq!(world.kicks(), [0]);
     assert!(hypervisor.platform.off.lock().unwrap().is_empty());
     assert_eq!(park(&world, (0, 0)), Next::Park);
-    assert_eq!(rest(&world, (0, 0)), Rest::Start((RAM_AT, RAM_AT)));
+    assert_eq!(rest(&world, (0, 0)), Rest::Start((RAM_AT, DTB_AT)));
     // It is one of two again.
     assert!(hypervisor.stop(world.vm(1), StopReason::Off));
     assert!(!hypervisor.is_idle());
@@ -148,7 +148,7 @@ fn what_went_bad_while_a_vm_was_off_is_out_of_its_map_before_it_starts() {
     assert_eq!(world.sea(0, sea, DEVICE_AT[0] + bad).0, Next::Resume);
     assert!(world.is_mapped(1, DEVICE_AT[1] + bad), "nobody looked");
     assert!(world.hypervisor.revive(world.vm(1)));
-    assert_eq!(rest(&world, (1, 0)), Rest::Start((RAM_AT, RAM_AT)));
+    assert_eq!(rest(&world, (1, 0)), Rest::Start((RAM_AT, DTB_AT)));
     assert!(world.is_hole(1, DEVICE_AT[1] + bad));
     assert!(world.is_mapped(1, DEVICE_AT[1] + bad + 0x1000));
 }

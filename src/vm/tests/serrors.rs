@@ -3,6 +3,7 @@
 use super::fake::{CORDONS, DEVICE, DEVICE_AT, FakeCpu, World, esr};
 use crate::addr::Pa;
 use crate::ras::cper::Severity;
+use crate::ras::esr::SError;
 use crate::ras::event::Stage;
 use crate::ras::pipeline::tests::{page, record};
 use crate::ras::triage;
@@ -118,4 +119,52 @@ fn one_without_a_record_is_told_and_said_to_have_none() {
     assert_eq!(cpu.vserror, Some(0b011 << 10 | 0x11));
     assert_eq!(world.stages.take(), [Stage::NoRecord, Stage::GuestSError]);
     assert_eq!(world.census(0).holes, 0);
+}
+
+#[test]
+fn one_that_the_guest_left_behind_is_the_guests() {
+    let world = World::new();
+    let mut cpu = FakeCpu::new(0);
+    let disr = 1 << 31 | UER & 0x1ff_ffff;
+    let next = world.exit((0, 0), &mut cpu, |exit| exit.deferred_serror(disr));
+    assert_eq!(
+        (next, cpu.vserror),
+        (Next::Resume, Some(0b011 << 10 | 0x11))
+    );
+    let mut cpu = FakeCpu::new(0);
+    let disr = 1 << 31 | UC & 0x1ff_ffff;
+    let next = world.exit((0, 0), &mut cpu, |exit| exit.deferred_serror(disr));
+    assert_eq!(next, Next::Halt);
+}
+
+#[test]
+fn a_cpu_that_overstates_is_not_believed_when_it_calls_one_unrecoverable() {
+    let unrecoverable = esr::serror(0b001 << 10 | 0x11);
+    for (overstates, expected) in [(false, Next::Resume), (true, Next::Halt)] {
+        let world = World::new();
+        let mut cpu = FakeCpu::new(unrecoverable);
+        cpu.overstates = overstates;
+        assert_eq!(world.exit((0, 0), &mut cpu, Exit::serror), expected);
+    }
+}
+
+#[test]
+fn of_cordons_own_only_the_harmless_are_survived() {
+    for (syndrome, stops) in [
+        (CE, false),
+        (UEO, false),
+        (UER, true),
+        (UC, true),
+        (IMPLEMENTATION_DEFINED, true),
+    ] {
+        let world = World::new();
+        let error = SError::decode(syndrome);
+        assert_eq!(
+            world.hypervisor.own_serror(error, 0),
+            stops,
+            "{syndrome:#x}"
+        );
+        assert_eq!(world.counters().fatal, u64::from(stops));
+        assert!(!world.vm(0).is_stopped());
+    }
 }

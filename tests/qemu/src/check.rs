@@ -442,7 +442,7 @@ fn check_step(s: &Scenario, step: &Step, known: &mut Known) -> Result {
     }
     let record = record
         .into_iter()
-        .flat_map(|record| [&record.at, &record.pa]);
+        .flat_map(|record| record.at.iter().chain([&record.pa]));
     for text in texts.into_iter().flatten().chain(record) {
         for hole in holes(text.as_ref()) {
             check_expression(s, hole, text.span(), known, bound)?;

@@ -454,7 +454,12 @@ fn arguments(tools: &Tools, scenario: &Scenario, bundle: Option<&Path>) -> Vec<O
     };
     add("-M", board.as_ref());
     add("-cpu", cpu.as_ref());
-    add("-accel", "tcg,thread=multi".as_ref());
+    if machine.icount {
+        add("-accel", "tcg,thread=single".as_ref());
+        add("-icount", "shift=0,sleep=off".as_ref());
+    } else {
+        add("-accel", "tcg,thread=multi".as_ref());
+    }
     add("-smp", machine.cpus.as_ref().to_string().as_ref());
     add(
         "-m",

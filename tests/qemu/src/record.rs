@@ -1,7 +1,9 @@
 //! Error records that a scenario writes itself, to be wrong in ways that no firmware here is.
 //!
 //! A Generic Error Status Block with one memory section (ACPI 6.5 18.3.2.7.1, UEFI 2.10 N.2.5),
-//! written from the tables of the specifications: nothing is shared with the reader under test.
+//! written from the tables of the specifications: nothing is shared with the reader under test. It gets
+//! into the machine by memory, or by a command of QEMU's, which then does what firmware does: it fills
+//! the block of the source that is notified by the generic event device, and signals it.
 
 use crate::bundle::hex_bytes;
 use crate::scenario::BytePatch;
@@ -53,9 +55,49 @@ pub(crate) fn block(pa: u64, patches: &[BytePatch]) -> Option<Vec<u8>> {
     Some(block)
 }
 
+/// The QMP command that has QEMU report `block`.
+pub(crate) fn qmp_command(block: &[u8]) -> String {
+    let cper = base64(block);
+    format!(r#"{{"execute": "inject-ghes-v2-error", "arguments": {{"cper": "{cper}"}}}}"#)
+}
+
+/// RFC 4648, section 4.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let mut word = [0; 4];
+        word[1..=chunk.len()].copy_from_slice(chunk);
+        let word = u32::from_be_bytes(word);
+        for place in 0..4 {
+            let sextet = word >> (18 - 6 * place) & 0x3f;
+            let digit = ALPHABET
+                .get(sextet as usize)
+                .filter(|_| place <= chunk.len());
+            text.push(digit.map_or('=', |digit| char::from(*digit)));
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn base64_is_as_in_the_rfc() {
+        let pairs = [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foobar", "Zm9vYmFy"),
+        ];
+        for (plain, coded) in pairs {
+            assert_eq!(base64(plain.as_bytes()), coded);
+        }
+        assert_eq!(base64(&[0xfb, 0xff]), "+/8=");
+    }
 
     #[test]
     fn fields_are_where_the_specification_has_them() {

@@ -97,6 +97,10 @@ pub struct Machine {
     pub cmdline: Option<Spanned<String>>,
     /// What is started in Cordon's place, a file among the images.
     pub image: Option<String>,
+    /// Time is counted in instructions: one a nanosecond, of all CPUs together, and none while they
+    /// all sleep. The CPUs take turns.
+    #[serde(default)]
+    pub icount: bool,
 }
 
 /// One `[[machine.disk]]` table.
@@ -332,9 +336,21 @@ pub struct Replace {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct AcpiSpec {
+    /// How a second source notifies, for errors that nobody has consumed; without it there is none.
+    pub unconsumed: Option<Notify>,
     /// Damage, done in this order.
     #[serde(default)]
     pub mutate: Vec<AcpiMutation>,
+}
+
+/// A notification of HEST's (ACPI 6.5 section 18.3.2.9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Notify {
+    /// The interrupt with this number.
+    Gsiv(u32),
+    /// None: it is to be looked at so often, in milliseconds.
+    Polled(u32),
 }
 
 /// One `[[acpi.mutate]]` table: damage done to good tables. Exactly one key is given.
@@ -404,12 +420,13 @@ impl fmt::Display for Constant {
     }
 }
 
-/// An error record that the scenario writes into memory (see [`crate::record`]).
+/// An error record that the scenario makes (see [`crate::record`]).
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RecordSpec {
-    /// Where: the PA of an error status block.
-    pub at: Spanned<String>,
+    /// Where it is written, into memory: the PA of an error status block. Without it, QEMU is handed the
+    /// record and signals it as its own.
+    pub at: Option<Spanned<String>>,
     /// The address that it reports.
     pub pa: Spanned<String>,
     /// What is wrong with it.
@@ -491,7 +508,7 @@ pub struct Step {
     pub answer: Option<Spanned<String>>,
     /// Send this JSON to QMP and wait for its return.
     pub qmp: Option<Spanned<String>>,
-    /// Write this record into memory, from outside of the machine.
+    /// Report this record, from outside of the machine.
     pub record: Option<RecordSpec>,
     /// Count the lines of the whole run that this pattern matches,
     pub count: Option<Spanned<String>>,
@@ -743,7 +760,8 @@ impl Scenario {
 
     /// Whether memory is accessed from outside of the machine.
     pub(crate) fn needs_memory(&self) -> bool {
-        !self.dtb.is_empty() || self.step.iter().any(|step| step.record.is_some())
+        let written = |step: &Step| step.record.as_ref().is_some_and(|it| it.at.is_some());
+        !self.dtb.is_empty() || self.step.iter().any(written)
     }
 
     /// Whether the machine is handed a bundle.

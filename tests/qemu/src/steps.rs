@@ -221,9 +221,10 @@ impl<'a> Run<'a> {
         } else if let Some(command) = &step.firmware {
             self.firmware(step, command, deadline)?;
         } else if let Some(command) = &step.qmp {
-            self.qmp(command, deadline)?;
+            let command = self.text(command)?;
+            self.qmp(&command, deadline)?;
         } else if let Some(record) = &step.record {
-            self.record(record)?;
+            self.record(record, deadline)?;
         } else if let (Some(text), Some(into)) = (&step.count, &step.into) {
             self.count(text, into.as_ref())?;
         } else if let (Some(look), Some(into)) = (&step.disk, &step.into) {
@@ -311,10 +312,9 @@ impl<'a> Run<'a> {
     }
 
     /// Greets QMP before each command; a second greeting does nothing.
-    fn qmp(&mut self, command: &Spanned<String>, deadline: Instant) -> Played {
-        let command = self.text(command)?;
+    fn qmp(&mut self, command: &str, deadline: Instant) -> Played {
         const GREETING: &str = r#"{"execute": "qmp_capabilities"}"#;
-        for command in [GREETING, command.as_str()] {
+        for command in [GREETING, command] {
             self.send(Port::Qmp, command)?;
             let is_answer =
                 |line: &Line| line.text.starts_with("{\"return\"") || is_qmp_error(line);
@@ -329,16 +329,20 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Writes an error record into memory, as a firmware would that is not as good as ours.
-    fn record(&mut self, record: &RecordSpec) -> Played {
+    /// Reports an error, as a firmware would that is not as good as ours.
+    fn record(&mut self, record: &RecordSpec, deadline: Instant) -> Played {
         let failed = |run: &Self, what: String| run.failure(Reason::Setup, what);
         let number = |run: &Self, text: &Spanned<String>| {
             let text = run.text(text)?;
             size(&text).map_err(|what| failed(run, what))
         };
-        let (at, pa) = (number(self, &record.at)?, number(self, &record.pa)?);
+        let pa = number(self, &record.pa)?;
         let block = crate::record::block(pa, &record.patch)
             .ok_or_else(|| failed(self, "step.record.patch: beyond the record".into()))?;
+        let Some(at) = &record.at else {
+            return self.qmp(&crate::record::qmp_command(&block), deadline);
+        };
+        let at = number(self, at)?;
         self.machine
             .write_memory(at, &block)
             .map_err(|error| failed(self, format!("{error:#}")))
@@ -432,6 +436,7 @@ fn answer_events(command: &str) -> [&str; 2] {
         "read" | "write" | "exec" | "read-el0" | "write-el0" | "exec-el0" => "touch",
         "lost" => "lost-end",
         "bad" => "bad-end",
+        "bench" => "bench-end",
         "table-use" => "table",
         word => word,
     };

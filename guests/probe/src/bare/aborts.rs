@@ -20,6 +20,8 @@ pub(super) struct Abort {
     pub(super) vector: u64,
     /// `ELR_EL1`.
     pub(super) elr: u64,
+    /// The physical counter in the vector; 0 where that was the one for EL0.
+    pub(super) entered: u64,
 }
 
 impl Abort {
@@ -39,6 +41,7 @@ struct Slot {
     spsr: AtomicU64,
     vector: AtomicU64,
     elr: AtomicU64,
+    entered: AtomicU64,
     external: AtomicU64,
     other: AtomicU64,
     serrors: AtomicU64,
@@ -51,6 +54,7 @@ static SLOTS: [Slot; MAX_VCPUS] = [const {
         spsr: AtomicU64::new(0),
         vector: AtomicU64::new(0),
         elr: AtomicU64::new(0),
+        entered: AtomicU64::new(0),
         external: AtomicU64::new(0),
         other: AtomicU64::new(0),
         serrors: AtomicU64::new(0),
@@ -69,6 +73,7 @@ pub(super) fn record(vcpu: usize, abort: Abort) {
     slot.spsr.store(abort.spsr, Relaxed);
     slot.vector.store(abort.vector, Relaxed);
     slot.elr.store(abort.elr, Relaxed);
+    slot.entered.store(abort.entered, Relaxed);
     let count = if abort.syndrome().is_external_abort() {
         &slot.external
     } else {
@@ -91,6 +96,7 @@ pub(super) fn last(vcpu: usize) -> Abort {
         spsr: slot.spsr.load(Relaxed),
         vector: slot.vector.load(Relaxed),
         elr: slot.elr.load(Relaxed),
+        entered: slot.entered.load(Relaxed),
     }
 }
 

@@ -93,6 +93,13 @@ pub(super) fn load(at: Va) -> Result<u64, Abort> {
     unsafe { raw_load(at.get()) }.into_result()
 }
 
+/// Loads 64 bits. Returns what the physical counter was just before, and the abort, if there was one.
+pub(super) fn timed_load(at: Va) -> (u64, Option<Abort>) {
+    // SAFETY: as for `load`.
+    let outcome = unsafe { raw_timed_load(at.get()) };
+    (outcome.value, outcome.into_result().err())
+}
+
 /// Stores 64 bits.
 pub(super) fn store(at: Va, value: u64) -> Result<(), Abort> {
     // SAFETY: as for `load`.
@@ -178,6 +185,21 @@ unsafe extern "C" fn raw_call(at: u64, argument: u64) -> Outcome {
         "mov x1, #0",
         "ret",
         "2: ldp x29, x30, [sp], #16",
+        "mov x1, #1",
+        "ret",
+        fixup!("1b", "2b"),
+    )
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn raw_timed_load(at: u64) -> Outcome {
+    naked_asm!(
+        "mrs x2, cntpct_el0",
+        "1: ldr x3, [x0]",
+        "mov x0, x2",
+        "mov x1, #0",
+        "ret",
+        "2: mov x0, x2",
         "mov x1, #1",
         "ret",
         fixup!("1b", "2b"),

@@ -62,7 +62,8 @@ global_asm!(
     ".quad 0, 0, 0",
     ".ascii \"ARM\\x64\"",
     ".long 0",
-    "0: mov x19, x0",
+    "0: mrs x20, cntpct_el0",
+    "mov x19, x0",
     "msr daifset, #0xf",
     "msr spsel, #1",
     "adrp x0, __data_start",
@@ -102,6 +103,7 @@ global_asm!(
     "mov x0, #0",
     "bl {init_cpu}",
     "mov x0, x19",
+    "mov x1, x20",
     "b {main}",
     // Invalidates [x0, x1) to the point of coherency, by the smallest line of this machine.
     "drop_cache_lines:",

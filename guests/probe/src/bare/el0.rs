@@ -69,6 +69,7 @@ pub(super) fn visit(entry: u64, x0: u64, x1: u64, spsr: u64) -> (u64, Abort) {
             VECTOR
         },
         elr: exit.elr,
+        entered: 0,
     };
     (exit.x0, abort)
 }

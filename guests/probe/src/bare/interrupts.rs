@@ -36,6 +36,21 @@ static TAKEN: [[AtomicU64; 32]; MAX_VCPUS] =
 /// How often a timer's handler is to leave the timer alone, so that it asks again.
 static AGAIN: AtomicU64 = AtomicU64::new(0);
 
+/// The physical counter at the beginning of this vCPU's last interrupt, and what ending it took.
+static ENTERED: [AtomicU64; MAX_VCPUS] = [const { AtomicU64::new(0) }; MAX_VCPUS];
+static ENDING: AtomicU64 = AtomicU64::new(0);
+
+/// The physical counter in the vector of the last interrupt of `vcpu`.
+pub(super) fn entered(vcpu: usize) -> u64 {
+    let entered = ENTERED.get(vcpu);
+    entered.map_or(0, |entered| entered.load(Relaxed))
+}
+
+/// Ticks of the counter around the instruction that ended the last interrupt of any vCPU.
+pub(super) fn ending() -> u64 {
+    ENDING.load(Relaxed)
+}
+
 /// How often `vcpu` has taken its interrupt `intid`.
 pub(super) fn taken(vcpu: usize, intid: usize) -> u64 {
     let own = TAKEN.get(vcpu).and_then(|own| own.get(intid));
@@ -50,8 +65,12 @@ pub(super) fn let_ask_again(times: u64) {
 fn write(ipa: u64, value: u32) {
     let register = core::ptr::with_exposed_provenance_mut::<u32>(ipa as usize);
     // SAFETY: a register of the GIC, which `enable` has mapped; what it does, it does to
-    // interrupts, which are handled below.
-    unsafe { register.write_volatile(value) };
+    // interrupts, which are handled below. A store that also changes its base register, as a compiler
+    // may choose, has no syndrome that a hypervisor could emulate it by.
+    unsafe {
+        asm!("str {value:w}, [{register}]", value = in(reg) value, register = in(reg) register,
+             options(nostack, preserves_flags));
+    }
 }
 
 /// On vCPU 0, once: the distributor, and the pages of all redistributors. `None` without a GIC.
@@ -173,6 +192,17 @@ pub(super) fn arm(timer: usize, microseconds: u64) {
     barrier::isb(barrier::SY);
 }
 
+/// Sleeps until an interrupt comes, and takes it; not at all where `awake` says so, which an interrupt
+/// may have changed just before.
+pub(super) fn sleep_unless(awake: impl Fn() -> bool) {
+    let before = DAIF.get();
+    DAIF.set(DAIF::I::Masked.modify(before));
+    if !awake() {
+        aarch64_cpu::asm::wfi();
+    }
+    DAIF.set(before);
+}
+
 fn disarm(timer: usize) {
     if timer == VIRTUAL_TIMER {
         CNTV_CTL_EL0.set(0);
@@ -182,8 +212,8 @@ fn disarm(timer: usize) {
     barrier::isb(barrier::SY);
 }
 
-/// The interrupt exception: takes one interrupt.
-pub(super) fn handle() {
+/// The interrupt exception, which began at `entered` by the physical counter: takes one interrupt.
+pub(super) fn handle(entered: u64) {
     let intid: u64;
     // SAFETY: acknowledging is what the handler is for.
     unsafe { asm!("mrs {}, icc_iar1_el1", "dsb sy", out(reg) intid, options(nostack)) };
@@ -200,9 +230,25 @@ pub(super) fn handle() {
     if timer && !spared() {
         disarm(number);
     }
+    if let Some(slot) = ENTERED.get(cpu::id()) {
+        slot.store(entered, Relaxed);
+    }
     if let Some(count) = TAKEN.get(cpu::id()).and_then(|own| own.get(number)) {
         count.fetch_add(1, Relaxed);
     }
+    let (start, end): (u64, u64);
     // SAFETY: ends the interrupt that was acknowledged above.
-    unsafe { asm!("msr icc_eoir1_el1, {}", "isb", in(reg) intid, options(nostack)) };
+    unsafe {
+        asm!(
+            "mrs {start}, cntpct_el0",
+            "msr icc_eoir1_el1, {intid}",
+            "mrs {end}, cntpct_el0",
+            "isb",
+            intid = in(reg) intid,
+            start = out(reg) start,
+            end = out(reg) end,
+            options(nostack)
+        );
+    }
+    ENDING.store(end - start, Relaxed);
 }

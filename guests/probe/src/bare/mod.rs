@@ -29,6 +29,7 @@ mod ram;
 mod report;
 mod smp;
 mod target;
+mod timed;
 mod translation;
 mod vectors;
 
@@ -36,7 +37,8 @@ use cordon_probe::machine::{self, Machine};
 use cordon_probe::pages::Region;
 
 /// vCPU 0 arrives here from `boot`, with the MMU on and the image and the device tree mapped.
-extern "C" fn main(tree: u64) -> ! {
+/// `begun` is what the physical counter was at the first instruction.
+extern "C" fn main(tree: u64, begun: u64) -> ! {
     mmu::init();
     let (tree, tree_range) = boot::device_tree(tree);
     // First what it takes to say what is wrong, and to stop.
@@ -59,7 +61,7 @@ extern "C" fn main(tree: u64) -> ! {
         guest.pages.device_regions().len(),
         guest.pages.device_len()
     );
-    commands::obey(tree.chosen().bootargs().unwrap_or(""))
+    commands::obey(begun, tree.chosen().bootargs().unwrap_or(""))
 }
 
 /// Maps everything and starts the other vCPUs; an error names what did not work.

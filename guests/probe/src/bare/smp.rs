@@ -6,6 +6,7 @@
 //! since only vCPU 0 starts any and waits for its end. Waiting is by `wfe`, ended by `sev`.
 
 use super::attack::fuzz;
+use super::commands::bench;
 use super::commands::hammer;
 use super::commands::memory;
 use super::patrol::Patroller;
@@ -47,6 +48,8 @@ pub(super) enum Job {
     Hammer(hammer::Plan),
     /// Attack by chance.
     Fuzz(fuzz::Plan),
+    /// vCPU 0 interrupts the others, which sleep.
+    BenchIpi,
 }
 
 impl Job {
@@ -63,6 +66,10 @@ impl Job {
             Self::Hammer(plan) => hammer::run(plan),
             Self::Fuzz(plan) => {
                 fuzz::run(plan);
+                Tally::default()
+            }
+            Self::BenchIpi => {
+                bench::ipi_part();
                 Tally::default()
             }
         }

@@ -26,6 +26,8 @@ struct Frame {
     spsr: u64,
     esr: u64,
     far: u64,
+    /// The physical counter, a few instructions after the exception.
+    entered: u64,
 }
 
 const SYNCHRONOUS_EL1: u64 = 0x200;
@@ -74,6 +76,8 @@ global_asm!(
     ".org vectors + 0x800",
     "save_and_handle:",
     "stp x2, x3, [sp, #16]",
+    "mrs x2, cntpct_el0",
+    "str x2, [sp, {entered}]",
     "stp x4, x5, [sp, #32]",
     "stp x6, x7, [sp, #48]",
     "stp x8, x9, [sp, #64]",
@@ -121,6 +125,7 @@ global_asm!(
     frame = const size_of::<Frame>(),
     elr = const offset_of!(Frame, elr),
     esr = const offset_of!(Frame, esr),
+    entered = const offset_of!(Frame, entered),
     exit = sym el0::exit,
     handle = sym handle,
 );
@@ -130,7 +135,7 @@ extern "C" fn handle(frame: &mut Frame, vector: u64) {
     let class = Syndrome::new(frame.esr).class();
     match vector {
         SYNCHRONOUS_EL1 | SYNCHRONOUS_EL1T => resume_at_landing_pad(frame, vector),
-        IRQ_EL1 | IRQ_EL0 => interrupts::handle(),
+        IRQ_EL1 | IRQ_EL0 => interrupts::handle(frame.entered),
         SERROR_EL1 | SERROR_EL0 if class == Class::SError => serror(frame),
         _ => fatal(frame, vector),
     }
@@ -145,6 +150,7 @@ fn resume_at_landing_pad(frame: &mut Frame, vector: u64) {
         far,
         spsr,
         elr,
+        entered,
         ..
     } = *frame;
     aborts::record(
@@ -155,6 +161,7 @@ fn resume_at_landing_pad(frame: &mut Frame, vector: u64) {
             spsr,
             vector,
             elr,
+            entered,
         },
     );
     frame.elr = pad;

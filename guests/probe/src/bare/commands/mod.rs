@@ -1,5 +1,6 @@
 //! The console's commands: each prints one `guest: event=...` line when it is done.
 
+pub(super) mod bench;
 pub(super) mod hammer;
 pub(super) mod interrupts;
 pub(super) mod memory;
@@ -19,14 +20,17 @@ const PAGES_PER_POLL: usize = 16;
 
 /// What vCPU 0 remembers from command to command.
 struct Session {
+    /// The physical counter at the guest's first instruction.
+    begun: u64,
     patroller: Patroller,
     table: Option<TableTest>,
 }
 
 /// Obeys the commands of `script`, which `;` separates, then reads and obeys commands for ever, and
-/// patrols meanwhile.
-pub(super) fn obey(script: &str) -> ! {
+/// patrols meanwhile. `begun` is what the physical counter was at the first instruction.
+pub(super) fn obey(begun: u64, script: &str) -> ! {
     let mut session = Session {
+        begun,
         patroller: Patroller::new(),
         table: None,
     };
@@ -90,6 +94,8 @@ impl Session {
             Command::Ipi(rounds) => interrupts::to_others(rounds),
             Command::Timer(rounds) => interrupts::timers(rounds),
             Command::Masked => interrupts::masked(),
+            Command::Bench => bench::bench(self.begun),
+            Command::BenchTouch(ipa) => bench::touch(ipa),
             Command::Vseas => vseas(),
             Command::Hvc(registers) => hvc(registers),
             Command::Attack(what) => attack::attack(what),

@@ -1,0 +1,97 @@
+//! Copying and filling memory, which is much of what a memory error costs.
+//!
+//! The compiler's own `memcpy` is made for CPUs that must not access memory unaligned. EL2 may
+//! (SCTLR_EL2.A is 0), for it runs with its MMU on and copies Normal memory alone.
+#![expect(
+    unsafe_code,
+    reason = "the symbol that the compiler calls, and loops in assembly"
+)]
+
+use core::arch::naked_asm;
+use core::sync::atomic::AtomicU64;
+
+/// Copies `size` bytes, and returns `to`.
+///
+/// # Safety
+///
+/// As `core::ptr::copy_nonoverlapping`, for Normal memory.
+#[unsafe(no_mangle)]
+#[unsafe(naked)]
+pub unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, size: usize) -> *mut u8 {
+    naked_asm!(
+        "mov  x3, x0",
+        "subs x2, x2, #32",
+        "b.lo 2f",
+        "1: ldp x4, x5, [x1], #16",
+        "ldp  x6, x7, [x1], #16",
+        "subs x2, x2, #32",
+        "stp  x4, x5, [x3], #16",
+        "stp  x6, x7, [x3], #16",
+        "b.hs 1b",
+        // What is left is x2 + 32, below 32: its lower five bits are those of x2.
+        "2: tbz x2, #4, 3f",
+        "ldp  x4, x5, [x1], #16",
+        "stp  x4, x5, [x3], #16",
+        "3: tbz x2, #3, 4f",
+        "ldr  x4, [x1], #8",
+        "str  x4, [x3], #8",
+        "4: tbz x2, #2, 5f",
+        "ldr  w4, [x1], #4",
+        "str  w4, [x3], #4",
+        "5: tbz x2, #1, 6f",
+        "ldrh w4, [x1], #2",
+        "strh w4, [x3], #2",
+        "6: tbz x2, #0, 7f",
+        "ldrb w4, [x1]",
+        "strb w4, [x3]",
+        "7: ret",
+    )
+}
+
+/// How many words [`fill`] writes between two looks at the counter.
+const PORTION: usize = 32;
+
+/// Fills `words`, which nobody else looks at yet, with `first`, `first + stride`, ... What is behind
+/// the last multiple of 32 is left to the caller: the number of words that were written is returned.
+pub fn fill(words: &[AtomicU64], first: u64, stride: u64) -> usize {
+    let portions = words.len() / PORTION;
+    // SAFETY: atomics may be written through a shared reference; the words are inside of the slice.
+    unsafe { fill_portions(words.as_ptr(), portions, first, stride) };
+    portions * PORTION
+}
+
+/// Four words by two stores and four additions.
+macro_rules! four_words {
+    ($($offset:literal),*) => {
+        concat!($(
+            "stp x2, x4, [x0, #", $offset, "]\n",
+            "stp x5, x6, [x0, #", $offset, " + 16]\n",
+            "add x2, x2, x7\n",
+            "add x4, x4, x7\n",
+            "add x5, x5, x7\n",
+            "add x6, x6, x7\n",
+        )*)
+    };
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn fill_portions(
+    words: *const AtomicU64,
+    portions: usize,
+    first: u64,
+    stride: u64,
+) {
+    naked_asm!(
+        "cbz x1, 2f",
+        "add x4, x2, x3",
+        "add x5, x4, x3",
+        "add x6, x5, x3",
+        "lsl x7, x3, #2",
+        "1:",
+        four_words!("0", "32", "64", "96", "128", "160", "192", "224"),
+        "add x0, x0, #256",
+        "sub x1, x1, #1",
+        "cbnz x1, 1b",
+        "2: ret",
+    )
+}

@@ -1,0 +1,203 @@
+//! `cargo xtask bench`: what things cost, in instructions and bytes, beside goals and peers.
+//!
+//! The scenarios in tests/qemu/bench are played with QEMU's `-icount`: the counter counts instructions
+//! then, so every figure is exact and the same on every host. tests/qemu/goals.toml says what is
+//! printed. See docs/performance.md.
+
+use crate::{images, run, workspace};
+use anyhow::{Context, Result, bail, ensure};
+use cordon_qemu::line::parse_number;
+use cordon_qemu::outcome::Outcome;
+use cordon_qemu::scenario::{self, Scenario};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only figures whose name contains this.
+    filter: Option<String>,
+    /// Write the figures to this file as well, as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// tests/qemu/goals.toml.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Goals {
+    figure: Vec<Figure>,
+}
+
+/// One thing that is measured.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Figure {
+    name: String,
+    what: String,
+    unit: String,
+    goal: Option<f64>,
+    /// The goal is the least there may be, not the most.
+    #[serde(default)]
+    at_least: bool,
+    /// The value is that of the first of these by that of the second.
+    ratio: Option<[String; 2]>,
+    #[serde(default)]
+    peers: BTreeMap<String, f64>,
+}
+
+/// A figure with its value, as a row of the table and an object of the JSON file.
+#[derive(Serialize)]
+struct Row<'a> {
+    name: &'a str,
+    what: &'a str,
+    value: f64,
+    unit: &'a str,
+    goal: Option<f64>,
+    met: Option<bool>,
+    /// Value by goal.
+    ratio: Option<f64>,
+    peers: &'a BTreeMap<String, f64>,
+}
+
+type Values = BTreeMap<String, f64>;
+
+/// Measures, prints, and writes the file. `false` where a goal is not met.
+pub(crate) fn bench(args: &Args) -> Result<bool> {
+    let path = workspace::root().join("tests/qemu/goals.toml");
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let goals: Goals = toml::from_str(&text).with_context(|| format!("bad {}", path.display()))?;
+    let values = measure()?;
+    let unknown = |name: &&String| {
+        !goals.figure.iter().any(|figure| {
+            let parts = figure.ratio.iter().flatten();
+            figure.name == **name || parts.into_iter().any(|part| part == *name)
+        })
+    };
+    if let Some(name) = values.keys().find(unknown) {
+        bail!("{name} is measured, but not in {}", path.display());
+    }
+    let wanted = |figure: &&Figure| {
+        let filter = args.filter.as_deref().unwrap_or_default();
+        figure.name.contains(filter)
+    };
+    let rows: Vec<Row<'_>> = goals
+        .figure
+        .iter()
+        .filter(wanted)
+        .map(|figure| row(figure, &values))
+        .collect::<Result<_>>()?;
+    print(&rows);
+    if let Some(path) = &args.json {
+        let text = serde_json::to_string_pretty(&rows)?;
+        fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(rows.iter().all(|row| row.met != Some(false)))
+}
+
+/// Every value there is, by name.
+fn measure() -> Result<Values> {
+    let scenarios = scenario::load_all(&workspace::root().join("tests/qemu/bench"))?;
+    let chosen: Vec<&Scenario> = scenarios.iter().collect();
+    let tools = run::tools(&chosen)?;
+    let mut values = Values::new();
+    for scenario in chosen {
+        let outcome = run::play(&tools, scenario, None, false);
+        if outcome.result.is_err() {
+            run::show(scenario, &outcome);
+            bail!("the benchmark {} could not be run", scenario.name());
+        }
+        collect(&outcome, &mut values)?;
+    }
+    values.insert("image".into(), number(images::size("cordon.img")?));
+    let node = size_of::<cordon::ras::poison::PoisonedPage>();
+    values.insert("bookkeeping".into(), number(node as u64));
+    Ok(values)
+}
+
+/// Adds the figures of a run, and what lines `event=bench` say.
+fn collect(outcome: &Outcome, values: &mut Values) -> Result<()> {
+    let figures = outcome.result.iter().flatten().cloned();
+    let lines = outcome.seen.iter().map(|seen| &seen.line);
+    let said = lines.filter_map(|line| {
+        (line.is_guest("bench"))
+            .then(|| Some((line.get("name")?.to_owned(), line.get("value")?.to_owned())))?
+    });
+    for (name, text) in figures.chain(said) {
+        let value = parse_number(&text).with_context(|| format!("{name}={text} is no number"))?;
+        ensure!(
+            values.insert(name.clone(), number(value)).is_none(),
+            "{name} is measured twice"
+        );
+    }
+    Ok(())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "no figure comes near 2^53")]
+fn number(value: u64) -> f64 {
+    value as f64
+}
+
+fn row<'a>(figure: &'a Figure, values: &Values) -> Result<Row<'a>> {
+    let value = |name: &String| {
+        let value = values.get(name).copied();
+        value.with_context(|| format!("{name} was not measured"))
+    };
+    let value = match &figure.ratio {
+        Some([above, below]) => value(above)? / value(below)?,
+        None => value(&figure.name)?,
+    };
+    let met = |goal: f64| {
+        if figure.at_least {
+            value >= goal
+        } else {
+            value <= goal
+        }
+    };
+    Ok(Row {
+        name: &figure.name,
+        what: &figure.what,
+        value,
+        unit: &figure.unit,
+        goal: figure.goal,
+        met: figure.goal.map(met),
+        ratio: figure.goal.map(|goal| value / goal),
+        peers: &figure.peers,
+    })
+}
+
+fn print(rows: &[Row<'_>]) {
+    let plain = |value: f64| match value.fract() == 0.0 {
+        true => format!("{value}"),
+        false => format!("{value:.4}"),
+    };
+    println!(
+        "{:<42} {:>11} {:<12} {:>9} {:>6}  {:<4} peers",
+        "", "value", "unit", "goal", "ratio", "met"
+    );
+    for row in rows {
+        let met = match row.met {
+            Some(true) => "yes",
+            Some(false) => "NO",
+            None => "",
+        };
+        let peers = row.peers.iter();
+        let peers: Vec<String> = peers.map(|(who, value)| format!("{who}={value}")).collect();
+        let line = format!(
+            "{:<42} {:>11} {:<12} {:>9} {:>6}  {met:<4} {}",
+            row.what,
+            plain(row.value),
+            row.unit,
+            row.goal.map(plain).unwrap_or_default(),
+            row.ratio
+                .map(|ratio| format!("{ratio:.2}"))
+                .unwrap_or_default(),
+            peers.join(" ")
+        );
+        println!("{}", line.trim_end());
+    }
+    let count = |wanted: bool| rows.iter().filter(|row| row.met == Some(wanted)).count();
+    println!("\n{} goals met, {} not", count(true), count(false));
+}
