@@ -1,5 +1,6 @@
 //! From the bundle's descriptions to VMs that can be started: memory, tables, images, registry.
 
+use aarch64_cpu::registers::{CNTPCT_EL0, Readable};
 use crate::arch::aarch64::mmu;
 use crate::arch::aarch64::tables::HeapFrames;
 use crate::arch::aarch64::tlb::HardwareTlb;
@@ -227,9 +228,11 @@ impl Materials {
         };
         self.devmem.add_mapping(region, mapping)?;
         let (ipa, pa, size) = (ipa.start(), range.start(), range.size());
+        let start = CNTPCT_EL0.get();
         space.map(ipa, pa, size, GUEST_MEMORY, &mut HeapFrames)?;
+        let ticks = CNTPCT_EL0.get().wrapping_sub(start);
         log::info!(
-            "event=vm-mapped vm={} ipa={ipa} pa={pa} size={size:#x} region={region}",
+            "event=vm-mapped vm={} ipa={ipa} pa={pa} size={size:#x} region={region} ticks={ticks}",
             config.label
         );
         Ok(())

@@ -102,7 +102,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             ..self.event(&self.occasion(Origin::Sea, Some(abort.into())))
         };
         self.announce(&event, Stage::Touched);
-        self.say(Note::Touched {
+        self.say(&Note::Touched {
             seq: event.sequence,
             vm: self.vm.vmid,
             vcpu: self.vcpu.index,
@@ -120,7 +120,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         let event = self.event(&occasion);
         if collected.records == 0 {
             self.announce(&event, Stage::NoRecord);
-            self.say(Note::NoRecord(event));
+            self.say(&Note::NoRecord(event));
         }
         (event, collected)
     }
@@ -144,7 +144,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         occasion.event(sequence, Severity::Recoverable, None)
     }
 
-    fn say(&self, note: Note) {
+    fn say(&self, note: &Note) {
         self.hypervisor.ras.say(note, self.hypervisor);
     }
 
@@ -181,7 +181,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             _ => self.page_of(collected.own?)?,
         };
         let Resolved { pa, ipa, by } = resolved;
-        self.say(Note::Resolved {
+        self.say(&Note::Resolved {
             seq: event.sequence,
             pa: pa.page(),
             ipa: ipa.page(),
@@ -232,7 +232,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         if let Ok(injected) = &exception {
             self.vm.vseas.fetch_add(1, Ordering::Relaxed);
             self.announce(event, Stage::GuestAborted);
-            self.say(Note::Aborted {
+            self.say(&Note::Aborted {
                 seq: event.sequence,
                 vm: self.vm.vmid,
                 vcpu: self.vcpu.index,
@@ -253,7 +253,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         };
         let vsesr = inject::virtual_serror(kind);
         self.announce(event, Stage::GuestSError);
-        self.say(Note::SError {
+        self.say(&Note::SError {
             seq: event.sequence,
             vm: self.vm.vmid,
             vcpu: self.vcpu.index,

@@ -105,6 +105,13 @@ impl View<'_> {
         }
     }
 
+    /// Whether no list register holds anything, and no physical interrupt waits for a virtual one to
+    /// end: then the state is all there is.
+    pub fn is_at_rest(&mut self, cpu: &impl CpuInterface) -> bool {
+        self.retire(cpu);
+        self.lists.used == 0 && !self.lists.overflow && self.own.forwarded == 0
+    }
+
     /// Gives up the registers of interrupts that the guest is done with.
     pub fn retire(&mut self, cpu: &impl CpuInterface) {
         for index in ones((self.lists.used & cpu.empty_lists()).into()) {

@@ -416,8 +416,13 @@ impl Vgic {
         } else {
             self.state.lock()
         };
+        // What is in list registers has to be known; mostly there is nothing.
+        let mut gathered = false;
         if shows_state && let Some(mut view) = state.view(vcpu) {
-            view.gather(cpu);
+            gathered = !view.is_at_rest(cpu);
+            if gathered {
+                view.gather(cpu);
+            }
         }
         let value = match frame {
             Frame::Distributor => state.read_distributor(offset, size),
@@ -431,7 +436,7 @@ impl Vgic {
                 state.read_redistributor(owner, offset, size, lines)
             }
         };
-        if shows_state && let Some(mut view) = state.view(vcpu) {
+        if gathered && let Some(mut view) = state.view(vcpu) {
             view.rebuild(cpu);
         }
         value
