@@ -1,11 +1,11 @@
 //! From the bundle's descriptions to VMs that can be started: memory, tables, images, registry.
 
-use aarch64_cpu::registers::{CNTPCT_EL0, Readable};
 use crate::arch::aarch64::mmu;
 use crate::arch::aarch64::tables::HeapFrames;
 use crate::arch::aarch64::tlb::HardwareTlb;
 use crate::arch::aarch64::{gic, uart};
 use crate::machine::ThisMachine;
+use aarch64_cpu::registers::{CNTPCT_EL0, Readable};
 use alloc::collections::VecDeque;
 use alloc::string::ToString;
 use alloc::vec::Vec;

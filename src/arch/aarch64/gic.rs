@@ -53,6 +53,17 @@ struct Wires {
     console: Option<u32>,
 }
 
+impl Wires {
+    /// Nothing.
+    const NONE: Self = Self {
+        virtual_timer: None,
+        physical_timer: None,
+        maintenance: None,
+        alarm: None,
+        console: None,
+    };
+}
+
 static WIRES: Once<Wires> = Once::new();
 
 /// What came in: what is the guest's business, and whether something was typed.
@@ -289,7 +300,8 @@ pub fn forget_timers(arrived: &Arrived) {
 
 /// Takes all interrupts that are pending for this CPU.
 pub fn acknowledge_all() -> Acknowledged {
-    let wires = WIRES.get().copied().unwrap_or_default();
+    static NO_WIRES: Wires = Wires::NONE;
+    let wires = WIRES.get().unwrap_or(&NO_WIRES);
     let mut taken = Acknowledged::default();
     while let Some(interrupt) =
         GicCpuInterface::get_and_acknowledge_interrupt(InterruptGroup::Group1)

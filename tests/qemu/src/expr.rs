@@ -171,8 +171,12 @@ impl<'a> Parser<'a> {
     }
 
     fn literal(&self, word: &str) -> Result<i128, String> {
-        const UNITS: [(char, i128); 4] =
-            [('K', 1 << 10), ('M', 1 << 20), ('G', 1 << 30), ('T', 1 << 40)];
+        const UNITS: [(char, i128); 4] = [
+            ('K', 1 << 10),
+            ('M', 1 << 20),
+            ('G', 1 << 30),
+            ('T', 1 << 40),
+        ];
         let (digits, unit) = UNITS
             .iter()
             .find_map(|(suffix, unit)| word.strip_suffix(*suffix).map(|digits| (digits, *unit)))
