@@ -5,5 +5,6 @@ mod fake;
 mod faults;
 mod memory_errors;
 mod model;
+mod quick;
 mod serrors;
 mod stopping;
