@@ -86,6 +86,16 @@ pub enum Note {
     },
 }
 
+impl Note {
+    /// How much it matters.
+    pub const fn level(&self) -> log::Level {
+        match self {
+            Self::NoRecord(_) => log::Level::Warn,
+            _ => log::Level::Info,
+        }
+    }
+}
+
 /// A note, and the section that belongs to it.
 #[derive(Clone)]
 struct Slot {

@@ -306,12 +306,12 @@ pub(super) fn say<V: AddressSpaces>(
     section: Option<&Section<'_>>,
     spaces: &V,
 ) {
-    if log::max_level() >= log::LevelFilter::Info && !journal.note(note, section) {
+    if log::max_level() >= note.level() && !journal.note(note, section) {
         let line = Line {
             note,
             section,
             spaces,
         };
-        log::info!(target: "ras", "{line}");
+        log::log!(target: "ras", note.level(), "{line}");
     }
 }
