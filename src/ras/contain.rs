@@ -99,7 +99,7 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
         };
         if known {
             self.announce(Stage::Known);
-            self.say(Note::Known { seq, pa: page });
+            self.say(&Note::Known { seq, pa: page });
         } else {
             self.announce(Stage::Contained { pages: 1 });
             self.devmem.notify_failure(page);
@@ -152,10 +152,10 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
     }
 
     fn report(&self, vm: Vmid, ipa: Ipa, hole: &Hole) {
-        self.say(Note::contained(self.event.sequence, vm, ipa, hole));
+        self.say(&Note::contained(self.event.sequence, vm, ipa, hole));
     }
 
-    fn say(&self, note: Note) {
+    fn say(&self, note: &Note) {
         super::pipeline::say(self.journal, note, None, self.spaces);
     }
 

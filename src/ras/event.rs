@@ -281,7 +281,8 @@ impl<const N: usize> Announcer<N> {
     /// `event` has reached `stage`.
     pub fn announce(&self, event: &ErrorEvent, stage: Stage) {
         self.counters.count(event, stage);
-        for subscriber in self.subscribers.iter().filter_map(Once::get) {
+        let taken = self.taken.load(Relaxed);
+        for subscriber in self.subscribers.iter().take(taken).filter_map(Once::get) {
             subscriber.notify(event, stage);
         }
     }

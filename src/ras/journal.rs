@@ -88,6 +88,14 @@ pub enum Note {
 }
 
 impl Note {
+    /// How much it matters.
+    pub const fn level(&self) -> log::Level {
+        match self {
+            Self::NoRecord(_) => log::Level::Warn,
+            _ => log::Level::Info,
+        }
+    }
+
     /// A VM has lost a page by the error with number `seq`.
     pub const fn contained(seq: u64, vm: Vmid, ipa: Ipa, hole: &Hole) -> Self {
         Self::Contained {
@@ -117,7 +125,7 @@ struct Ring {
 }
 
 impl Ring {
-    fn push(&mut self, note: Note, section: &[u8]) -> bool {
+    fn push(&mut self, note: &Note, section: &[u8]) -> bool {
         if self.length >= self.slots.len() {
             return false;
         }
@@ -133,7 +141,7 @@ impl Ring {
         };
         room.copy_from_slice(section);
         slot.length = section.len();
-        slot.note = note;
+        slot.note = *note;
         self.length += 1;
         true
     }
@@ -182,7 +190,7 @@ impl Journal {
 
     /// Notes something, with the section of a record where there is one. False if it has to be said at
     /// once: there is no room, or nobody who would say it later.
-    pub fn note(&self, note: Note, section: Option<&Section<'_>>) -> bool {
+    pub fn note(&self, note: &Note, section: Option<&Section<'_>>) -> bool {
         if !self.deferring.load(Ordering::Relaxed) {
             return false;
         }

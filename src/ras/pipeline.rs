@@ -135,7 +135,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
     }
 
     /// Has something said: later if that is possible, or at once.
-    pub fn say<V: AddressSpaces>(&self, note: Note, spaces: &V) {
+    pub fn say<V: AddressSpaces>(&self, note: &Note, spaces: &V) {
         say(&self.journal, note, None, spaces);
     }
 
@@ -273,7 +273,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
                 self.corrected(&event, *range);
             }
         }
-        say(&self.journal, Note::Detected(event), Some(section), spaces);
+        say(&self.journal, &Note::Detected(event), Some(section), spaces);
         for range in ranges.filter(|_| section.severity.is_uncorrected()) {
             let event = ErrorEvent {
                 range: Some(range),
@@ -423,16 +423,16 @@ fn poisoned_ranges(section: &Section<'_>) -> impl Iterator<Item = PaRange> {
 /// at once, behind what waits.
 pub(super) fn say<V: AddressSpaces>(
     journal: &Journal,
-    note: Note,
+    note: &Note,
     section: Option<&Section<'_>>,
     spaces: &V,
 ) {
-    if log::max_level() >= log::LevelFilter::Info && !journal.note(note, section) {
+    if log::max_level() >= note.level() && !journal.note(note, section) {
         let line = Line {
-            note: &note,
+            note,
             section,
             spaces,
         };
-        log::info!(target: "ras", "{line}");
+        log::log!(target: "ras", note.level(), "{line}");
     }
 }

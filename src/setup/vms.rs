@@ -6,6 +6,7 @@ use crate::arch::aarch64::tables::HeapFrames;
 use crate::arch::aarch64::tlb::HardwareTlb;
 use crate::arch::aarch64::{gic, id, spi, uart};
 use crate::machine::ThisMachine;
+use aarch64_cpu::registers::{CNTPCT_EL0, Readable};
 use alloc::collections::VecDeque;
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -323,9 +324,11 @@ impl Materials {
         };
         self.devmem.add_mapping(region, mapping)?;
         let (ipa, pa, size) = (ipa.start(), range.start(), range.size());
+        let start = CNTPCT_EL0.get();
         space.map(ipa, pa, size, GUEST_MEMORY, &mut HeapFrames)?;
+        let ticks = CNTPCT_EL0.get().wrapping_sub(start);
         log::info!(
-            "event=vm-mapped vm={} ipa={ipa} pa={pa} size={size:#x} region={region}",
+            "event=vm-mapped vm={} ipa={ipa} pa={pa} size={size:#x} region={region} ticks={ticks}",
             config.label
         );
         Ok(())

@@ -179,7 +179,7 @@ impl<P: Platform> Hypervisor<P> {
         match self.make_hole(vm.vmid, ipa) {
             Some(Ok(HoleOutcome::Made(hole) | HoleOutcome::Coarse(hole))) => {
                 self.ras
-                    .say(Note::contained(sequence, vm.vmid, ipa, &hole), self);
+                    .say(&Note::contained(sequence, vm.vmid, ipa, &hole), self);
             }
             Some(Err(damage)) => {
                 self.give_up(vm.vmid, &damage);

@@ -126,7 +126,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         };
         self.announce(&event, Stage::Touched);
         if loops::is_worth_a_line(self.meet(abort, Some((ipa, pa)))) {
-            self.say(Note::Touched {
+            self.say(&Note::Touched {
                 seq: event.sequence,
                 vm: self.vm.vmid,
                 vcpu: self.vcpu.index,
@@ -164,7 +164,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         let event = self.event(&occasion);
         if collected.records == 0 {
             self.announce(&event, Stage::NoRecord);
-            self.say(Note::NoRecord(event));
+            self.say(&Note::NoRecord(event));
         }
         (event, collected)
     }
@@ -188,7 +188,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         occasion.event(sequence, Severity::Recoverable, None)
     }
 
-    fn say(&self, note: Note) {
+    fn say(&self, note: &Note) {
         self.hypervisor.ras.say(note, self.hypervisor);
     }
 
@@ -214,7 +214,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             None => self.resolve_by_far(abort, event, collected)?,
         };
         let Resolved { pa, ipa, by } = resolved;
-        self.say(Note::Resolved {
+        self.say(&Note::Resolved {
             seq: event.sequence,
             pa: pa.page(),
             ipa: ipa.page(),
@@ -336,7 +336,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             self.vm.vseas.fetch_add(1, Ordering::Relaxed);
             self.announce(event, Stage::GuestAborted);
             if loops::is_worth_a_line(self.vcpu.streak.count()) {
-                self.say(Note::Aborted {
+                self.say(&Note::Aborted {
                     seq: event.sequence,
                     vm: self.vm.vmid,
                     vcpu: self.vcpu.index,
@@ -398,7 +398,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         };
         let vsesr = inject::virtual_serror(kind);
         self.announce(event, Stage::GuestSError);
-        self.say(Note::SError {
+        self.say(&Note::SError {
             seq: event.sequence,
             vm: self.vm.vmid,
             vcpu: self.vcpu.index,

@@ -65,10 +65,7 @@ type Values = BTreeMap<String, f64>;
 
 /// Measures, prints, and writes the file. `false` where a goal is not met.
 pub(crate) fn bench(args: &Args) -> Result<bool> {
-    let path = workspace::root().join("tests/qemu/goals.toml");
-    let text =
-        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let goals: Goals = toml::from_str(&text).with_context(|| format!("bad {}", path.display()))?;
+    let goals = goals()?;
     let values = measure()?;
     let unknown = |name: &&String| {
         !goals.figure.iter().any(|figure| {
@@ -77,7 +74,7 @@ pub(crate) fn bench(args: &Args) -> Result<bool> {
         })
     };
     if let Some(name) = values.keys().find(unknown) {
-        bail!("{name} is measured, but not in {}", path.display());
+        bail!("{name} is measured, but not in tests/qemu/goals.toml");
     }
     let wanted = |figure: &&Figure| {
         let filter = args.filter.as_deref().unwrap_or_default();
@@ -97,9 +94,21 @@ pub(crate) fn bench(args: &Args) -> Result<bool> {
     Ok(rows.iter().all(|row| row.met != Some(false)))
 }
 
+fn goals() -> Result<Goals> {
+    let path = workspace::root().join("tests/qemu/goals.toml");
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("bad {}", path.display()))
+}
+
+/// Where the scenarios are.
+fn directory() -> PathBuf {
+    workspace::root().join("tests/qemu/bench")
+}
+
 /// Every value there is, by name.
 fn measure() -> Result<Values> {
-    let scenarios = scenario::load_all(&workspace::root().join("tests/qemu/bench"))?;
+    let scenarios = scenario::load_all(&directory())?;
     let chosen: Vec<&Scenario> = scenarios.iter().collect();
     let tools = run::tools(&chosen)?;
     let mut values = Values::new();
@@ -200,4 +209,52 @@ fn print(rows: &[Row<'_>]) {
     }
     let count = |wanted: bool| rows.iter().filter(|row| row.met == Some(wanted)).count();
     println!("\n{} goals met, {} not", count(true), count(false));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figure(text: &str) -> Figure {
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn a_goal_is_met_from_its_right_side() {
+        let values = Values::from([("a".into(), 3.0), ("b".into(), 4.0)]);
+        let met = |text: &str| {
+            let figure = figure(text);
+            let row = row(&figure, &values).unwrap();
+            (row.value, row.met)
+        };
+        let head = "what = 'x'\nunit = 'y'\n";
+        assert_eq!(
+            met(&format!("{head}name = 'a'\ngoal = 3")),
+            (3.0, Some(true))
+        );
+        assert_eq!(
+            met(&format!("{head}name = 'b'\ngoal = 3")),
+            (4.0, Some(false))
+        );
+        assert_eq!(met(&format!("{head}name = 'b'")), (4.0, None));
+        let ratio = format!("{head}name = 'c'\nratio = ['a', 'b']\ngoal = 0.8\nat-least = true");
+        assert_eq!(met(&ratio), (0.75, Some(false)));
+    }
+
+    #[test]
+    fn what_was_not_measured_is_an_error_and_no_zero() {
+        let figure = figure("name = 'a'\nwhat = 'x'\nunit = 'y'");
+        assert!(row(&figure, &Values::new()).is_err());
+    }
+
+    #[test]
+    fn the_goals_can_be_read_and_have_one_entry_each() {
+        let goals = goals().unwrap();
+        let mut names: Vec<&str> = goals.figure.iter().map(|figure| &*figure.name).collect();
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        scenario::load_all(&directory()).unwrap();
+    }
 }

@@ -49,6 +49,8 @@ pub enum Command {
     Timer(u64),
     /// `masked`
     Masked,
+    /// `quiet A`
+    Quiet(u64),
     /// `bench`
     Bench,
     /// `bench-touch A`
@@ -154,6 +156,7 @@ pub fn parse(line: &str) -> Result<Option<Command>, ParseError> {
         "ipi" => Command::Ipi(number()?),
         "timer" => Command::Timer(number()?),
         "masked" => Command::Masked,
+        "quiet" => Command::Quiet(number()?),
         "bench" => Command::Bench,
         "bench-touch" => Command::BenchTouch(number()?),
         "vseas" => Command::Vseas,
@@ -265,6 +268,7 @@ mod tests {
             ("ipi 3", Command::Ipi(3)),
             ("timer 3", Command::Timer(3)),
             ("masked", Command::Masked),
+            ("quiet 0x1000", Command::Quiet(0x1000)),
             ("bench", Command::Bench),
             ("bench-touch 0x1000", Command::BenchTouch(0x1000)),
             ("vseas", Command::Vseas),

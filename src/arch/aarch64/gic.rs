@@ -55,6 +55,17 @@ struct Wires {
     console: Option<u32>,
 }
 
+impl Wires {
+    /// Nothing.
+    const NONE: Self = Self {
+        virtual_timer: None,
+        physical_timer: None,
+        maintenance: None,
+        console: None,
+        own_timer: None,
+    };
+}
+
 static WIRES: Once<Wires> = Once::new();
 
 /// Address of the distributor's registers, once they are mapped.
@@ -343,7 +354,8 @@ pub fn announces_input() -> bool {
 
 /// Takes the interrupts that are pending for this CPU; what does not fit comes at its next exit.
 pub fn acknowledge_all() -> Acknowledged {
-    let wires = WIRES.get().copied().unwrap_or_default();
+    static NO_WIRES: Wires = Wires::NONE;
+    let wires = WIRES.get().unwrap_or(&NO_WIRES);
     let mut taken = Acknowledged::default();
     while !taken.arrived.devices.is_full()
         && let Some(interrupt) =

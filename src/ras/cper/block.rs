@@ -87,7 +87,7 @@ impl<'a> StatusBlock<'a> {
             status: BlockStatus(header.block_status.get()),
             severity,
             sections,
-            raw_data: raw_data(bytes, &header)?,
+            raw_data: raw_data(bytes, header)?,
         })
     }
 
@@ -179,8 +179,8 @@ impl<'a> Iterator for Sections<'a> {
 /// A section whose frame is known to be sound and whose inside is still to be looked at.
 struct Entry<'a> {
     bytes: &'a [u8],
-    header: DataEntryHeader,
-    timestamp: Option<U64>,
+    header: &'a DataEntryHeader,
+    timestamp: Option<&'a U64>,
     body: &'a [u8],
 }
 

@@ -120,7 +120,7 @@ impl Memory {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, CperError> {
         let (short, rest) = wire::prefix::<MemoryShort>(bytes, What::Memory)?;
         if rest.is_empty() {
-            return Ok(Self::from_short(&short));
+            return Ok(Self::from_short(short));
         }
         // Between 73 and 80 bytes there has never been a version of this section.
         let (extension, _) = wire::prefix::<MemoryExtension>(rest, What::Memory).map_err(|_| {
@@ -129,7 +129,7 @@ impl Memory {
                 length: bytes.len(),
             }
         })?;
-        Ok(Self::from_full(&short, &extension))
+        Ok(Self::from_full(short, extension))
     }
 
     fn from_short(wire: &MemoryShort) -> Self {

@@ -182,12 +182,12 @@ pub(super) struct Pcie {
 }
 const _: () = assert!(size_of::<Pcie>() == 208);
 
-/// The `T` at the start of `bytes`, and what follows it.
-pub(super) fn prefix<T>(bytes: &[u8], what: What) -> Result<(T, &[u8]), CperError>
+/// The `T` at the start of `bytes`, where it is, and what follows it.
+pub(super) fn prefix<T>(bytes: &[u8], what: What) -> Result<(&T, &[u8]), CperError>
 where
-    T: FromBytes + KnownLayout + Immutable + Unaligned + Copy,
+    T: FromBytes + KnownLayout + Immutable + Unaligned,
 {
-    T::read_from_prefix(bytes).map_err(|_| CperError::Truncated {
+    T::ref_from_prefix(bytes).map_err(|_| CperError::Truncated {
         what,
         need: size_of::<T>(),
         have: bytes.len(),

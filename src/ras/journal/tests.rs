@@ -53,10 +53,10 @@ fn said(journal: &Journal) -> Vec<String> {
 #[test]
 fn nothing_is_taken_until_somebody_sees_to_its_being_said() {
     let journal = Journal::new();
-    assert!(!journal.note(known(1), None));
+    assert!(!journal.note(&known(1), None));
     assert!(!journal.is_waiting());
     journal.defer();
-    assert!(journal.note(known(1), None));
+    assert!(journal.note(&known(1), None));
     assert!(journal.is_waiting());
     assert_eq!(said(&journal), ["event=known seq=1 pa=0x4000"]);
     assert!(!journal.is_waiting());
@@ -66,23 +66,23 @@ fn nothing_is_taken_until_somebody_sees_to_its_being_said() {
 fn a_full_journal_refuses_and_keeps_what_it_has() {
     let journal = deferring();
     for seq in 0..CAPACITY as u64 {
-        assert!(journal.note(known(seq), None));
+        assert!(journal.note(&known(seq), None));
     }
-    assert!(!journal.note(known(999), None));
+    assert!(!journal.note(&known(999), None));
     let lines = said(&journal);
     assert_eq!(lines.len(), CAPACITY);
     assert_eq!(lines[CAPACITY - 1], "event=known seq=63 pa=0x4000");
-    assert!(journal.note(known(64), None));
+    assert!(journal.note(&known(64), None));
 }
 
 #[test]
 fn who_adds_without_end_does_not_keep_the_one_who_says() {
     let journal = deferring();
-    journal.note(known(0), None);
+    journal.note(&known(0), None);
     let mut count = 0;
     journal.drain(&Named, |_| {
         count += 1;
-        journal.note(known(count), None);
+        journal.note(&known(count), None);
     });
     assert_eq!(count, CAPACITY as u64);
 }
@@ -139,7 +139,7 @@ fn lines_read_as_in_the_protocol() {
             count: 3,
         },
     ] {
-        assert!(journal.note(note, None));
+        assert!(journal.note(&note, None));
     }
     let contained = |block: &str| {
         std::format!(
@@ -181,7 +181,7 @@ fn a_section_is_said_as_it_was_when_it_was_noted() {
     let section = StatusBlock::parse(&block).unwrap().sections().next();
     let section = section.unwrap().unwrap();
     let at_once = section.line().to_string();
-    assert!(journal.note(Note::Detected(event), Some(&section)));
+    assert!(journal.note(&Note::Detected(event), Some(&section)));
     // The block is firmware's again, and another record is in it.
     block.fill(0xff);
     let line = std::format!(
@@ -195,8 +195,8 @@ fn a_section_is_said_as_it_was_when_it_was_noted() {
 fn a_section_that_is_too_long_is_refused_rather_than_cut() {
     let journal = deferring();
     let bytes = [0_u8; MAX_SECTION + 1];
-    assert!(!journal.ring.lock().push(known(1), &bytes));
-    assert!(journal.ring.lock().push(known(2), &bytes[1..]));
+    assert!(!journal.ring.lock().push(&known(1), &bytes));
+    assert!(journal.ring.lock().push(&known(2), &bytes[1..]));
 }
 
 proptest! {
@@ -210,7 +210,7 @@ proptest! {
         for count in rounds {
             let mut taken = Vec::new();
             for _ in 0..count {
-                if journal.note(known(next), None) {
+                if journal.note(&known(next), None) {
                     taken.push(std::format!("event=known seq={next} pa=0x4000"));
                 }
                 next += 1;

@@ -8,6 +8,7 @@ mod loading;
 mod memory_errors;
 mod model;
 mod monitor;
+mod quick;
 mod registers;
 mod restarting;
 mod serrors;

@@ -3,8 +3,8 @@
 //! vCPUs are pinned, so list registers are live: they keep their contents over exits, and the CPU
 //! interface works on them while the guest runs. Cordon looks at them only when it has a reason:
 //!
-//! - [`View::refresh`]: something became pending. What the guest is done with leaves (ICH_ELRSR_EL2
-//!   says which), the new goes into a free register. No list register is read.
+//! - [`View::refresh`]: an SGI or a timer became pending. What the guest is done with leaves
+//!   (ICH_ELRSR_EL2 says which), the new goes into a free register. No list register is read.
 //! - [`View::rebuild`]: anything else. All registers are folded into the state, and filled anew.
 //!
 //! If there are more interrupts than registers, those with the highest priorities get one, and
@@ -120,11 +120,28 @@ impl Top {
 }
 
 impl View<'_> {
-    /// Something may have become pending for this vCPU.
+    /// One of this vCPU's own interrupts may have become pending. (Of shared ones it hears by a knock,
+    /// and rebuilds.)
     pub fn refresh(&mut self, cpu: &mut impl CpuInterface) {
-        if self.lists.overflow || !self.has_room_for_all(cpu) {
+        if self.lists.overflow || !self.has_room_for_own(cpu) {
             self.rebuild(cpu);
         }
+    }
+
+    /// Whether no list register holds anything, and no physical interrupt waits for a virtual one to
+    /// end: then the state is all there is.
+    pub fn is_at_rest(&mut self, cpu: &impl CpuInterface) -> bool {
+        self.retire(cpu);
+        self.lists.used == 0 && !self.lists.overflow && self.own.forwarded == 0
+    }
+
+    /// Whether a shared interrupt waits for this vCPU: one that was recalled from another one's list
+    /// register may be meant for it now.
+    pub fn has_shared_candidates(&self) -> bool {
+        self.spis.iter().any(|spis| {
+            let candidates = spis.bank.candidates(self.groups);
+            spis.of(candidates, &spis.target, self.vcpu) != 0
+        })
     }
 
     /// Gives up the registers of interrupts that the guest is done with.
@@ -134,34 +151,14 @@ impl View<'_> {
         }
     }
 
-    /// Puts what became pending into free registers. False if there are too few, or if what became
-    /// pending is in one already.
-    fn has_room_for_all(&mut self, cpu: &mut impl CpuInterface) -> bool {
+    /// Puts what of its own became pending into free registers. False if there are too few, or if what
+    /// became pending is in one already.
+    fn has_room_for_own(&mut self, cpu: &mut impl CpuInterface) -> bool {
         self.retire(cpu);
         if self.own.again(self.groups) != 0 {
             return false;
         }
-        for number in ones(self.own.candidates(self.groups)) {
-            if !self.place(number, cpu) {
-                return false;
-            }
-        }
-        for index in 0..self.spis.len() {
-            let Some(spis) = self.spis.get(index) else {
-                break;
-            };
-            let again = spis.bank.again(self.groups);
-            if again != 0 && spis.of(again, &spis.holder, self.vcpu) != 0 {
-                return false;
-            }
-            let candidates = spis.bank.candidates(self.groups);
-            for number in ones(spis.of(candidates, &spis.target, self.vcpu)) {
-                if !self.place(32 * (index as u16 + 1) + number, cpu) {
-                    return false;
-                }
-            }
-        }
-        true
+        ones(self.own.candidates(self.groups)).all(|number| self.place(number, cpu))
     }
 
     /// Fills the list registers of a CPU that has nothing in them, and sets its controls.

@@ -271,7 +271,7 @@ impl Vgic {
         let target = state.arrive(intid)?;
         match cpu {
             Some(cpu) if usize::from(target) == vcpu => {
-                state.view(vcpu)?.refresh(cpu);
+                state.view(vcpu)?.rebuild(cpu);
                 Some(VcpuSet::NONE)
             }
             _ => Some(VcpuSet::only(target.into())),
@@ -474,8 +474,13 @@ impl Vgic {
         } else {
             self.state.lock()
         };
+        // What is in list registers has to be known; mostly there is nothing.
+        let mut gathered = false;
         if shows_state && let Some(mut view) = state.view(vcpu) {
-            view.gather(cpu);
+            gathered = !view.is_at_rest(cpu);
+            if gathered {
+                view.gather(cpu);
+            }
         }
         let value = match frame {
             Frame::Distributor => state.read_distributor(offset, size),
@@ -489,7 +494,9 @@ impl Vgic {
                 state.read_redistributor(owner, offset, size, lines)
             }
         };
-        if shows_state && let Some(mut view) = state.view(vcpu) {
+        if let Some(mut view) = state.view(vcpu)
+            && (gathered || shows_state && view.has_shared_candidates())
+        {
             view.rebuild(cpu);
         }
         value

@@ -1,7 +1,7 @@
 //! The scenario language's arithmetic: integers, variables, `+ - *`, parentheses.
 //!
 //! `${...}` in a scenario's text is replaced by the value of the expression inside. A number is
-//! decimal or `0x`; `K`, `M` and `G` after it multiply by powers of 1024. A variable is a name as
+//! decimal or `0x`; `K`, `M`, `G` and `T` after it multiply by powers of 1024. A variable is a name as
 //! in `page` or `bar.pa`; what it holds was captured from a line of a console or picked by the
 //! scenario. A lone variable is replaced by its text, so that it need not be a number; anything
 //! else is a number and printed as one, with `0x` from 64 Ki up, where addresses begin.
@@ -171,7 +171,12 @@ impl<'a> Parser<'a> {
     }
 
     fn literal(&self, word: &str) -> Result<i128, String> {
-        const UNITS: [(char, i128); 3] = [('K', 1 << 10), ('M', 1 << 20), ('G', 1 << 30)];
+        const UNITS: [(char, i128); 4] = [
+            ('K', 1 << 10),
+            ('M', 1 << 20),
+            ('G', 1 << 30),
+            ('T', 1 << 40),
+        ];
         let (digits, unit) = UNITS
             .iter()
             .find_map(|(suffix, unit)| word.strip_suffix(*suffix).map(|digits| (digits, *unit)))

@@ -452,6 +452,10 @@ fn arguments(tools: &Tools, scenario: &Scenario, bundle: Option<&Path>) -> Vec<O
         arguments.push(option.into());
         arguments.push(value.into());
     };
+    let board = match machine.pcie_window {
+        Some(size) => format!("{board},highmem-mmio-size={}", size.0),
+        None => board,
+    };
     add("-M", board.as_ref());
     add("-cpu", cpu.as_ref());
     if machine.icount {
@@ -466,7 +470,10 @@ fn arguments(tools: &Tools, scenario: &Scenario, bundle: Option<&Path>) -> Vec<O
         format!("{}M", machine.memory.as_ref().0 >> 20).as_ref(),
     );
     for (index, size) in machine.device_memory.iter().enumerate() {
-        let object = format!("memory-backend-ram,id=dm{index},size={}", size.as_ref().0);
+        let object = format!(
+            "memory-backend-ram,id=dm{index},size={},reserve=off",
+            size.as_ref().0
+        );
         add("-object", object.as_ref());
         add(
             "-device",

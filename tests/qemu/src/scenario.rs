@@ -97,6 +97,8 @@ pub struct Machine {
     pub cmdline: Option<Spanned<String>>,
     /// What is started in Cordon's place, a file among the images.
     pub image: Option<String>,
+    /// Bytes of the PCIe window for large BARs, where QEMU's 512 GiB will not do.
+    pub pcie_window: Option<Size>,
     /// Time is counted in instructions: one a nanosecond, of all CPUs together, and none while they
     /// all sleep. The CPUs take turns.
     #[serde(default)]

@@ -10,8 +10,6 @@ use core::arch::naked_asm;
 /// An instruction that a hypervisor handles.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Operation {
-    /// No instruction.
-    Nothing,
     /// `hvc #0` with this in w0.
     Hypercall(u32),
     /// A read of ID_AA64PFR0_EL1.
@@ -38,7 +36,6 @@ pub(super) fn once(operation: Operation) -> u64 {
     // register without side effects, by `DeviceRegister`.
     let (gross, empty) = unsafe {
         let gross = match operation {
-            Operation::Nothing => nothing(0),
             Operation::Hypercall(function) => hypercall(function.into()),
             Operation::IdRegister => id_register(0),
             Operation::Load(register) => load(register.0),

@@ -10,7 +10,7 @@ use crate::bare::{access, cpu, guest};
 use aarch64_cpu::registers::{CNTV_CTL_EL0, CNTV_CVAL_EL0, Writeable};
 use cordon_probe::layout::Alias;
 use cordon_probe::machine::Gic;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// How often each thing is done. The median is reported.
 const ROUNDS: usize = 33;
@@ -111,7 +111,7 @@ fn timer(wait: impl Fn()) -> u64 {
 }
 
 /// What the interrupts to another vCPU came to.
-static LAST_IPI: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
+static LAST_IPI: AtomicU64 = AtomicU64::new(0);
 
 /// This vCPU's part of `Job::BenchIpi`: vCPU 0 interrupts the next one, and goes on when that has
 /// ended the interrupt and sleeps again, or soon will. The counter counts for all CPUs.

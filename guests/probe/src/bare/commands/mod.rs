@@ -94,6 +94,7 @@ impl Session {
             Command::Ipi(rounds) => interrupts::to_others(rounds),
             Command::Timer(rounds) => interrupts::timers(rounds),
             Command::Masked => interrupts::masked(),
+            Command::Quiet(ipa) => touch::quiet(ipa),
             Command::Bench => bench::bench(self.begun),
             Command::BenchTouch(ipa) => bench::touch(ipa),
             Command::Vseas => vseas(),

@@ -4,7 +4,7 @@ use super::refuse;
 use crate::bare::aborts::Abort;
 use crate::bare::report::report;
 use crate::bare::target::{CodeVa, Target};
-use crate::bare::{access, el0, guest};
+use crate::bare::{access, cpu, el0, guest};
 use cordon_probe::layout::{Access, Alias, Level, Touch};
 use cordon_probe::pattern;
 
@@ -22,6 +22,22 @@ pub(super) fn touch(touch: Touch, ipa: u64) {
             None => refuse("no-code"),
         },
     }
+}
+
+/// Loads from `ipa`, and then does nothing that a hypervisor would hear of for a second.
+pub(super) fn quiet(ipa: u64) {
+    /// In microseconds.
+    const SILENCE: u64 = 1_000_000;
+    let Some(target) = Target::at(ipa, 8) else {
+        return refuse("bad-address");
+    };
+    let outcome = access::load(target.va(Alias::El1Data));
+    let end = cpu::microseconds() + SILENCE;
+    while cpu::microseconds() < end {
+        core::hint::spin_loop();
+    }
+    let result = outcome.as_ref().map_or_else(result, |_| "ok");
+    report!("event=quiet ipa={ipa:#x} result={result}");
 }
 
 fn access_data(touch: Touch, target: Target, value: u64) -> Result<u64, Abort> {

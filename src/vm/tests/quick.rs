@@ -1,0 +1,96 @@
+//! The quick way through an exit does what the thorough one does, or nothing.
+
+use super::fake::{FakeCpu, World, esr};
+use crate::ras::esr::class;
+use crate::vm::config::{DISTRIBUTOR, UART};
+use crate::vm::exit::{Exit, Next};
+use crate::vm::hypervisor::StopReason;
+use proptest::prelude::*;
+
+/// A load of 32 bits to x3, by a translation fault of level 3.
+const LOAD: u64 = esr::of(
+    class::DATA_ABORT_LOWER,
+    1 << 24 | 0b10 << 22 | 3 << 16 | 0b111,
+);
+
+/// Registers that have no side effect, and no device.
+const ADDRESSES: &[u64] = &[0x0800_0008, 0x0900_0018, 0x4000_0000, 0];
+
+fn quick(world: &World, cpu: &mut FakeCpu) -> bool {
+    let vm = world.vm(0);
+    Exit {
+        hypervisor: &world.hypervisor,
+        vm,
+        vcpu: &vm.vcpus[0],
+        cpu,
+    }
+    .quick()
+}
+
+/// A CPU that loads from this address.
+fn load(address: u64) -> FakeCpu {
+    let mut cpu = FakeCpu::new(LOAD);
+    cpu.far = address;
+    cpu.hpfar = address >> 12 << 4;
+    cpu
+}
+
+/// What a guest can see of it.
+fn seen(cpu: &FakeCpu) -> ([u64; 31], u64, usize) {
+    (cpu.x, cpu.state.pc, cpu.delivered.len())
+}
+
+#[test]
+fn what_is_frequent_goes_the_quick_way() {
+    let world = World::new();
+    let hvc = esr::of(class::HVC64, 0);
+    let id_aa64pfr0_to_x5 = esr::of(class::SYS64, 3 << 20 | 4 << 1 | 5 << 5 | 1);
+    for mut cpu in [
+        FakeCpu::new(hvc),
+        FakeCpu::new(id_aa64pfr0_to_x5),
+        load(DISTRIBUTOR.0.get() + 4),
+        load(UART.0.get() + 0x18),
+    ] {
+        let mut thorough = cpu.clone();
+        assert!(quick(&world, &mut cpu), "{cpu:#x?}");
+        assert_eq!(world.synchronous(0, &mut thorough), Next::Resume);
+        assert_eq!(seen(&cpu), seen(&thorough));
+    }
+}
+
+#[test]
+fn nothing_is_done_for_a_vm_that_is_stopped() {
+    let world = World::new();
+    world.hypervisor.stop(world.vm(0), StopReason::Killed);
+    let mut cpu = load(DISTRIBUTOR.0.get() + 4);
+    let before = seen(&cpu);
+    assert!(!quick(&world, &mut cpu));
+    assert_eq!(seen(&cpu), before);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 4 } else { 256 }, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_it_is_both_ways_agree_or_the_quick_one_declines(
+        class in proptest::sample::select(&[class::HVC64, class::SMC64, class::SYS64, class::DATA_ABORT_LOWER, class::UNKNOWN][..]),
+        iss in 0_u64..1 << 25,
+        function in proptest::sample::select(&[0_u64, 0x8400_0000, 0x8400_000a, 0xc400_0004, 0xffff_ffff_8000_0000][..]),
+        address in proptest::sample::select(ADDRESSES),
+    ) {
+        // Only plain translation faults: the others are memory errors, which need a record.
+        let iss = if class == class::DATA_ABORT_LOWER { iss & !0x3f | 0b0111 } else { iss };
+        let (one, other) = (World::new(), World::new());
+        let mut cpu = load(address);
+        cpu.esr = esr::of(class, iss);
+        cpu.x[0] = function;
+        let before = seen(&cpu);
+        let mut thorough = cpu.clone();
+        if quick(&one, &mut cpu) {
+            prop_assert_eq!(other.synchronous(0, &mut thorough), Next::Resume);
+            prop_assert_eq!(seen(&cpu), seen(&thorough));
+        } else {
+            prop_assert_eq!(seen(&cpu), before);
+        }
+    }
+}
