@@ -5,7 +5,7 @@
 use cordon::addr::{Pa, PaRange};
 
 /// Size of a CPU's stack slot (linker.ld); its lower half is never mapped.
-pub const STACK_SLOT_SIZE: u64 = 32 * 1024;
+pub const STACK_SLOT_SIZE: u64 = 64 * 1024;
 
 /// CPUs there are stacks for (linker.ld).
 pub const MAX_CPUS: usize = 64;

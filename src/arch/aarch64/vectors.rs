@@ -131,7 +131,7 @@ macro_rules! hyp_entry {
 }
 
 /// log2 of the stack's size, half a slot: set in every good SP (linker.ld, `STACK_SLOT_SIZE`).
-const STACK_BIT: u32 = 14;
+const STACK_BIT: u32 = 15;
 
 /// The same on a CPU with FEAT_RAS: an error that the guest has left pending is the guest's, so it is
 /// looked for before anything else is done (ESB, here by its number as a hint; Arm ARM, "RAS PE
@@ -361,7 +361,7 @@ unsafe extern "C" fn stack_overflow() {
 /// Room for one report, and for one fault in it: bit [`STACK_BIT`] is set in every SP inside.
 const EMERGENCY_STACK_SIZE: usize = 2 << STACK_BIT;
 
-#[repr(C, align(32768))]
+#[repr(C, align(65536))]
 struct EmergencyStack(core::cell::UnsafeCell<[u8; EMERGENCY_STACK_SIZE]>);
 const _: () = assert!(align_of::<EmergencyStack>() == EMERGENCY_STACK_SIZE);
 
