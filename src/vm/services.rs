@@ -41,6 +41,11 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     /// Answers a call.
     pub(super) fn service(&mut self, call: Hypercall) -> Next {
         let answer = match call {
+            // What is not there changes no register but the one that says so.
+            Hypercall::Answer([x0, ..]) if x0.cast_signed() == status::NOT_SUPPORTED => {
+                self.cpu.set_register(0, x0);
+                return Next::Resume;
+            }
             Hypercall::Answer(answer) => answer,
             Hypercall::Capabilities => self.capabilities(),
             Hypercall::Inject(pages, kind) => return self.inject(pages, kind),

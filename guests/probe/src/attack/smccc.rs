@@ -7,6 +7,8 @@ pub enum Expected {
     NotSupported,
     /// Some answer in x0, all other registers unchanged.
     Answer,
+    /// Anything in x0.
+    Anything,
     /// The caller goes off, waits, or is no more: it is not called.
     NeverMade,
 }
@@ -36,6 +38,11 @@ pub const fn expected(function: u32, x1: u64) -> Expected {
         0x8400_0001 | 0xc400_0001 | 0x8400_0002 | 0x8400_0008 | 0x8400_0009 => Expected::NeverMade,
         // SYSTEM_RESET2 of the one kind that there is.
         0x8400_0012 | 0xc400_0012 if x1 & 0xffff_ffff == 0 => Expected::NeverMade,
+        // What Cordon itself offers (docs/protocols.md): UID; what changes the caller's own memory and is
+        // not called; what may be asked.
+        0x8600_ff01 => Expected::Anything,
+        0xc600_0001 | 0xc600_0004 | 0xc600_0006 => Expected::NeverMade,
+        0x8600_ff03 | 0xc600_0000 | 0xc600_0002 | 0xc600_0003 | 0xc600_0005 => Expected::Answer,
         // SMCCC_VERSION, SMCCC_ARCH_FEATURES, PSCI_VERSION, CPU_ON, AFFINITY_INFO,
         // MIGRATE_INFO_TYPE, PSCI_FEATURES, SYSTEM_RESET2.
         0x8000_0000 | 0x8000_0001 | 0x8400_0000 | 0x8400_0003 | 0xc400_0003 | 0x8400_0004
