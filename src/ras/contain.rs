@@ -128,7 +128,13 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
                 self.report(name, ipa, &hole);
                 Cut::Made
             }
-            Some(Ok(HoleOutcome::AlreadyPoisoned { .. })) => Cut::Held,
+            Some(Ok(HoleOutcome::Dropped(hole))) => {
+                self.report(name, ipa, &hole);
+                Cut::Made
+            }
+            Some(Ok(HoleOutcome::AlreadyPoisoned { .. } | HoleOutcome::AlreadyDropped { .. })) => {
+                Cut::Held
+            }
             Some(Ok(HoleOutcome::NotMapped)) | None => {
                 log::warn!(target: "ras", "event=unmapped seq={seq} pa={page} vm={name} ipa={ipa}");
                 Cut::Absent
