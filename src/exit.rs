@@ -93,7 +93,8 @@ pub fn halt() -> ! {
         crash::wait_for_ever();
     }
     if let Some(hypervisor) = HYPERVISOR.get() {
-        log::info!(target: "ras", "event=summary {}", hypervisor.ras.announcer.counters().snapshot());
+        hypervisor.print_poison();
+        hypervisor.print_counters();
     }
     log::info!("event=halt reason={}", reason());
     smc::system_off()

@@ -10,12 +10,12 @@
 //!
 //! Nobody. The registry is filled through `&mut` while the machine boots and VMs are built, and is
 //! only read afterwards: no lookup allocates, waits or changes anything, so the path that handles an
-//! error may use it from any CPU in any state. What changes later (which pages are poisoned, what a
+//! error may use it from any CPU in any state. A region can go, through `&mut` as well. What changes later (which pages are poisoned, what a
 //! map looks like) is kept elsewhere.
 //!
 //! # Why a sorted vector
 //!
-//! Regions are few (tens), are added in boot order and never removed. A binary search over one array
+//! Regions are few (tens), are added in boot order and hardly ever removed. A binary search over one array
 //! touches fewer cache lines than any tree would, keeps working when the heap does not, and has no
 //! pointers to go wrong.
 
@@ -83,6 +83,8 @@ pub struct MappedPage<'a> {
 pub struct DevMem<'s> {
     /// By start address; no two overlap.
     regions: Vec<Region<'s>>,
+    /// Regions that were ever registered: an id does not come again.
+    registered: u16,
 }
 
 impl<'s> DevMem<'s> {
@@ -90,6 +92,7 @@ impl<'s> DevMem<'s> {
     pub const fn new() -> Self {
         Self {
             regions: Vec::new(),
+            registered: 0,
         }
     }
 
@@ -116,12 +119,19 @@ impl<'s> DevMem<'s> {
         {
             return Err(RegisterError::Overlap(other.id()));
         }
-        let id = u16::try_from(self.regions.len())
-            .map(RegionId::new)
-            .map_err(|_| RegisterError::TooManyRegions)?;
+        let next = self.registered.checked_add(1);
+        let next = next.ok_or(RegisterError::TooManyRegions)?;
+        let id = RegionId::new(self.registered);
+        self.registered = next;
         let region = Region::new(id, kind, range, String::from(owner), sink);
         self.regions.insert(at, region);
         Ok(id)
+    }
+
+    /// Forgets a region and its mappings, which it returns: no VM may map it any more.
+    pub fn unregister(&mut self, id: RegionId) -> Option<Region<'s>> {
+        let at = self.regions.iter().position(|region| region.id() == id)?;
+        Some(self.regions.remove(at))
     }
 
     /// Registers that a VM maps part of a region. Any number of VMs, and of IPAs in one VM, may map

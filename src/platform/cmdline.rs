@@ -4,18 +4,23 @@
 //! |---|---|
 //! | `bbm=auto`, `0`, `1`, `2` | the FEAT_BBM level to rely on, instead of what the CPUs report |
 //! | `loglevel=off`, `error`, `warn`, `info`, `debug`, `trace` | how much is printed |
+//! | `filter=RULE` | which memory errors are acted on ([`crate::ras::filter`]); may be repeated, the first that matches decides |
+//! | `loop=log`, `stop`, `N`, `stop,N` | what is done about a guest that goes round in circles ([`crate::ras::loops`]) |
+//! | `retired=PA` | the page at this address is a table of pages that are bad ([`crate::ras::retired`]) |
 //! | `reserved=SIZE`, `reserved=SIZE@PA` | take RAM from the VMs' pool and offer it as device memory; may be repeated |
 //!
 //! Numbers are decimal or `0x`, sizes may end in `K`, `M` or `G`. The line is written by a person
 //! and often carries words for somebody else, so a word that is not understood is reported and
 //! passed over; it never stops the boot.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
 use log::LevelFilter;
 
 use crate::addr::{PAGE_SIZE, Pa, PaRange};
+use crate::ras::loops;
 
 /// What the command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +31,12 @@ pub struct Options {
     pub loglevel: LevelFilter,
     /// RAM to be offered as device memory, in the order given.
     pub reserved: Vec<ReservedWord>,
+    /// Rules of the filter, in the order given. What they name is known when there are VMs.
+    pub filter: Vec<String>,
+    /// What is done about guests that go round in circles.
+    pub loops: loops::Policy,
+    /// Tables of retired pages, page-aligned.
+    pub retired: Vec<Pa>,
 }
 
 impl Default for Options {
@@ -34,6 +45,9 @@ impl Default for Options {
             bbm: Bbm::Auto,
             loglevel: LevelFilter::Info,
             reserved: Vec::new(),
+            filter: Vec::new(),
+            loops: loops::Policy::DEFAULT,
+            retired: Vec::new(),
         }
     }
 }
@@ -98,6 +112,9 @@ impl Options {
         match key {
             "bbm" => self.bbm = bbm(value).ok_or(bad)?,
             "loglevel" => self.loglevel = value.parse().map_err(|_| bad)?,
+            "filter" => self.filter.push(value.into()),
+            "loop" => self.loops = self.loops.parse(value).ok_or(bad)?,
+            "retired" => self.retired.push(page(value).ok_or(bad)?),
             "reserved" => self.reserved.push(reserved(value).ok_or(bad)?),
             _ => return Err(BadWord::Unknown(word)),
         }
@@ -115,6 +132,10 @@ fn bbm(value: &str) -> Option<Bbm> {
     })
 }
 
+fn page(value: &str) -> Option<Pa> {
+    number(value).map(Pa::new).filter(|pa| pa.is_aligned(PAGE_SIZE))
+}
+
 fn reserved(value: &str) -> Option<ReservedWord> {
     let (size, pa) = value
         .split_once('@')
@@ -129,7 +150,7 @@ fn reserved(value: &str) -> Option<ReservedWord> {
 }
 
 /// A decimal or `0x` number with an optional `K`, `M` or `G`.
-fn number(text: &str) -> Option<u64> {
+pub(crate) fn number(text: &str) -> Option<u64> {
     let (digits, unit) = match text.as_bytes().last()? {
         b'K' | b'k' => (text.get(..text.len() - 1)?, 1 << 10),
         b'M' | b'm' => (text.get(..text.len() - 1)?, 1 << 20),
@@ -173,6 +194,12 @@ mod tests {
                 at(8192, 4096)
             ]
         );
+        let (options, bad) = parse("filter=pass:via=sea loop=stop,9 filter=drop: retired=0x5000");
+        assert_eq!(bad, []);
+        assert_eq!(options.filter, ["pass:via=sea", "drop:"]);
+        let loops = options.loops;
+        assert_eq!((loops.action, loops.limit), (loops::Action::Stop, 9));
+        assert_eq!(options.retired, [Pa::new(0x5000)]);
         assert_eq!(parse("bbm=0").0.bbm, Bbm::Level(0));
         assert_eq!(parse("bbm=2 bbm=auto").0.bbm, Bbm::Auto);
     }
@@ -189,6 +216,8 @@ mod tests {
             "bbm=3",
             "bbm=",
             "loglevel=loud",
+            "loop=kill",
+            "retired=0x5008",
             "reserved=",
             "reserved=0",
             "reserved=4097",
@@ -209,10 +238,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_line_is_read(line in "((bbm|loglevel|reserved|x)?=?[0-9a-zA-Z@=+é]{0,12} ?){0,8}") {
+        fn any_line_is_read(line in "((bbm|loglevel|reserved|loop|retired|x)?=?[0-9a-zA-Z@=+é]{0,12} ?){0,8}") {
             let (options, bad) = parse(&line);
             let words = line.split_ascii_whitespace().count();
-            prop_assert!(options.reserved.len() + bad.len() <= words);
+            prop_assert!(options.reserved.len() + options.retired.len() + bad.len() <= words);
         }
     }
 }

@@ -184,6 +184,27 @@ impl FreeMemory {
         self.allocate(size, align, ipa.get() & (align - 1))
     }
 
+    /// Takes `size` bytes as [`Self::allocate_for`] does, where no page of `bad` is if there is such a
+    /// place.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn allocate_good_for(
+        &mut self,
+        ipa: Ipa,
+        size: u64,
+        bad: &[PaRange],
+    ) -> Result<PaRange, MemoryError> {
+        let mut good = self.clone();
+        for range in bad {
+            good.remove(covering_span(range));
+        }
+        match good.allocate_for(ipa, size) {
+            Ok(range) => self.take(range).map(|()| range),
+            Err(_) => self.allocate_for(ipa, size),
+        }
+    }
+
     /// Takes `size` bytes at an address that is `offset` more than a multiple of `align`, a power
     /// of two of at least a page.
     ///

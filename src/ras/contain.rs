@@ -70,12 +70,13 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
     /// Contains the page that holds `pa`. False if it is nobody's.
     pub(super) fn page(&self, pa: Pa) -> bool {
         let (page, seq) = (pa.page(), self.event.sequence);
+        // Memory that is nobody's as well: it may become somebody's, who must not get this page.
+        let entry = self.enter(page);
         if self.devmem.find(page).is_none() {
             self.announce(Stage::Unclaimed);
             log::warn!(target: "ras", "event=unclaimed seq={seq} pa={page}");
             return false;
         }
-        let entry = self.enter(page);
         // A known page as well: the CPU that entered it may not have come to all of its mappings
         // yet, and nobody may be told of a hole that is not there.
         let (mut made, mut held) = (false, false);

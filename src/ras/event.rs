@@ -7,10 +7,11 @@
 //! on several at once, and must not announce anything itself.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use spin::Once;
 
+pub use super::counters::{Counters, Snapshot};
 use super::cper::Severity;
 use super::esr::{Abort, Access};
 use crate::addr::{Pa, PaRange, Vmid};
@@ -87,15 +88,25 @@ pub enum Origin {
     Injected,
 }
 
+impl Origin {
+    /// All of them, by name; a source's number apart.
+    pub const NAMES: [&str; 5] = ["sea", "serror", "ghes", "imported", "injected"];
+
+    /// Its place in [`Self::NAMES`].
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Sea => 0,
+            Self::SError => 1,
+            Self::Ghes(_) => 2,
+            Self::Imported => 3,
+            Self::Injected => 4,
+        }
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Sea => "sea",
-            Self::SError => "serror",
-            Self::Ghes(_) => "ghes",
-            Self::Imported => "imported",
-            Self::Injected => "injected",
-        })
+        f.pad(Self::NAMES.get(self.index()).copied().unwrap_or("?"))
     }
 }
 
@@ -145,6 +156,16 @@ impl fmt::Display for Attempt {
     }
 }
 
+impl ErrorEvent {
+    /// The VM that consumed it.
+    pub const fn consumer_vm(&self) -> Option<Vmid> {
+        match self.consumer {
+            Some(Consumer::Vcpu { vm, .. }) => Some(vm),
+            _ => None,
+        }
+    }
+}
+
 /// A step on the way of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -167,6 +188,13 @@ pub enum Stage {
     Touched,
     /// Nobody owns the memory.
     Unclaimed,
+    /// A filter keeps this many pages, or a corrected error, from being acted on.
+    Filtered {
+        /// Pages.
+        pages: u64,
+    },
+    /// A guest meets the same lost page again and again.
+    Looped,
     /// Something that is bounded was full, and a coarser way was taken.
     Overflow,
     /// A VM was stopped.
@@ -178,135 +206,6 @@ pub enum Stage {
     },
     /// The machine cannot go on.
     Fatal,
-}
-
-/// How often each stage was reached.
-#[derive(Debug, Default)]
-pub struct Counters {
-    detected: AtomicU64,
-    no_record: AtomicU64,
-    contained: AtomicU64,
-    known: AtomicU64,
-    guest_aborts: AtomicU64,
-    guest_serrors: AtomicU64,
-    touched: AtomicU64,
-    unclaimed: AtomicU64,
-    overflows: AtomicU64,
-    stopped_vms: AtomicU64,
-    fatal: AtomicU64,
-    pages_lost: AtomicU64,
-    pages_repaired: AtomicU64,
-}
-
-impl Counters {
-    /// All zero.
-    pub const fn new() -> Self {
-        Self {
-            detected: AtomicU64::new(0),
-            no_record: AtomicU64::new(0),
-            contained: AtomicU64::new(0),
-            known: AtomicU64::new(0),
-            guest_aborts: AtomicU64::new(0),
-            guest_serrors: AtomicU64::new(0),
-            touched: AtomicU64::new(0),
-            unclaimed: AtomicU64::new(0),
-            overflows: AtomicU64::new(0),
-            stopped_vms: AtomicU64::new(0),
-            fatal: AtomicU64::new(0),
-            pages_lost: AtomicU64::new(0),
-            pages_repaired: AtomicU64::new(0),
-        }
-    }
-
-    fn count(&self, stage: Stage) {
-        let counter = match stage {
-            Stage::Detected => &self.detected,
-            Stage::NoRecord => &self.no_record,
-            Stage::Contained { pages } => {
-                self.pages_lost.fetch_add(pages, Relaxed);
-                &self.contained
-            }
-            Stage::Known => &self.known,
-            Stage::GuestAborted => &self.guest_aborts,
-            Stage::GuestSError => &self.guest_serrors,
-            Stage::Touched => &self.touched,
-            Stage::Unclaimed => &self.unclaimed,
-            Stage::Overflow => &self.overflows,
-            Stage::VmStopped => &self.stopped_vms,
-            Stage::Fatal => &self.fatal,
-            Stage::Repaired { pages } => {
-                self.pages_repaired.fetch_add(pages, Relaxed);
-                return;
-            }
-        };
-        counter.fetch_add(1, Relaxed);
-    }
-
-    /// The values now. Each is exact; together they are of one moment only while nothing happens.
-    pub fn snapshot(&self) -> Snapshot {
-        let lost = self.pages_lost.load(Relaxed);
-        Snapshot {
-            detected: self.detected.load(Relaxed),
-            no_record: self.no_record.load(Relaxed),
-            contained: self.contained.load(Relaxed),
-            known: self.known.load(Relaxed),
-            guest_aborts: self.guest_aborts.load(Relaxed),
-            guest_serrors: self.guest_serrors.load(Relaxed),
-            touched: self.touched.load(Relaxed),
-            unclaimed: self.unclaimed.load(Relaxed),
-            overflows: self.overflows.load(Relaxed),
-            stopped_vms: self.stopped_vms.load(Relaxed),
-            fatal: self.fatal.load(Relaxed),
-            lost_pages: lost.saturating_sub(self.pages_repaired.load(Relaxed)),
-        }
-    }
-}
-
-/// What [`Counters`] had at some moment. Displays as the pairs of `ras: event=summary`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Snapshot {
-    /// Errors learned of.
-    pub detected: u64,
-    /// Exceptions without a record.
-    pub no_record: u64,
-    /// Errors contained.
-    pub contained: u64,
-    /// Errors that were contained before.
-    pub known: u64,
-    /// Synchronous external aborts given to guests.
-    pub guest_aborts: u64,
-    /// Virtual SErrors given to guests.
-    pub guest_serrors: u64,
-    /// Accesses to contained pages.
-    pub touched: u64,
-    /// Errors in memory that nobody owns.
-    pub unclaimed: u64,
-    /// Times that something was full.
-    pub overflows: u64,
-    /// VMs stopped.
-    pub stopped_vms: u64,
-    /// Errors that the machine did not survive.
-    pub fatal: u64,
-    /// Pages that are cordoned off now.
-    pub lost_pages: u64,
-}
-
-impl fmt::Display for Snapshot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            detected,
-            contained,
-            guest_aborts,
-            touched,
-            lost_pages,
-            ..
-        } = self;
-        write!(
-            f,
-            "detected={detected} contained={contained} vsea={guest_aborts} touched={touched} \
-             lost_pages={lost_pages}"
-        )
-    }
 }
 
 /// Somebody who wants to know.
@@ -373,7 +272,7 @@ impl<const N: usize> Announcer<N> {
 
     /// `event` has reached `stage`.
     pub fn announce(&self, event: &ErrorEvent, stage: Stage) {
-        self.counters.count(stage);
+        self.counters.count(event, stage);
         for subscriber in self.subscribers.iter().filter_map(Once::get) {
             subscriber.notify(event, stage);
         }

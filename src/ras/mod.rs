@@ -13,12 +13,16 @@
 //! allegations; they become typed values once, at the edge, or a named error.
 
 pub mod contain;
+pub mod counters;
 pub mod cper;
 pub mod esr;
 pub mod event;
+pub mod filter;
 pub mod ghes;
 pub mod hest;
 pub mod inject;
+pub mod loops;
 pub mod pipeline;
 pub mod poison;
+pub mod retired;
 pub mod triage;

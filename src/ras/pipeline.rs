@@ -18,12 +18,13 @@
 //! that may be about its access.
 //!
 //! Locks, in the order in which they are taken: `sources`, `poison`, a VM's stage 2, the console.
-//! `poison` is never held while a stage 2 is.
+//! `poison` is never held while a stage 2 is. `filter` is a leaf, and held for one decision.
 
 use super::contain::{AddressSpaces, Containment};
 use super::cper::{Body, Section, Severity, StatusBlock};
 use super::esr::Level;
 use super::event::{Announcer, Consumer, ErrorEvent, Origin, Stage};
+use super::filter::Filter;
 use super::ghes::{Ghes, PhysMemory};
 use super::poison::PoisonSet;
 use crate::addr::{PAGE_SIZE, Pa, PaRange, Pfn};
@@ -33,8 +34,13 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use spin::Mutex;
 
+mod inject;
+mod memory;
 #[cfg(test)]
 pub(crate) mod tests;
+
+pub use inject::Injection;
+pub use memory::{Consumption, LostPage};
 
 /// Longest record that is read, in bytes: a page, more than any source here offers.
 const MAX_RECORD: usize = 4096;
@@ -125,8 +131,12 @@ pub struct Ras<'s, S> {
     pub devmem: DevMem<'s>,
     /// Counts what happens, in this one place, and tells who wants to know.
     pub announcer: Announcer<SUBSCRIBERS>,
+    /// Decides which errors are acted on.
+    pub filter: Mutex<Filter>,
     poison: Mutex<PoisonSet<'s>>,
     sources: Mutex<Sources<S>>,
+    /// Firmware leaves records here.
+    has_records: bool,
     sequence: AtomicU64,
 }
 
@@ -136,10 +146,17 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         Self {
             devmem,
             announcer: Announcer::new(),
+            filter: Mutex::new(Filter::new()),
             poison: Mutex::new(poison),
+            has_records: !sources.is_empty(),
             sources: Mutex::new(sources),
             sequence: AtomicU64::new(1),
         }
+    }
+
+    /// Whether firmware leaves records of errors.
+    pub const fn has_records(&self) -> bool {
+        self.has_records
     }
 
     /// The number of the next event.
@@ -206,6 +223,11 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         );
         self.announcer.announce(&event, Stage::Detected);
         log::info!(target: "ras", "event=detected {event}{} {}", VmName(&event, spaces), section.line());
+        if section.severity == Severity::Corrected
+            && let Some(range) = ranges.peek()
+        {
+            self.corrected(&event, *range);
+        }
         for range in ranges.filter(|_| section.severity.is_uncorrected()) {
             let event = ErrorEvent {
                 range: Some(range),
@@ -248,9 +270,46 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
             let left = (pages.end - limit) * PAGE_SIZE;
             log::error!(target: "ras", "event=overflow what=pages seq={} left={left:#x}", event.sequence);
         }
+        let (mut claimed, mut dropped) = (false, Dropped::default());
         // Every page has to be looked at, whatever the one before it was.
-        let claimed = (pages.start..limit).filter(|pfn| containment.page(Pfn::new(*pfn).pa()));
-        claimed.count() > 0
+        for page in (pages.start..limit).map(|pfn| Pfn::new(pfn).pa()) {
+            claimed |= if self.drops(event, page, &mut dropped) {
+                self.devmem.find(page).is_some()
+            } else {
+                containment.page(page)
+            };
+        }
+        self.say_dropped(event, &dropped);
+        claimed
+    }
+
+    /// Nothing is lost to a corrected error: it is counted, by what kind it is, unless a filter has it.
+    /// Whether it counts.
+    fn corrected(&self, event: &ErrorEvent, range: PaRange) -> bool {
+        let mut dropped = Dropped::default();
+        let counts = !self.drops(event, range.start().page(), &mut dropped);
+        self.say_dropped(event, &dropped);
+        counts
+    }
+
+    fn drops(&self, event: &ErrorEvent, page: Pa, dropped: &mut Dropped) -> bool {
+        let rule = self.filter.lock().drops(event, page, &self.devmem);
+        if let Some(rule) = rule {
+            dropped.first.get_or_insert((page, rule));
+            dropped.pages += 1;
+        }
+        rule.is_some()
+    }
+
+    /// One line for all pages that a filter kept from being contained.
+    fn say_dropped(&self, event: &ErrorEvent, dropped: &Dropped) {
+        let Some((page, rule)) = dropped.first else {
+            return;
+        };
+        let pages = dropped.pages;
+        self.announcer.announce(event, Stage::Filtered { pages });
+        let (seq, via) = (event.sequence, event.origin);
+        log::info!(target: "ras", "event=filtered seq={seq} via={via} pa={page} pages={pages} rule={rule}");
     }
 
     /// Counts an access to the page that holds `pa`, which is a hole. Returns how many there have
@@ -267,6 +326,14 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
             page.remember_walk_level(level);
         }
     }
+}
+
+/// What a filter kept from being contained.
+#[derive(Default)]
+struct Dropped {
+    pages: u64,
+    /// The first page, and the rule that dropped it.
+    first: Option<(Pa, usize)>,
 }
 
 /// The memory that a section says is bad. A processor section may tell of several errors, not all of

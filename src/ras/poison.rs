@@ -11,7 +11,7 @@
 //! Synchronous aborts of EL2 itself must not take it.
 
 use core::fmt;
-use core::sync::atomic::{AtomicI8, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicI8, AtomicU64, Ordering::Relaxed};
 
 use intrusive_collections::{
     Bound, KeyAdapter, RBTree, RBTreeAtomicLink, SinglyLinkedList, SinglyLinkedListAtomicLink,
@@ -19,7 +19,7 @@ use intrusive_collections::{
 };
 
 use super::esr::Level;
-use crate::addr::{PaRange, Pfn};
+use crate::addr::{Pa, PaRange, Pfn};
 
 #[cfg(test)]
 mod tests;
@@ -34,6 +34,8 @@ pub struct PoisonedPage {
     pfn: AtomicU64,
     sequence: AtomicU64,
     touches: AtomicU64,
+    consumers: AtomicU64,
+    acknowledged: AtomicBool,
     walk_level: AtomicI8,
 }
 
@@ -60,6 +62,8 @@ impl PoisonedPage {
             pfn: AtomicU64::new(0),
             sequence: AtomicU64::new(0),
             touches: AtomicU64::new(0),
+            consumers: AtomicU64::new(0),
+            acknowledged: AtomicBool::new(false),
             walk_level: AtomicI8::new(NO_LEVEL),
         }
     }
@@ -86,6 +90,42 @@ impl PoisonedPage {
         touches
     }
 
+    /// The CPUs whose guests have consumed the page, as bits by [`cpu_bit`].
+    pub fn consumers(&self) -> u64 {
+        self.consumers.load(Relaxed)
+    }
+
+    /// Remembers that the guest of physical CPU number `cpu` has consumed the page, and returns who had
+    /// before.
+    pub fn consume(&self, cpu: usize) -> u64 {
+        let before = self.consumers();
+        self.consumers.store(before | cpu_bit(cpu), Relaxed);
+        before
+    }
+
+    /// Whether its owner knows that it is lost, and has said so.
+    pub fn is_acknowledged(&self) -> bool {
+        self.acknowledged.load(Relaxed)
+    }
+
+    /// Its owner says that it knows. Whether it had not said so before.
+    pub fn acknowledge(&self) -> bool {
+        let news = !self.is_acknowledged();
+        self.acknowledged.store(true, Relaxed);
+        news
+    }
+
+    /// What is known of it now.
+    pub fn snapshot(&self) -> BadPage {
+        BadPage {
+            pa: self.pfn().pa(),
+            sequence: self.sequence(),
+            touches: self.touches(),
+            consumers: self.consumers(),
+            acknowledged: self.is_acknowledged(),
+        }
+    }
+
     /// The level of the guest's own table that the page was when it was first consumed by a table walk.
     pub fn walk_level(&self) -> Option<Level> {
         Level::new(self.walk_level.load(Relaxed))
@@ -104,6 +144,27 @@ impl Default for PoisonedPage {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// The bit of a physical CPU in [`PoisonedPage::consumers`]. CPUs beyond the 64th share bits with the
+/// first, which may make a first consumption look like a repeated one.
+pub const fn cpu_bit(cpu: usize) -> u64 {
+    1 << (cpu % 64)
+}
+
+/// What was known of a bad page at some moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadPage {
+    /// Where it begins.
+    pub pa: Pa,
+    /// The sequence number of the error by which it became known.
+    pub sequence: u64,
+    /// How often it was accessed since it was contained.
+    pub touches: u64,
+    /// Whose guests have consumed it, as [`PoisonedPage::consumers`] has it.
+    pub consumers: u64,
+    /// Its owner has said that it knows.
+    pub acknowledged: bool,
 }
 
 /// What became of a page that was reported bad.
@@ -179,6 +240,8 @@ impl<'a> PoisonSet<'a> {
         page.pfn.store(pfn.get(), Relaxed);
         page.sequence.store(sequence, Relaxed);
         page.touches.store(0, Relaxed);
+        page.consumers.store(0, Relaxed);
+        page.acknowledged.store(false, Relaxed);
         page.walk_level.store(NO_LEVEL, Relaxed);
         self.pages.insert(page);
         self.len = self.len.saturating_add(1);

@@ -5,6 +5,7 @@
 //!   firmware  what nobody has done for us: fw_cfg's tables and bundle
 //!   acpi      what the tables say
 //!   sources   where firmware reports memory errors
+//!   retired   pages that were bad before
 //!   vms       memory, tables and images of the VMs
 //! ```
 //!
@@ -14,13 +15,15 @@
 mod acpi;
 mod firmware;
 mod machine;
+mod retired;
 mod sources;
 mod vms;
 
+use crate::arch::aarch64::mmio::SharedMemory;
 use crate::arch::aarch64::{cpu, features, gic, guest, heap, layout, mmu, smc, uart};
 use crate::exit::halt;
 use crate::machine::{HYPERVISOR, ThisMachine};
-use aarch64_cpu::registers::{ID_AA64MMFR0_EL1, ID_AA64MMFR2_EL1, MPIDR_EL1, Readable};
+use aarch64_cpu::registers::{CNTFRQ_EL0, ID_AA64MMFR0_EL1, ID_AA64MMFR2_EL1, MPIDR_EL1, Readable};
 use acpi::TableMemory;
 use alloc::vec::Vec;
 use cordon::addr::{Pa, PaRange};
@@ -73,15 +76,20 @@ pub fn run(dtb: Pa, door: Door) {
         bars: Vec::new(),
         reserved: Vec::new(),
         stage2,
+        bad: Vec::new(),
     };
     let reserved = reserve(&options, &mut materials.free);
     materials.register(&machine::find_bars(&machine), &reserved);
-    let vms = inputs.build_vms(&machine, &mut materials);
+    let vms = inputs.build_vms(&machine, &options, &mut materials);
+    let bad = core::mem::take(&mut materials.bad);
 
     let nodes = alloc::vec::Vec::from_iter((0..POISON_CAPACITY).map(|_| PoisonedPage::new()));
     let poison = PoisonSet::new(nodes.leak());
     let ras = Ras::new(materials.devmem, poison, sources);
-    start_vms(ras, vms);
+    let hypervisor = hypervisor(ras, vms, &options);
+    let here = cpu::try_this().map_or(0, |cpu| cpu.index);
+    hypervisor.import_poison(&bad, here);
+    start_vms(hypervisor);
 }
 
 fn find_machine(dtb: Pa) -> Option<Machine> {
@@ -197,7 +205,12 @@ impl Inputs {
         }
     }
 
-    fn build_vms(&self, machine: &Machine, materials: &mut Materials) -> Vec<Vm<ThisMachine>> {
+    fn build_vms(
+        &self,
+        machine: &Machine,
+        options: &Options,
+        materials: &mut Materials,
+    ) -> Vec<Vm<ThisMachine>> {
         let Some(range) = self.bundle else {
             log::error!("event=error what=bundle why=none");
             return Vec::new();
@@ -214,7 +227,10 @@ impl Inputs {
             }
         };
         match Bundle::parse(&window) {
-            Ok(bundle) => materials.build_all(&bundle, cpu::all().len()),
+            Ok(bundle) => {
+                materials.bad = retired::find(&bundle, options);
+                materials.build_all(&bundle, cpu::all().len())
+            }
             Err(error) => {
                 log::error!("event=error what=bundle {error}");
                 Vec::new()
@@ -270,16 +286,31 @@ fn start_interrupts(machine: &Machine) -> bool {
     true
 }
 
-/// Pins the vCPUs, gets the other CPUs up and lets the first vCPU of every VM go.
-fn start_vms(
-    ras: Ras<'static, crate::arch::aarch64::mmio::SharedMemory>,
+/// The hypervisor, with what the command line wants of it.
+fn hypervisor(
+    ras: Ras<'static, SharedMemory>,
     vms: Vec<Vm<ThisMachine>>,
-) {
+    options: &Options,
+) -> &'static Hypervisor<ThisMachine> {
     let promises = triage::Machine {
         feat_ras: features::get().ras,
         isolates_vms: false,
     };
-    let hypervisor = HYPERVISOR.call_once(|| Hypervisor::new(ThisMachine, ras, promises, vms));
+    let mut hypervisor = Hypervisor::new(ThisMachine, ras, promises, vms);
+    hypervisor.loops = options.loops;
+    // A guest that comes back to a hole after a second has done something else meanwhile.
+    hypervisor.loops.window = CNTFRQ_EL0.get();
+    let hypervisor = HYPERVISOR.call_once(|| hypervisor);
+    for text in &options.filter {
+        if let Err(error) = hypervisor.add_filter(text) {
+            log::error!("event=error what=filter why={error} is={text}");
+        }
+    }
+    hypervisor
+}
+
+/// Pins the vCPUs, gets the other CPUs up and lets the first vCPU of every VM go.
+fn start_vms(hypervisor: &'static Hypervisor<ThisMachine>) {
     for (number, vm) in hypervisor.vms().iter().enumerate() {
         for vcpu in &vm.vcpus {
             if let Some(cpu) = cpu::all().get(vcpu.pcpu) {

@@ -100,6 +100,8 @@ pub struct Materials {
     pub reserved: Vec<Option<(RegionId, PaRange)>>,
     /// The shape of all stage-2 tables.
     pub stage2: Config,
+    /// Pages that were bad before.
+    pub bad: Vec<PaRange>,
 }
 
 impl Materials {
@@ -180,7 +182,7 @@ impl Materials {
         )?;
         let ram = self
             .free
-            .allocate_for(config.ram.start(), config.ram.size())?;
+            .allocate_good_for(config.ram.start(), config.ram.size(), &self.bad)?;
         let id = self.add_region(Kind::Ram, ram, config.label)?;
         self.map(&mut space, config, vmid, id, config.ram, ram)?;
         for piece in &config.device_memory {

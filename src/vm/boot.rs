@@ -10,16 +10,20 @@
 //!    off at once: a barrier between the store of one's own state and the loads of the others'
 //!    makes at least one of them see that all are off, and an exchange lets only one act on it.
 //! 3. That CPU writes the files again. Nothing of the VM runs meanwhile, and what it has lost
-//!    stays lost: a page that is a hole is passed over, for the memory behind it is as bad as before.
+//!    stays lost: kernel and DTB go around the holes, the DTB says where they are
+//!    ([`bad_memory`]), and a page of an initrd that is a hole is passed over.
 //! 4. The mark goes, and the first vCPU is turned on.
 //!
 //! A VM that is ended in between, by an error that cannot be contained, stays ended.
 
+use super::bad_memory::{self, EditError};
 use super::config::IpaRange;
 use super::hypervisor::{Hypervisor, Platform, StopReason, Vm};
 use super::vcpu::Power;
 use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange};
-use crate::stage2::Lookup;
+use crate::platform::memory::BLOCK_2M;
+use crate::stage2::{ExtentKind, Lookup};
+use alloc::borrow::Cow;
 use alloc::vec::Vec;
 use core::sync::atomic::{Ordering, fence};
 
@@ -57,21 +61,48 @@ pub struct Boot {
 impl<P: Platform> Hypervisor<P> {
     /// Starts a VM whose vCPUs are all off. One whose files cannot be loaded is ended.
     pub fn start(&self, vm: &Vm<P>) {
-        if let Err(error) = self.load(vm) {
-            log::error!("event=error what=load vm={} why={error}", vm.name);
-            self.stop(vm, StopReason::Killed);
-            return;
-        }
-        let boot = &vm.boot;
-        self.announce(vm);
+        let lost = self.lost_memory(vm);
+        let plan = Plan::new(&vm.boot, &lost);
+        let loaded = plan.and_then(|plan| match self.load(vm, &plan.images) {
+            Ok(()) => Ok(plan),
+            Err(error) => {
+                log::error!("event=error what=load vm={} why={error}", vm.name);
+                Err("memory-unreachable")
+            }
+        });
+        let plan = match loaded {
+            Ok(plan) => plan,
+            Err(why) => {
+                log::error!("event=error what=load vm={} why={why}", vm.name);
+                self.stop(vm, StopReason::Killed);
+                return;
+            }
+        };
+        self.announce(vm, plan.entry);
         // The guest's time begins now.
         let now = self.platform.counter();
         vm.counter_offset.store(now, Ordering::Relaxed);
         if let Some(first) = vm.vcpus.first()
-            && first.turn_on(boot.entry.get(), boot.dtb.get()).is_ok()
+            && first.turn_on(plan.entry.get(), plan.dtb.get()).is_ok()
         {
             self.platform.kick(first.pcpu);
         }
+    }
+
+    /// What the VM must not be given to use: what is bad of its memory, and what coarse holes took with it.
+    fn lost_memory(&self, vm: &Vm<P>) -> Vec<IpaRange> {
+        let bad = self.ras.lost_pages_of(vm.vmid);
+        let bad = bad.filter_map(|lost| IpaRange::new(lost.ipa, PAGE_SIZE));
+        let mut lost: Vec<IpaRange> = bad.collect();
+        let holes = vm.stage2.lock().extents(|extent| {
+            if extent.kind == ExtentKind::Poisoned {
+                lost.extend(IpaRange::new(extent.ipa, extent.size));
+            }
+        });
+        if let Err(damage) = holes {
+            log::error!("event=error what=stage2 vm={} why={damage}", vm.name);
+        }
+        bad_memory::runs(lost.into_iter())
     }
 
     /// Whoever has turned a vCPU of `vm` off calls this: if the VM waits for its reset and this was
@@ -88,8 +119,8 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Writes all files. Returns an error of the platform's.
-    fn load(&self, vm: &Vm<P>) -> Result<(), P::LoadError> {
-        for image in &vm.boot.images {
+    fn load(&self, vm: &Vm<P>, images: &[Cow<'_, Image>]) -> Result<(), P::LoadError> {
+        for image in images {
             let mut lost = 0;
             for run in Runs::new(image.place, |page| self.page_behind(vm, page)) {
                 match run {
@@ -114,6 +145,71 @@ impl<P: Platform> Hypervisor<P> {
             _ => None,
         }
     }
+}
+
+/// Where a VM's files go this time, and what they hold: what it has lost may have been where they went
+/// before.
+struct Plan<'a> {
+    images: Vec<Cow<'a, Image>>,
+    entry: Ipa,
+    dtb: Ipa,
+}
+
+impl<'a> Plan<'a> {
+    /// Files go where they always do, but for what would be hit by `lost`: the DTB to another page of its
+    /// place, the kernel up by a multiple of 2 MiB, which it must be able to bear (Linux,
+    /// Documentation/arch/arm64/booting.rst, 4). An initrd stays, and misses pages.
+    fn new(boot: &'a Boot, lost: &[IpaRange]) -> Result<Self, &'static str> {
+        let (mut entry, mut dtb) = (boot.entry, boot.dtb);
+        let mut images: Vec<_> = boot.images.iter().map(Cow::Borrowed).collect();
+        for image in images.iter_mut().filter(|_| !lost.is_empty()) {
+            let start = image.place.start();
+            if start == boot.dtb {
+                let moved = moved_dtb(image, lost)?;
+                dtb = moved.place.start();
+                *image = Cow::Owned(moved);
+            } else if start == boot.entry {
+                let moved = moved_kernel(image, boot, lost)?;
+                entry = moved.place.start();
+                *image = Cow::Owned(moved);
+            }
+        }
+        Ok(Self { images, entry, dtb })
+    }
+}
+
+/// The DTB with what is lost in it, at the first pages of its place that are good.
+fn moved_dtb(image: &Image, lost: &[IpaRange]) -> Result<Image, &'static str> {
+    let Contents::Bytes(blob) = &image.contents else {
+        return Ok(image.clone());
+    };
+    let blob = bad_memory::describe(blob, lost).map_err(|error| match error {
+        EditError::Damaged => "dtb-damaged",
+        EditError::TooBig => "dtb-too-big",
+    })?;
+    let size = blob.len() as u64;
+    let place = bad_memory::first_fit(image.place, size, PAGE_SIZE, lost)
+        .and_then(|start| IpaRange::new(start, size))
+        .ok_or("no-good-memory-for-dtb")?;
+    let contents = Contents::Bytes(blob);
+    Ok(Image { place, contents })
+}
+
+/// The kernel where it fits, below the next file.
+fn moved_kernel(image: &Image, boot: &Boot, lost: &[IpaRange]) -> Result<Image, &'static str> {
+    let (start, size) = (image.place.start(), image.place.size());
+    let above = boot.images.iter().map(|other| other.place.start());
+    let end = above.filter(|other| *other > start).min();
+    let room = end.map_or(Some(size), |end| end.checked_offset_from(start));
+    let place = room
+        .and_then(|room| IpaRange::new(start, room))
+        .and_then(|room| bad_memory::first_fit(room, size, BLOCK_2M, lost))
+        .and_then(|start| IpaRange::new(start, size))
+        .ok_or("no-good-memory-for-kernel")?;
+    Ok(Image {
+        place,
+        ..image.clone()
+    })
 }
 
 /// A part of a file's place.

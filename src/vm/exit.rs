@@ -8,6 +8,7 @@
 
 use super::config::{DISTRIBUTOR, REDISTRIBUTORS, UART};
 use super::cpu::GuestCpu;
+use super::hypercall::Hypercall;
 use super::hypervisor::{Hypervisor, Platform, StopReason, Vm};
 use super::psci::{Call, status};
 use super::system_registers::{self, Answer};
@@ -162,6 +163,9 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         let [function, a, b, c] = [0, 1, 2, 3].map(|number| self.cpu.register(number));
         // SMCCC: the function identifier is w0, whatever is in the upper half.
         let function = (function & 0xffff_ffff) as u32;
+        if let Some(call) = Hypercall::decode(function, [a, b, c]) {
+            return self.service(call);
+        }
         let answer = match Call::decode(function, [a, b, c]) {
             Call::Answer(value) => value,
             Call::CpuOn {

@@ -10,7 +10,9 @@ use super::vuart::{Terminal, Vuart};
 use crate::addr::{Ipa, PaRange, Vmid};
 use crate::ras::contain::AddressSpaces;
 use crate::ras::ghes::PhysMemory;
+use crate::ras::loops;
 use crate::ras::pipeline::Ras;
+use crate::ras::poison::cpu_bit;
 use crate::ras::triage;
 use crate::stage2::{Census, Damage, HoleOutcome, Level, Stage2, TableMemory, Tlb};
 use alloc::string::String;
@@ -102,6 +104,8 @@ pub struct Vm<P: Platform> {
     pub boot: Boot,
     /// Virtual aborts that its vCPUs were given for memory errors.
     pub vseas: AtomicU64,
+    /// Pages that its guest has injected errors into.
+    pub injected: AtomicU64,
     /// Its interrupt controller.
     pub vgic: Vgic,
     /// What its virtual counter lags behind the physical one (CNTVOFF_EL2).
@@ -133,9 +137,16 @@ impl<P: Platform> Vm<P> {
             console,
             boot,
             vseas: AtomicU64::new(0),
+            injected: AtomicU64::new(0),
             uart: Mutex::new(Vuart::default()),
             stopped: AtomicU8::new(RUNNING),
         }
+    }
+
+    /// The CPUs that its vCPUs are pinned to, as [`cpu_bit`] has them.
+    pub fn cpus(&self) -> u64 {
+        let bits = self.vcpus.iter().map(|vcpu| cpu_bit(vcpu.pcpu));
+        bits.fold(0, |all, bit| all | bit)
     }
 
     /// Whether its vCPUs must not run any more.
@@ -229,6 +240,8 @@ pub struct Hypervisor<P: Platform> {
     pub ras: Ras<'static, P::Shared>,
     /// What the machine promises about its errors.
     pub triage: triage::Machine,
+    /// What is done about guests that go round in circles.
+    pub loops: loops::Policy,
     vms: Vec<Vm<P>>,
     running: AtomicUsize,
 }
@@ -246,6 +259,7 @@ impl<P: Platform> Hypervisor<P> {
             platform,
             ras,
             triage,
+            loops: loops::Policy::DEFAULT,
             vms,
             running,
         }
@@ -262,13 +276,12 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Says that `vm` is about to run its first instruction.
-    pub(super) fn announce(&self, vm: &Vm<P>) {
+    pub(super) fn announce(&self, vm: &Vm<P>, entry: Ipa) {
         log::info!(
-            "event=vm-start vm={} vcpus={} ram={:#x} entry={}",
+            "event=vm-start vm={} vcpus={} ram={:#x} entry={entry}",
             vm.name,
             vm.vcpus.len(),
             vm.boot.ram,
-            vm.boot.entry
         );
         self.print_stage2(vm, "start");
     }

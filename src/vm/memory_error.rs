@@ -12,7 +12,8 @@ use crate::ras::cper::Severity;
 use crate::ras::esr::{Abort, AsyncErrorType, Level, SError, SErrorKind, Syndrome};
 use crate::ras::event::{Attempt, Consumer, ErrorEvent, Origin, Stage};
 use crate::ras::inject::{self, ExternalAbort};
-use crate::ras::pipeline::{Collected, Occasion};
+use crate::ras::loops::{self, Circle};
+use crate::ras::pipeline::{Collected, Consumption, Occasion};
 use crate::ras::triage::{self, Interrupted, Verdict};
 use crate::stage2::Lookup;
 use core::fmt;
@@ -71,6 +72,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             Verdict::Restart if collected.records > 0 => Next::Resume,
             _ => {
                 let resolved = self.resolve(abort, &event, &collected);
+                self.meet(abort, resolved.map(|resolved| (resolved.ipa, resolved.pa)));
                 self.tell(abort, &event, resolved.map(|resolved| resolved.ipa), None)
             }
         }
@@ -101,8 +103,29 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             ..self.event(&self.occasion(Origin::Sea, Some(abort.into())))
         };
         self.announce(&event, Stage::Touched);
-        log::info!(target: "ras", "event=touched seq={} vm={} vcpu={} ipa={ipa} count={count}", event.sequence, self.vm.name, self.vcpu.index);
+        if loops::is_worth_a_line(self.meet(abort, Some((ipa, pa)))) {
+            log::info!(target: "ras", "event=touched seq={} vm={} vcpu={} ipa={ipa} count={count}", event.sequence, self.vm.name, self.vcpu.index);
+        }
         self.tell(abort, &event, Some(ipa), level)
+    }
+
+    /// Counts that this vCPU meets poison at `place`. Returns how often running it has met this very
+    /// address.
+    fn meet(&self, abort: &Abort, place: Option<(Ipa, Pa)>) -> u64 {
+        let (vcpu, vm) = (self.vcpu, self.vm);
+        vcpu.consumed.fetch_add(1, Ordering::Relaxed);
+        if let Some((_, pa)) = place {
+            let ras = &self.hypervisor.ras;
+            if ras.consumed(pa, vm.vmid, vcpu.pcpu, vm.cpus()) == Consumption::First {
+                vcpu.distinct.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        // What the guest named, if that is known; where it led, if not.
+        let far = abort.far(self.cpu.far());
+        let address = far.or_else(|| place.map(|(ipa, _)| ipa.get()));
+        let now = self.hypervisor.platform.counter();
+        let window = self.hypervisor.loops.window;
+        vcpu.streak.meet(address.unwrap_or(0), now, window)
     }
 
     /// Takes and contains what firmware tells, on the occasion of an exception; the exception as an
@@ -118,7 +141,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         (event, collected)
     }
 
-    fn occasion(&self, origin: Origin, attempt: Option<Attempt>) -> Occasion {
+    pub(super) fn occasion(&self, origin: Origin, attempt: Option<Attempt>) -> Occasion {
         Occasion {
             origin,
             cpu: self.vcpu.pcpu,
@@ -137,7 +160,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         occasion.event(sequence, Severity::Recoverable, None)
     }
 
-    fn announce(&self, event: &ErrorEvent, stage: Stage) {
+    pub(super) fn announce(&self, event: &ErrorEvent, stage: Stage) {
         self.hypervisor.ras.announcer.announce(event, stage);
     }
 
@@ -208,18 +231,50 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     ) -> Next {
         let abort = ExternalAbort::from_trap(trap, self.cpu.far(), walk);
         let state = self.cpu.state();
+        let running = self.vcpu.streak.count();
         if inject::handler_is_lost(&state) {
+            self.say_loop(event, ipa, (Circle::Vector, loops::Action::Stop));
             return self.give_up("handler-lost", event);
         }
-        let exception = inject::external_abort(&state, &abort);
+        if let Some(circle) = loops::judge(&self.hypervisor.loops, running, &state) {
+            self.say_loop(event, ipa, circle);
+            if circle.1 == loops::Action::Stop {
+                return self.give_up("loop", event);
+            }
+        }
+        self.abort_guest(event, ipa, &abort, trap.into())
+    }
+
+    /// Counts, says and gives an external abort.
+    pub(super) fn abort_guest(
+        &mut self,
+        event: &ErrorEvent,
+        ipa: Option<Ipa>,
+        abort: &ExternalAbort,
+        attempt: Attempt,
+    ) -> Next {
+        let exception = inject::external_abort(&self.cpu.state(), abort);
         if let Ok(injected) = &exception {
             self.vm.vseas.fetch_add(1, Ordering::Relaxed);
             self.announce(event, Stage::GuestAborted);
-            log::info!(target: "ras", "event=vsea seq={} vm={} vcpu={}{} far={:#x} esr={:#x} el={} access={}",
-                event.sequence, self.vm.name, self.vcpu.index, Optional(" ipa=", ipa.map(Ipa::page)), abort.far.unwrap_or(0), injected.esr_el1,
-                self.cpu.exception_level(), Attempt::from(trap));
+            if loops::is_worth_a_line(self.vcpu.streak.count()) {
+                log::info!(target: "ras", "event=vsea seq={} vm={} vcpu={}{} far={:#x} esr={:#x} el={} access={attempt}",
+                    event.sequence, self.vm.name, self.vcpu.index, Optional(" ipa=", ipa.map(Ipa::page)), abort.far.unwrap_or(0),
+                    injected.esr_el1, self.cpu.exception_level());
+            }
         }
         self.deliver(exception)
+    }
+
+    fn say_loop(
+        &self,
+        event: &ErrorEvent,
+        ipa: Option<Ipa>,
+        (circle, action): (Circle, loops::Action),
+    ) {
+        self.announce(event, Stage::Looped);
+        log::warn!(target: "ras", "event=loop seq={} vm={} vcpu={}{} count={} kind={circle} action={action}",
+            event.sequence, self.vm.name, self.vcpu.index, Optional(" ipa=", ipa), self.vcpu.streak.count());
     }
 
     fn tell_by_serror(&mut self, error: &SError, event: &ErrorEvent) -> Next {

@@ -10,18 +10,26 @@
 //!   vgic         interrupts
 //!   exit         why a guest stopped, and the answer; psci, vuart: what it may ask for;
 //!                system_registers, id_registers: what it reads of its CPU
+//!   hypercall    what a guest may ask of Cordon; services answers
 //!   memory_error the part of exit that Cordon is for
+//!   operator     what is done on request: errors, filters; report: what was counted
+//!   bad_memory   the guest's device tree, with what it has lost
 //! ```
 
+pub mod bad_memory;
 pub mod boot;
 pub mod config;
 pub mod cpu;
 pub mod exit;
 pub mod guest_dt;
+pub mod hypercall;
 pub mod hypervisor;
 pub mod id_registers;
 pub mod memory_error;
+pub mod operator;
 pub mod psci;
+pub mod report;
+pub mod services;
 pub mod system_registers;
 #[cfg(test)]
 mod tests;

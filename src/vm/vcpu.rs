@@ -1,5 +1,6 @@
 //! A virtual CPU: pinned to one physical CPU, on or off.
 
+use crate::ras::loops::Streak;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
 
 /// Affinity fields of the MPIDR of vCPU number `index`: Aff0 counts to 15, as a GICv3 wants it
@@ -44,6 +45,12 @@ pub struct Vcpu {
     pub index: usize,
     /// The physical CPU it is pinned to.
     pub pcpu: usize,
+    /// What it met last. Its own CPU alone writes it, as the two that follow.
+    pub streak: Streak,
+    /// Times that it consumed poison.
+    pub consumed: AtomicU64,
+    /// Pages that it consumed at least once.
+    pub distinct: AtomicU64,
     power: AtomicU8,
     entry: AtomicU64,
     context: AtomicU64,
@@ -55,6 +62,9 @@ impl Vcpu {
         Self {
             index,
             pcpu,
+            streak: Streak::new(),
+            consumed: AtomicU64::new(0),
+            distinct: AtomicU64::new(0),
             power: AtomicU8::new(Power::Off as u8),
             entry: AtomicU64::new(0),
             context: AtomicU64::new(0),

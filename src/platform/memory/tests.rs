@@ -261,3 +261,21 @@ fn errors_are_keys_and_values() {
         ]
     );
 }
+
+#[test]
+fn memory_with_a_bad_page_is_taken_only_where_there_is_no_other() {
+    let range = |start, size| PaRange::new(Pa::new(start), size).unwrap();
+    let mut free = FreeMemory::new([range(0, 8 << 20)], []);
+    let bad = [range(0x1000, PAGE_SIZE), range(0x40_0000, 1)];
+    let take = |free: &mut FreeMemory| {
+        let taken = free.allocate_good_for(Ipa::new(0), 2 << 20, &bad);
+        taken.map(|range| range.start().get() >> 20)
+    };
+    let mut good = [take(&mut free).unwrap(), take(&mut free).unwrap()];
+    good.sort_unstable();
+    assert_eq!(good, [2, 6]);
+    let mut rest = [take(&mut free).unwrap(), take(&mut free).unwrap()];
+    rest.sort_unstable();
+    assert_eq!(rest, [0, 4]);
+    assert!(take(&mut free).is_err());
+}

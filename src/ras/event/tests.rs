@@ -94,6 +94,7 @@ fn one_subscriber_too_many_is_refused_and_the_others_stay() {
 
 #[test]
 fn a_plain_function_can_subscribe() {
+    use core::sync::atomic::AtomicU64;
     static CALLS: AtomicU64 = AtomicU64::new(0);
     static CALL: fn(&ErrorEvent, Stage) = |event, _| {
         CALLS.fetch_add(event.sequence, Relaxed);
@@ -116,6 +117,8 @@ fn each_stage_counts_in_its_own_place() {
         Stage::GuestSError,
         Stage::Touched,
         Stage::Unclaimed,
+        Stage::Filtered { pages: 3 },
+        Stage::Looped,
         Stage::Overflow,
         Stage::VmStopped,
         Stage::Repaired { pages: 2 },
@@ -135,14 +138,52 @@ fn each_stage_counts_in_its_own_place() {
             guest_serrors: 1,
             touched: 1,
             unclaimed: 1,
+            filtered: 1,
+            loops: 1,
             overflows: 1,
             stopped_vms: 1,
             fatal: 1,
             lost_pages: 510,
+            repaired_pages: 2,
         }
     );
     assert_eq!(
         snapshot.to_string(),
-        "detected=1 contained=1 vsea=1 touched=1 lost_pages=510"
+        "detected=1 contained=1 vsea=1 touched=1 lost_pages=510 filtered=1 loops=1"
     );
+}
+
+#[test]
+fn a_vm_has_counters_of_its_own_and_kinds_are_counted_once_an_error() {
+    let announcer = Announcer::<0>::new();
+    let mine = event();
+    let injected = ErrorEvent {
+        origin: Origin::Injected,
+        severity: Severity::Corrected,
+        consumer: None,
+        ..event()
+    };
+    for (event, stage) in [
+        (mine, Stage::Detected),
+        (mine, Stage::Contained { pages: 1 }),
+        (mine, Stage::GuestAborted),
+        (mine, Stage::Touched),
+        (mine, Stage::GuestAborted),
+        (injected, Stage::Detected),
+        (injected, Stage::Filtered { pages: 1 }),
+    ] {
+        announcer.announce(&event, stage);
+    }
+    announcer.counters().count_distinct(Vmid::new(1).unwrap());
+    let of = |vm| announcer.counters().vm(Vmid::new(vm).unwrap()).unwrap();
+    assert_eq!(
+        of(1).to_string(),
+        "detected=1 vsea=2 vserror=0 touched=1 distinct=1 repeated=1 filtered=0 loops=0"
+    );
+    assert_eq!(of(2), crate::ras::counters::VmSnapshot::default());
+    assert_eq!(announcer.counters().vm(Vmid::new(65).unwrap()), None);
+    let kinds = announcer.counters().kinds();
+    let seen: Vec<_> = kinds.by_origin().filter(|(_, n)| *n != [0; 3]).collect();
+    assert_eq!(seen, [("sea", [0, 1, 0]), ("injected", [1, 0, 0])]);
+    assert_eq!((kinds.required, kinds.optional), (1, 1));
 }

@@ -1,0 +1,145 @@
+//! The memory of poison: what is bad, whatever became of who used it.
+//!
+//! A page stays in the set when its VM is reset or ends, when it is nobody's, and when the region around
+//! it goes. So whoever gets the memory later gets it with the hole in place.
+
+use super::{Occasion, Origin, Ras, Severity, Stage};
+use crate::addr::{PAGE_SIZE, Pa, PaRange, Pfn, Vmid};
+use crate::devmem::{Mapping, Region, RegionId};
+use crate::ras::contain::AddressSpaces;
+use crate::ras::ghes::PhysMemory;
+use crate::ras::poison::{BadPage, cpu_bit};
+use crate::stage2::HoleOutcome;
+
+/// A bad page as one VM has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LostPage {
+    /// Where the VM has it.
+    pub ipa: crate::addr::Ipa,
+    /// What is known of it.
+    pub page: BadPage,
+}
+
+impl<'s, S: PhysMemory> Ras<'s, S> {
+    /// The bad pages in `range`, in order. The set is locked for each step and free in between, so that
+    /// the caller may do with a page what it wants; one that comes or goes meanwhile may be missed.
+    pub fn bad_pages(&self, range: PaRange) -> impl Iterator<Item = BadPage> + '_ {
+        let mut next = Some(range);
+        core::iter::from_fn(move || {
+            let left = next?;
+            let found = self.poison.lock().first_in(left).map(|page| page.snapshot());
+            next = found.and_then(|page| behind(left, page.pa));
+            found
+        })
+    }
+
+    /// All bad pages of the machine.
+    pub fn all_bad_pages(&self) -> impl Iterator<Item = BadPage> + '_ {
+        let all = PaRange::new(Pa::new(0), u64::MAX);
+        all.into_iter().flat_map(|all| self.bad_pages(all))
+    }
+
+    /// The bad pages of what `vm` maps, mapping by mapping, in order in each.
+    pub fn lost_pages_of(&self, vm: Vmid) -> impl Iterator<Item = LostPage> + '_ {
+        let own = move |mapping: &&Mapping| mapping.vm == vm;
+        let mappings = self.devmem.regions().flat_map(Region::mappings).filter(own);
+        mappings.flat_map(|mapping| {
+            self.bad_pages(mapping.range).filter_map(|page| {
+                let ipa = mapping.ipa_of(page.pa)?;
+                Some(LostPage { ipa, page })
+            })
+        })
+    }
+
+    /// Takes over pages that were bad before Cordon started, and cuts them out of every map there is.
+    /// Returns how many pages are in the set that were not.
+    pub fn import<V: AddressSpaces>(
+        &self,
+        ranges: impl Iterator<Item = PaRange>,
+        cpu: usize,
+        spaces: &V,
+    ) -> u64 {
+        let occasion = Occasion {
+            origin: Origin::Imported,
+            cpu,
+            consumer: None,
+        };
+        let before = self.poison.lock().len();
+        for range in ranges {
+            let event = occasion.event(self.next_sequence(), Severity::Recoverable, Some(range));
+            self.announcer.announce(&event, Stage::Detected);
+            self.contain(&event, range, spaces);
+        }
+        (self.poison.lock().len() - before) as u64
+    }
+
+    /// Cuts what is known to be bad out of a mapping that was registered after it went bad. Returns how
+    /// many holes were made.
+    pub fn cut_known<V: AddressSpaces>(&self, mapping: &Mapping, spaces: &V) -> u64 {
+        let mut holes = 0;
+        for page in self.bad_pages(mapping.range) {
+            let Some(ipa) = mapping.ipa_of(page.pa) else {
+                continue;
+            };
+            match spaces.make_hole(mapping.vm, ipa) {
+                Some(Ok(HoleOutcome::Made(_) | HoleOutcome::Coarse(_))) => holes += 1,
+                Some(Err(damage)) => {
+                    spaces.give_up(mapping.vm, &damage);
+                }
+                _ => {}
+            }
+        }
+        holes
+    }
+
+    /// Forgets a region with its mappings and the filter rules that name it. What is bad in it stays
+    /// bad. No VM may still map it.
+    pub fn remove_region(&mut self, id: RegionId) -> Option<Region<'s>> {
+        let region = self.devmem.unregister(id)?;
+        self.filter.lock().forget_region(id);
+        Some(region)
+    }
+
+    /// The owner of the page that holds `pa` says that it knows. Whether that is news.
+    pub fn acknowledge(&self, pa: Pa) -> bool {
+        let poison = self.poison.lock();
+        poison.get(pa.pfn()).is_some_and(|page| page.acknowledge())
+    }
+
+    /// Remembers that the guest of VM `vm` on physical CPU number `cpu` has consumed the page that holds
+    /// `pa`. `siblings` are the CPUs of its VM, as bits.
+    pub fn consumed(&self, pa: Pa, vm: Vmid, cpu: usize, siblings: u64) -> Consumption {
+        let poison = self.poison.lock();
+        let before = poison.get(pa.pfn()).map(|page| page.consume(cpu));
+        drop(poison);
+        let Some(before) = before else {
+            return Consumption::Unknown;
+        };
+        if before & siblings == 0 {
+            self.announcer.counters().count_distinct(vm);
+        }
+        if before & cpu_bit(cpu) == 0 {
+            Consumption::First
+        } else {
+            Consumption::Repeated
+        }
+    }
+}
+
+/// Whether a vCPU has consumed a page before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consumption {
+    /// It has not.
+    First,
+    /// It has.
+    Repeated,
+    /// The set had no room for the page.
+    Unknown,
+}
+
+/// What is left of `range` behind the page at `page`.
+fn behind(range: PaRange, page: Pa) -> Option<PaRange> {
+    let start = Pfn::new(page.pfn().get()).pa().checked_add(PAGE_SIZE)?;
+    let size = range.last().checked_offset_from(start)?.checked_add(1)?;
+    PaRange::new(start, size)
+}

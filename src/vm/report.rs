@@ -1,0 +1,80 @@
+//! What was counted, and what is bad: on request, and when the machine halts.
+
+use super::hypervisor::{Hypervisor, Platform, Vm};
+use crate::devmem::Region;
+use crate::ras::event::Origin;
+use core::sync::atomic::Ordering;
+
+impl<P: Platform> Hypervisor<P> {
+    /// Prints the counters: the sums, then by kind, by VM, by vCPU and by region.
+    pub fn print_counters(&self) {
+        let counters = self.ras.announcer.counters();
+        log::info!(target: "ras", "event=summary {}", counters.snapshot());
+        let kinds = counters.kinds();
+        let (required, optional) = (kinds.required, kinds.optional);
+        log::info!(target: "ras", "event=counters kind=all required={required} optional={optional}");
+        for (via, [corrected, recoverable, fatal]) in kinds.by_origin() {
+            if corrected + recoverable + fatal > 0 {
+                log::info!(target: "ras", "event=counters via={via} corrected={corrected} recoverable={recoverable} fatal={fatal}");
+            }
+        }
+        for vm in self.vms() {
+            self.print_vm(vm);
+        }
+        for region in self.ras.devmem.regions() {
+            self.print_region(region);
+        }
+    }
+
+    fn print_vm(&self, vm: &Vm<P>) {
+        let lost = self.ras.lost_pages_of(vm.vmid).count();
+        let injected = vm.injected.load(Ordering::Relaxed);
+        if let Some(met) = self.ras.announcer.counters().vm(vm.vmid) {
+            log::info!(target: "ras", "event=counters vm={} lost_pages={lost} injected={injected} {met}", vm.name);
+        }
+        for vcpu in &vm.vcpus {
+            let consumed = vcpu.consumed.load(Ordering::Relaxed);
+            let distinct = vcpu.distinct.load(Ordering::Relaxed);
+            if consumed > 0 {
+                let repeated = consumed.saturating_sub(distinct);
+                log::info!(target: "ras", "event=counters vm={} vcpu={} distinct={distinct} repeated={repeated}", vm.name, vcpu.index);
+            }
+        }
+    }
+
+    fn print_region(&self, region: &Region<'_>) {
+        let empty = (0_u64, 0_u64);
+        let sum = |(pages, touched): (u64, u64), page: crate::ras::poison::BadPage| {
+            (pages + 1, touched.saturating_add(page.touches))
+        };
+        let (pages, touched) = self.ras.bad_pages(region.range()).fold(empty, sum);
+        if pages > 0 {
+            let (id, kind) = (region.id(), region.kind());
+            log::info!(target: "ras", "event=counters region={id} kind={kind} lost_pages={pages} touched={touched}");
+        }
+    }
+
+    /// Prints every page that is bad, in the order of their addresses: what a later start can import.
+    pub fn print_poison(&self) {
+        for page in self.ras.all_bad_pages() {
+            let (pa, seq, touched) = (page.pa, page.sequence, page.touches);
+            let known = if page.acknowledged { "yes" } else { "no" };
+            let region = self.ras.devmem.find(pa).map(Region::id);
+            match region {
+                Some(id) => log::info!(target: "ras", "event=poison pa={pa} seq={seq} touched={touched} acknowledged={known} region={id}"),
+                None => log::info!(target: "ras", "event=poison pa={pa} seq={seq} touched={touched} acknowledged={known}"),
+            }
+        }
+    }
+
+    /// Imports `ranges`, pages that were bad before Cordon started, on physical CPU number `cpu`, and says
+    /// how many there are.
+    pub fn import_poison(&self, ranges: &[crate::addr::PaRange], cpu: usize) {
+        if ranges.is_empty() {
+            return;
+        }
+        let n = self.ras.import(ranges.iter().copied(), cpu, self);
+        let via = Origin::Imported;
+        log::info!(target: "ras", "event=imported n={n} via={via} ranges={}", ranges.len());
+    }
+}

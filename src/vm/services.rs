@@ -1,0 +1,176 @@
+//! The answers to [`Hypercall`]s: about the caller's own VM, and nothing else.
+
+use super::cpu::GuestCpu;
+use super::exit::{Exit, Next};
+use super::hypercall::{CALLS, Hypercall, MAX_INJECTED, MAX_INJECTED_EVER, MAX_RANGE, Pages, status};
+use super::hypervisor::Platform;
+use crate::addr::{PAGE_SIZE, PaRange};
+use crate::ras::esr::{Access, SyncErrorType};
+use crate::ras::event::{Attempt, Origin};
+use crate::ras::inject::{ExternalAbort, Features};
+use crate::ras::pipeline::{Injection, LostPage, Occasion};
+use core::sync::atomic::Ordering;
+
+/// What CAPABILITIES says of memory errors, in x2. Bits that are not here are 0.
+pub mod capability {
+    /// The vCPUs have FEAT_RAS: syndromes say how bad an error is, and a virtual SError has one.
+    pub const FEAT_RAS: u64 = 1 << 0;
+    /// A lost page is cut out by itself; what is around it stays.
+    pub const CONTAINED: u64 = 1 << 1;
+    /// Consumption is told by a synchronous external abort.
+    pub const ABORTS: u64 = 1 << 2;
+    /// Firmware tells Cordon what was lost, also if nobody has consumed it.
+    pub const RECORDS: u64 = 1 << 3;
+    /// What is lost stays lost when the VM is reset, and the device tree then says what is.
+    pub const REMEMBERED: u64 = 1 << 4;
+}
+
+/// x0 to x3.
+type Answer = [u64; 4];
+
+const fn refused(status: i64) -> Answer {
+    [status.cast_unsigned(), 0, 0, 0]
+}
+
+impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
+    /// Answers a call.
+    pub(super) fn service(&mut self, call: Hypercall) -> Next {
+        let answer = match call {
+            Hypercall::Answer(answer) => answer,
+            Hypercall::Capabilities => self.capabilities(),
+            Hypercall::Inject(pages, kind) => return self.inject(pages, kind),
+            Hypercall::Query(pages) => self.query(pages),
+            Hypercall::Acknowledge(pages) => self.acknowledge(pages),
+            Hypercall::Counters(group) => self.counters(group),
+        };
+        self.answer(answer);
+        Next::Resume
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        for (register, value) in (0..).zip(answer) {
+            self.cpu.set_register(register, value);
+        }
+    }
+
+    fn capabilities(&self) -> Answer {
+        use capability::{ABORTS, CONTAINED, FEAT_RAS, RECORDS, REMEMBERED};
+        let mut bits = CONTAINED | ABORTS | REMEMBERED;
+        if self.cpu.state().features.contains(Features::RAS) {
+            bits |= FEAT_RAS;
+        }
+        if self.hypervisor.ras.has_records() {
+            bits |= RECORDS;
+        }
+        [0, CALLS, bits, MAX_INJECTED << 32 | MAX_RANGE]
+    }
+
+    /// An error in the caller's own memory; for one that is consumed, the abort as well, as if the call
+    /// itself had been the access.
+    fn inject(&mut self, pages: Pages, kind: Injection) -> Next {
+        let range = match self.injectable(pages) {
+            Ok(range) => range,
+            Err(status) => {
+                self.answer(refused(status));
+                return Next::Resume;
+            }
+        };
+        self.answer([0, range.size() / PAGE_SIZE, 0, 0]);
+        let (hypervisor, vm) = (self.hypervisor, self.vm);
+        let attempt = Attempt::Access(Access::Read);
+        let consumed = self.occasion(Origin::Injected, Some(attempt));
+        let required = kind == Injection::Required;
+        let occasion = Occasion {
+            consumer: consumed.consumer.filter(|_| required),
+            ..consumed
+        };
+        let by = Some(vm.name.as_str());
+        let event = hypervisor.ras.inject(&occasion, range, kind, by, hypervisor);
+        if !required {
+            return Next::Resume;
+        }
+        let abort = ExternalAbort {
+            access: Access::Read,
+            walk: None,
+            // No instruction has named a virtual address.
+            far: None,
+            cache_maintenance: false,
+            ea: false,
+            error_type: Some(SyncErrorType::Recoverable),
+        };
+        self.abort_guest(&event, Some(pages.range().start()), &abort, attempt)
+    }
+
+    /// The memory behind the first of `pages`, as far as the guest may have errors there; it is then
+    /// charged with them.
+    fn injectable(&self, pages: Pages) -> Result<PaRange, i64> {
+        let vm = self.vm;
+        let range = self.hypervisor.memory_behind(vm.vmid, pages);
+        let range = range.ok_or(status::NOT_MEMORY)?;
+        let devmem = &self.hypervisor.ras.devmem;
+        let region = devmem.find(range.start()).ok_or(status::NOT_MEMORY)?;
+        // A run over the border of two regions is refused as well: it can be asked for in two calls.
+        let shared = !region.range().contains_range(range)
+            || region
+                .mappings()
+                .any(|other| other.vm != vm.vmid && other.range.overlaps(range));
+        if shared {
+            return Err(status::DENIED);
+        }
+        let pages = range.size() / PAGE_SIZE;
+        let within = |injected: u64| {
+            let injected = injected.saturating_add(pages);
+            (injected <= MAX_INJECTED_EVER).then_some(injected)
+        };
+        let charged = vm
+            .injected
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, within);
+        charged.map(|_| range).map_err(|_| status::DENIED)
+    }
+
+    /// What is bad of `pages`.
+    fn lost(&self, pages: Pages) -> impl Iterator<Item = LostPage> {
+        let (first, last) = (pages.range().start(), pages.range().last());
+        let lost = self.hypervisor.ras.lost_pages_of(self.vm.vmid);
+        lost.filter(move |page| first <= page.ipa && page.ipa <= last)
+    }
+
+    fn query(&self, pages: Pages) -> Answer {
+        let first = pages.range().start();
+        if self.hypervisor.ras.devmem.resolve(self.vm.vmid, first).is_none() {
+            return refused(status::NOT_MEMORY);
+        }
+        let none = (0, u64::MAX);
+        let (count, first) = self.lost(pages).fold(none, |(count, first), page| {
+            (count + 1, first.min(page.ipa.get()))
+        });
+        [0, count, first, 0]
+    }
+
+    fn acknowledge(&self, pages: Pages) -> Answer {
+        let ras = &self.hypervisor.ras;
+        let news = self.lost(pages).filter(|lost| ras.acknowledge(lost.page.pa));
+        let news = news.count() as u64;
+        if news > 0 {
+            let (name, ipa) = (&self.vm.name, pages.range().start());
+            log::info!(target: "ras", "event=acknowledged vm={name} ipa={ipa} pages={news}");
+        }
+        [0, news, 0, 0]
+    }
+
+    fn counters(&self, group: u64) -> Answer {
+        let ras = &self.hypervisor.ras;
+        let met = ras.announcer.counters().vm(self.vm.vmid).unwrap_or_default();
+        let lost = || ras.lost_pages_of(self.vm.vmid);
+        match group {
+            0 => [0, lost().count() as u64, met.aborts, met.serrors],
+            1 => [0, met.distinct, met.repeated(), met.touched],
+            2 => {
+                let known = lost().filter(|lost| lost.page.acknowledged);
+                let injected = self.vm.injected.load(Ordering::Relaxed);
+                [0, injected, known.count() as u64, met.filtered]
+            }
+            _ => refused(status::INVALID),
+        }
+    }
+}
