@@ -89,6 +89,8 @@ counters! {
         lost_pages,
         /// Pages that were repaired.
         repaired_pages,
+        /// Pages whose contents were moved.
+        moved_pages,
     }
 }
 
@@ -154,9 +156,10 @@ pub struct Kinds {
 impl Kinds {
     /// For each origin its name and how many errors that were corrected, recoverable and fatal.
     pub fn by_origin(&self) -> impl Iterator<Item = (&'static str, [u64; 3])> {
-        let counts = self.by_kind.iter().map(|[_, corrected, recoverable, fatal]| {
-            [*corrected, *recoverable, *fatal]
-        });
+        let counts = self
+            .by_kind
+            .iter()
+            .map(|[_, corrected, recoverable, fatal]| [*corrected, *recoverable, *fatal]);
         Origin::NAMES.into_iter().zip(counts)
     }
 }
@@ -206,6 +209,10 @@ impl Counters {
                 add(&all.repaired_pages, pages);
                 return;
             }
+            Stage::Moved { pages } => {
+                add(&all.moved_pages, pages);
+                return;
+            }
         };
         add(counter, 1);
         if stage == Stage::Detected {
@@ -222,7 +229,14 @@ impl Counters {
             add(counter, 1);
         }
         let required = event.is_action_required();
-        add(if required { &self.required } else { &self.optional }, 1);
+        add(
+            if required {
+                &self.required
+            } else {
+                &self.optional
+            },
+            1,
+        );
     }
 
     /// `vm` has consumed a page for the first time.
@@ -297,12 +311,14 @@ impl fmt::Display for Snapshot {
             lost_pages,
             filtered,
             loops,
+            repaired_pages,
+            moved_pages,
             ..
         } = self;
         write!(
             f,
             "detected={detected} contained={contained} vsea={guest_aborts} touched={touched} \
-             lost_pages={lost_pages} filtered={filtered} loops={loops}"
+             lost_pages={lost_pages} filtered={filtered} loops={loops} repaired={repaired_pages} moved={moved_pages}"
         )
     }
 }

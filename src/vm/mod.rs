@@ -26,6 +26,7 @@ pub mod hypercall;
 pub mod hypervisor;
 pub mod id_registers;
 pub mod memory_error;
+pub mod mending;
 pub mod operator;
 pub mod psci;
 pub mod report;

@@ -2,13 +2,17 @@
 
 use super::cpu::GuestCpu;
 use super::exit::{Exit, Next};
-use super::hypercall::{CALLS, Hypercall, MAX_INJECTED, MAX_INJECTED_EVER, MAX_RANGE, Pages, status};
+use super::hypercall::{
+    CALLS, Hypercall, MAX_INJECTED, MAX_INJECTED_EVER, MAX_RANGE, Pages, status,
+};
 use super::hypervisor::Platform;
-use crate::addr::{PAGE_SIZE, PaRange};
+use crate::addr::{Ipa, PAGE_SIZE, PaRange};
+use crate::devmem::Policy;
 use crate::ras::esr::{Access, SyncErrorType};
 use crate::ras::event::{Attempt, Origin};
 use crate::ras::inject::{ExternalAbort, Features};
 use crate::ras::pipeline::{Injection, LostPage, Occasion};
+use crate::ras::repair::{How, RepairError};
 use core::sync::atomic::Ordering;
 
 /// What CAPABILITIES says of memory errors, in x2. Bits that are not here are 0.
@@ -42,6 +46,8 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             Hypercall::Query(pages) => self.query(pages),
             Hypercall::Acknowledge(pages) => self.acknowledge(pages),
             Hypercall::Counters(group) => self.counters(group),
+            Hypercall::Repair(pages, how) => self.repair(pages, how),
+            Hypercall::Policy(ipa, policy) => self.policy(ipa, policy),
         };
         self.answer(answer);
         Next::Resume
@@ -85,7 +91,10 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             ..consumed
         };
         let by = Some(vm.name.as_str());
-        let event = hypervisor.ras.inject(&occasion, range, kind, by, hypervisor);
+        let event = hypervisor
+            .ras
+            .inject(&occasion, range, kind, by, hypervisor);
+        hypervisor.offline_due(self.vcpu.pcpu);
         if !required {
             return Next::Resume;
         }
@@ -137,7 +146,13 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
 
     fn query(&self, pages: Pages) -> Answer {
         let first = pages.range().start();
-        if self.hypervisor.ras.devmem.resolve(self.vm.vmid, first).is_none() {
+        if self
+            .hypervisor
+            .ras
+            .devmem
+            .resolve(self.vm.vmid, first)
+            .is_none()
+        {
             return refused(status::NOT_MEMORY);
         }
         let none = (0, u64::MAX);
@@ -149,7 +164,9 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
 
     fn acknowledge(&self, pages: Pages) -> Answer {
         let ras = &self.hypervisor.ras;
-        let news = self.lost(pages).filter(|lost| ras.acknowledge(lost.page.pa));
+        let news = self
+            .lost(pages)
+            .filter(|lost| ras.acknowledge(lost.page.pa));
         let news = news.count() as u64;
         if news > 0 {
             let (name, ipa) = (&self.vm.name, pages.range().start());
@@ -158,9 +175,40 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         [0, news, 0, 0]
     }
 
+    fn repair(&self, pages: Pages, how: How) -> Answer {
+        let (hypervisor, vm) = (self.hypervisor, self.vm.vmid);
+        let first = pages.range().start();
+        if hypervisor.ras.devmem.resolve(vm, first).is_none() {
+            return refused(status::NOT_MEMORY);
+        }
+        // What is zeros now, or has other contents again, would surprise another VM.
+        if hypervisor.shares(vm, pages) {
+            return refused(status::DENIED);
+        }
+        match hypervisor.repair_range(vm, pages, how, self.vcpu.pcpu) {
+            Ok(done) => [0, done.pages, done.left, 0],
+            Err(RepairError::NotPoisoned | RepairError::NotMapped) => refused(status::NOT_BAD),
+            Err(RepairError::NoSpare | RepairError::OutOfFrames) => refused(status::NO_ROOM),
+            Err(_) => refused(status::STILL_BAD),
+        }
+    }
+
+    fn policy(&self, ipa: Ipa, policy: Policy) -> Answer {
+        let cpu = self.vcpu.pcpu;
+        if self.hypervisor.set_policy(self.vm.vmid, ipa, policy, cpu) {
+            [0; 4]
+        } else {
+            refused(status::NOT_MEMORY)
+        }
+    }
+
     fn counters(&self, group: u64) -> Answer {
         let ras = &self.hypervisor.ras;
-        let met = ras.announcer.counters().vm(self.vm.vmid).unwrap_or_default();
+        let met = ras
+            .announcer
+            .counters()
+            .vm(self.vm.vmid)
+            .unwrap_or_default();
         let lost = || ras.lost_pages_of(self.vm.vmid);
         match group {
             0 => [0, lost().count() as u64, met.aborts, met.serrors],
