@@ -7,6 +7,7 @@
 //! No lock: every number is exact by itself; together they are of one moment only while nothing
 //! happens.
 
+use alloc::boxed::Box;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -171,18 +172,18 @@ pub struct Counters {
     kinds: [[AtomicU64; SEVERITIES]; ORIGINS],
     required: AtomicU64,
     optional: AtomicU64,
-    vms: [OfVm; MAX_VMS],
+    vms: Box<[OfVm]>,
 }
 
 impl Counters {
-    /// All zero.
-    pub const fn new() -> Self {
+    /// All zero. Allocates.
+    pub fn new() -> Self {
         Self {
             stages: Stages::new(),
             kinds: [const { [const { AtomicU64::new(0) }; SEVERITIES] }; ORIGINS],
             required: AtomicU64::new(0),
             optional: AtomicU64::new(0),
-            vms: [const { OfVm::new() }; MAX_VMS],
+            vms: (0..MAX_VMS).map(|_| OfVm::new()).collect(),
         }
     }
 

@@ -248,8 +248,8 @@ pub struct Announcer<const N: usize> {
 }
 
 impl<const N: usize> Announcer<N> {
-    /// Nobody is told yet.
-    pub const fn new() -> Self {
+    /// Nobody is told yet. Allocates.
+    pub fn new() -> Self {
         Self {
             counters: Counters::new(),
             subscribers: [const { Once::new() }; N],
