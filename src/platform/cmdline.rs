@@ -133,7 +133,9 @@ fn bbm(value: &str) -> Option<Bbm> {
 }
 
 fn page(value: &str) -> Option<Pa> {
-    number(value).map(Pa::new).filter(|pa| pa.is_aligned(PAGE_SIZE))
+    number(value)
+        .map(Pa::new)
+        .filter(|pa| pa.is_aligned(PAGE_SIZE))
 }
 
 fn reserved(value: &str) -> Option<ReservedWord> {

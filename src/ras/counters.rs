@@ -155,9 +155,10 @@ pub struct Kinds {
 impl Kinds {
     /// For each origin its name and how many errors that were corrected, recoverable and fatal.
     pub fn by_origin(&self) -> impl Iterator<Item = (&'static str, [u64; 3])> {
-        let counts = self.by_kind.iter().map(|[_, corrected, recoverable, fatal]| {
-            [*corrected, *recoverable, *fatal]
-        });
+        let counts = self
+            .by_kind
+            .iter()
+            .map(|[_, corrected, recoverable, fatal]| [*corrected, *recoverable, *fatal]);
         Origin::NAMES.into_iter().zip(counts)
     }
 }
@@ -224,7 +225,14 @@ impl Counters {
             add(counter, 1);
         }
         let required = event.is_action_required();
-        add(if required { &self.required } else { &self.optional }, 1);
+        add(
+            if required {
+                &self.required
+            } else {
+                &self.optional
+            },
+            1,
+        );
     }
 
     /// `vm` has consumed a page for the first time.

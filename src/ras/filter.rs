@@ -137,11 +137,16 @@ impl Rule {
             PaRange::new(page.page(), PAGE_SIZE).is_some_and(|page| page.overlaps(range))
         };
         let region = || devmem.find(page).map(|region| region.id().get());
-        self.vm.is_none_or(|vm| event.consumer_vm() == Some(vm) || maps(vm))
+        self.vm
+            .is_none_or(|vm| event.consumer_vm() == Some(vm) || maps(vm))
             && self.region.is_none_or(|id| region() == Some(id))
             && self.range.is_none_or(inside)
-            && self.origin.is_none_or(|origin| origin == event.origin.index())
-            && self.severity.is_none_or(|severity| severity == event.severity)
+            && self
+                .origin
+                .is_none_or(|origin| origin == event.origin.index())
+            && self
+                .severity
+                .is_none_or(|severity| severity == event.severity)
     }
 }
 

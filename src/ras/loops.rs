@@ -158,8 +158,7 @@ impl Streak {
     /// The vCPU meets `address` at the time `now`. Returns how often running.
     pub fn meet(&self, address: u64, now: u64, window: u64) -> u64 {
         let before = self.time.load(Relaxed);
-        let goes_on =
-            self.address.load(Relaxed) == address && now.saturating_sub(before) <= window;
+        let goes_on = self.address.load(Relaxed) == address && now.saturating_sub(before) <= window;
         let count = if goes_on { self.count() } else { 0 };
         let count = count.saturating_add(1);
         self.address.store(address, Relaxed);
@@ -191,7 +190,11 @@ mod tests {
     #[test]
     fn the_same_address_counts_up_and_another_or_a_pause_begins_anew() {
         let streak = Streak::new();
-        assert_eq!(streak.meet(0, 5, 10), 1, "address 0 has not been met before");
+        assert_eq!(
+            streak.meet(0, 5, 10),
+            1,
+            "address 0 has not been met before"
+        );
         assert_eq!(streak.meet(0, 15, 10), 2);
         assert_eq!(streak.meet(0, 26, 10), 1, "too long ago");
         assert_eq!(streak.meet(8, 26, 10), 1);
@@ -223,7 +226,9 @@ mod tests {
 
     #[test]
     fn of_a_million_touches_few_are_worth_a_line() {
-        let lines = (1..=1 << 20).filter(|count| is_worth_a_line(*count)).count();
+        let lines = (1..=1 << 20)
+            .filter(|count| is_worth_a_line(*count))
+            .count();
         assert_eq!(lines, 16 + 16);
     }
 
@@ -234,7 +239,9 @@ mod tests {
         assert_eq!(parse("stop"), Some((Action::Stop, 64)));
         assert_eq!(parse("stop,5"), Some((Action::Stop, 5)));
         assert_eq!(parse("7"), Some((Action::Log, 7)));
-        for text in ["", "0", "stop,", "stop,0", "kill", "7,stop", "log,-1", "log,1,2"] {
+        for text in [
+            "", "0", "stop,", "stop,0", "kill", "7,stop", "log,-1", "log,1,2",
+        ] {
             assert_eq!(parse(text), None, "{text}");
         }
     }

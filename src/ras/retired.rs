@@ -57,7 +57,9 @@ impl core::error::Error for RetiredError {}
 
 /// The ranges of whole pages that a list names, and what is wrong with it.
 pub fn list(bytes: &[u8]) -> impl Iterator<Item = Result<PaRange, RetiredError>> + '_ {
-    let text = core::str::from_utf8(bytes).ok().filter(|text| text.is_ascii());
+    let text = core::str::from_utf8(bytes)
+        .ok()
+        .filter(|text| text.is_ascii());
     let wrong = text.is_none().then_some(Err(RetiredError::NotText));
     let lines = text.unwrap_or_default().lines().enumerate();
     let entries = lines.filter_map(|(at, line)| {
@@ -88,9 +90,8 @@ pub fn table(bytes: &[u8]) -> impl Iterator<Item = Result<PaRange, RetiredError>
     let count = count.unwrap_or(0).min(there);
     // Bounded by the words that are there, so the conversion is exact.
     let pages = words.take(usize::try_from(count).unwrap_or(usize::MAX));
-    let pages = pages.map(|word| {
-        PaRange::new(Pa::new(word).page(), PAGE_SIZE).ok_or(RetiredError::Truncated)
-    });
+    let pages = pages
+        .map(|word| PaRange::new(Pa::new(word).page(), PAGE_SIZE).ok_or(RetiredError::Truncated));
     let wrong = short.then_some(Err(RetiredError::Truncated));
     bounded(pages.chain(wrong))
 }
@@ -110,7 +111,11 @@ fn bounded(
         let pages = range.size() / PAGE_SIZE;
         over = pages > left;
         left = left.saturating_sub(pages);
-        Some(if over { Err(RetiredError::TooMany) } else { entry })
+        Some(if over {
+            Err(RetiredError::TooMany)
+        } else {
+            entry
+        })
     })
 }
 

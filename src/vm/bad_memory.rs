@@ -68,8 +68,13 @@ pub fn first_fit(place: IpaRange, size: u64, step: u64, lost: &[IpaRange]) -> Op
         let Some(hit) = lost.iter().rfind(|lost| lost.overlaps(range)) else {
             return Some(start);
         };
-        let behind = hit.last().checked_offset_from(place.start())?.checked_add(1)?;
-        start = place.start().checked_add(behind.checked_next_multiple_of(step)?)?;
+        let behind = hit
+            .last()
+            .checked_offset_from(place.start())?
+            .checked_add(1)?;
+        start = place
+            .start()
+            .checked_add(behind.checked_next_multiple_of(step)?)?;
     }
 }
 
@@ -86,7 +91,9 @@ pub fn describe(blob: &[u8], bad: &[IpaRange]) -> Result<Vec<u8>, EditError> {
         bad,
     };
     editor.copy().ok_or(EditError::Damaged)?;
-    let edited = tree.with(&editor.out, &editor.strings).ok_or(EditError::TooBig)?;
+    let edited = tree
+        .with(&editor.out, &editor.strings)
+        .ok_or(EditError::TooBig)?;
     if edited.len() as u64 <= DTB_SIZE {
         Ok(edited)
     } else {
@@ -242,7 +249,8 @@ impl<'a> Editor<'a> {
                     return (depth == 0).then_some(());
                 }
             }
-            self.out.extend_from_slice(self.tree.structure.get(at..next)?);
+            self.out
+                .extend_from_slice(self.tree.structure.get(at..next)?);
             at = next;
         }
     }
@@ -322,7 +330,8 @@ impl<'a> Editor<'a> {
 
     fn property(&mut self, name: &str, value: &[u8]) {
         // Lengths and offsets are far below 4 GiB: `describe` refuses the whole long before.
-        let words = [value.len(), self.string(name)].map(|word| u32::try_from(word).unwrap_or(u32::MAX));
+        let words =
+            [value.len(), self.string(name)].map(|word| u32::try_from(word).unwrap_or(u32::MAX));
         self.out.extend_from_slice(&PROP.to_be_bytes());
         for word in words {
             self.out.extend_from_slice(&word.to_be_bytes());
@@ -373,7 +382,10 @@ fn range(value: &[u8]) -> Option<IpaRange> {
     let &[start, size, ..] = words else {
         return None;
     };
-    IpaRange::new(Ipa::new(u64::from_be_bytes(start)), u64::from_be_bytes(size))
+    IpaRange::new(
+        Ipa::new(u64::from_be_bytes(start)),
+        u64::from_be_bytes(size),
+    )
 }
 
 fn inside(bad: IpaRange, ram: Option<IpaRange>) -> Option<IpaRange> {

@@ -173,7 +173,13 @@ mod tests {
 
     #[test]
     fn only_fast_calls_of_the_hypervisors_range_are_these() {
-        for function in [0x8400_0000, 0xc400_0001, 0x8700_ff01, 0x0600_ff01, 0x4600_0000] {
+        for function in [
+            0x8400_0000,
+            0xc400_0001,
+            0x8700_ff01,
+            0x0600_ff01,
+            0x4600_0000,
+        ] {
             assert_eq!(Hypercall::decode(function, [0; 3]), None, "{function:#x}");
         }
     }

@@ -61,8 +61,12 @@ impl<P: Platform> Hypervisor<P> {
             let known = if page.acknowledged { "yes" } else { "no" };
             let region = self.ras.devmem.find(pa).map(Region::id);
             match region {
-                Some(id) => log::info!(target: "ras", "event=poison pa={pa} seq={seq} touched={touched} acknowledged={known} region={id}"),
-                None => log::info!(target: "ras", "event=poison pa={pa} seq={seq} touched={touched} acknowledged={known}"),
+                Some(id) => {
+                    log::info!(target: "ras", "event=poison pa={pa} seq={seq} touched={touched} acknowledged={known} region={id}")
+                }
+                None => {
+                    log::info!(target: "ras", "event=poison pa={pa} seq={seq} touched={touched} acknowledged={known}")
+                }
             }
         }
     }

@@ -2,7 +2,9 @@
 
 use super::cpu::GuestCpu;
 use super::exit::{Exit, Next};
-use super::hypercall::{CALLS, Hypercall, MAX_INJECTED, MAX_INJECTED_EVER, MAX_RANGE, Pages, status};
+use super::hypercall::{
+    CALLS, Hypercall, MAX_INJECTED, MAX_INJECTED_EVER, MAX_RANGE, Pages, status,
+};
 use super::hypervisor::Platform;
 use crate::addr::{PAGE_SIZE, PaRange};
 use crate::ras::esr::{Access, SyncErrorType};
@@ -87,7 +89,9 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             ..consumed
         };
         let by = Some(vm.name.as_str());
-        let event = hypervisor.ras.inject(&occasion, range, kind, by, hypervisor);
+        let event = hypervisor
+            .ras
+            .inject(&occasion, range, kind, by, hypervisor);
         if !required {
             self.answer([0, range.size() / PAGE_SIZE, 0, 0]);
             return Next::Resume;
@@ -143,7 +147,13 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
 
     fn query(&self, pages: Pages) -> Answer {
         let first = pages.range().start();
-        if self.hypervisor.ras.devmem.resolve(self.vm.vmid, first).is_none() {
+        if self
+            .hypervisor
+            .ras
+            .devmem
+            .resolve(self.vm.vmid, first)
+            .is_none()
+        {
             return refused(status::NOT_MEMORY);
         }
         let none = (0, u64::MAX);
@@ -155,7 +165,9 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
 
     fn acknowledge(&self, pages: Pages) -> Answer {
         let ras = &self.hypervisor.ras;
-        let news = self.lost(pages).filter(|lost| ras.acknowledge(lost.page.pa));
+        let news = self
+            .lost(pages)
+            .filter(|lost| ras.acknowledge(lost.page.pa));
         let news = news.count() as u64;
         if news > 0 {
             let (name, ipa) = (&self.vm.name, pages.range().start());
@@ -166,7 +178,11 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
 
     fn counters(&self, group: u64) -> Answer {
         let ras = &self.hypervisor.ras;
-        let met = ras.announcer.counters().vm(self.vm.vmid).unwrap_or_default();
+        let met = ras
+            .announcer
+            .counters()
+            .vm(self.vm.vmid)
+            .unwrap_or_default();
         let lost = || ras.lost_pages_of(self.vm.vmid);
         match group {
             0 => [0, lost().count() as u64, met.aborts, met.serrors],

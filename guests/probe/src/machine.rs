@@ -115,7 +115,9 @@ impl Machine {
     /// The largest part of `range` without anything bad.
     pub fn largest_good(&self, range: core::ops::Range<u64>) -> core::ops::Range<u64> {
         let ends = self.bad().map(|bad| bad.ipa + bad.size());
-        let starts = ends.chain([range.start]).filter(|start| range.contains(start));
+        let starts = ends
+            .chain([range.start])
+            .filter(|start| range.contains(start));
         let part = |start| {
             let next = self.bad().map(|bad| bad.ipa).filter(|bad| *bad >= start);
             start..next.min().unwrap_or(range.end).min(range.end)
@@ -143,7 +145,9 @@ fn bad<'a>(tree: &'a Fdt<'a>) -> impl Iterator<Item = Region> + 'a {
     let reserved = reserved.flat_map(|node| node.children());
     let reserved = reserved.filter(|node| node.property("no-map").is_some());
     let ram = reserved.flat_map(regions);
-    let devices = tree.all_nodes().filter_map(|node| node.property("cordon,bad-ranges"));
+    let devices = tree
+        .all_nodes()
+        .filter_map(|node| node.property("cordon,bad-ranges"));
     let pairs = devices.flat_map(|property| property.value.chunks_exact(16));
     let device = pairs.filter_map(|pair| {
         let (ipa, size) = pair.split_at_checked(8)?;

@@ -27,7 +27,11 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         let mut next = Some(range);
         core::iter::from_fn(move || {
             let left = next?;
-            let found = self.poison.lock().first_in(left).map(|page| page.snapshot());
+            let found = self
+                .poison
+                .lock()
+                .first_in(left)
+                .map(|page| page.snapshot());
             next = found.and_then(|page| behind(left, page.pa));
             found
         })

@@ -49,7 +49,11 @@ fn nothing_bad_changes_nothing_that_is_said() {
 
 #[test]
 fn bad_ram_is_reserved_and_bad_device_memory_is_listed() {
-    let lost = [bad(0x4000_3000, 2), bad(0x4100_0000, 1), bad(0x10_0000_5000, 1)];
+    let lost = [
+        bad(0x4000_3000, 2),
+        bad(0x4100_0000, 1),
+        bad(0x10_0000_5000, 1),
+    ];
     let edited = describe(&blob(), &lost).unwrap();
     let (ram, device) = told(&edited);
     assert_eq!(ram, [(0x4000_3000, 0x2000), (0x4100_0000, 0x1000)]);
@@ -57,7 +61,12 @@ fn bad_ram_is_reserved_and_bad_device_memory_is_listed() {
     // Whoever reads the machine finds everything else as before, and the bad pages reserved.
     let fdt = CheckedFdt::new(&edited).unwrap();
     let guest = Machine::from_fdt(&fdt, Pa::new(0x4300_0000)).unwrap();
-    let reserves = |pa| guest.reserved.iter().any(|it| it.range.contains(Pa::new(pa)));
+    let reserves = |pa| {
+        guest
+            .reserved
+            .iter()
+            .any(|it| it.range.contains(Pa::new(pa)))
+    };
     assert!(reserves(0x4000_3000) && reserves(0x4000_4fff) && reserves(0x4100_0000));
     assert!(!reserves(0x4000_2fff) && !reserves(0x4000_5000));
     assert_eq!(guest.ram[0].size(), 0x0400_0000);
@@ -81,14 +90,23 @@ fn a_run_over_the_end_of_memory_is_cut_there() {
 
 #[test]
 fn as_many_holes_as_can_be_known_still_fit() {
-    let lost: Vec<IpaRange> = (0..4096).map(|at| bad(0x4000_0000 + at * 0x2000, 1)).collect();
+    let lost: Vec<IpaRange> = (0..4096)
+        .map(|at| bad(0x4000_0000 + at * 0x2000, 1))
+        .collect();
     let edited = describe(&blob(), &lost).unwrap();
     assert_eq!(told(&edited).0.len(), 4096);
 }
 
 #[test]
 fn ranges_are_joined_whatever_their_order() {
-    let pages = [(0x3000, 1), (0x1000, 1), (0x2000, 1), (0x1000, 1), (0x8000, 4), (0x9000, 1)];
+    let pages = [
+        (0x3000, 1),
+        (0x1000, 1),
+        (0x2000, 1),
+        (0x1000, 1),
+        (0x8000, 4),
+        (0x9000, 1),
+    ];
     let joined = runs(pages.into_iter().map(|(start, pages)| bad(start, pages)));
     assert_eq!(joined, [bad(0x1000, 3), bad(0x8000, 4)]);
     let bytes = IpaRange::new(Ipa::new(0x1fff), 2).unwrap();
@@ -100,9 +118,8 @@ fn ranges_are_joined_whatever_their_order() {
 #[test]
 fn a_file_goes_where_nothing_is_lost_in_steps_from_its_place() {
     let place = bad(0x20_0000, 1024);
-    let fit = |size, step, lost: &[IpaRange]| {
-        first_fit(place, size, step, lost).map(|ipa| ipa.get())
-    };
+    let fit =
+        |size, step, lost: &[IpaRange]| first_fit(place, size, step, lost).map(|ipa| ipa.get());
     assert_eq!(fit(0x1800, 0x1000, &[]), Some(0x20_0000));
     let lost = [bad(0x20_1000, 1), bad(0x20_3000, 1), bad(0x9_0000, 1)];
     assert_eq!(fit(0x1800, 0x1000, &lost), Some(0x20_4000));

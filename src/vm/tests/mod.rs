@@ -6,4 +6,5 @@ mod faults;
 mod memory_errors;
 mod model;
 mod serrors;
+mod services;
 mod stopping;

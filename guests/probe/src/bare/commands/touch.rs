@@ -78,7 +78,10 @@ pub(super) fn spin(ipa: u64, rounds: u64) {
     };
     let at = target.va(Alias::El1Data);
     let aborts = (0..rounds).filter(|_| access::load(at).is_err()).count();
-    report!("event=spin ipa={:#x} rounds={rounds} aborts={aborts}", target.ipa());
+    report!(
+        "event=spin ipa={:#x} rounds={rounds} aborts={aborts}",
+        target.ipa()
+    );
 }
 
 /// What an exception is called: `sea`, or `fault` if it is anything else.
