@@ -704,7 +704,7 @@ fn bad_pages_are_listed_by_where_each_vm_has_them() {
     assert_eq!(of(1), [DEVICE + 0x1000, DEVICE + HALF + 0x2000]);
     assert_eq!(of(2), [SECOND_AT + HALF + 0x2000]);
     let last = PaRange::new(Pa::new(DEVICE + 2 * HALF), 1).unwrap();
-    assert_eq!(bench.ras.bad_pages(last).count(), 1);
+    assert_eq!(bench.ras.bad_in(last).count(), 1);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::ras::loops::{Action, Policy};
 use crate::ras::pipeline::Injection;
 use crate::vm::exit::Next;
 use crate::vm::hypercall::{MAX_INJECTED, MAX_INJECTED_EVER, status};
-use crate::vm::operator::{InjectError, Target};
+use crate::vm::injection::{InjectError, Target};
 
 const INJECT: u64 = 0xc600_0001;
 const QUERY: u64 = 0xc600_0002;
