@@ -12,8 +12,8 @@ use super::poison::{Insert, PoisonSet};
 use crate::addr::{Ipa, Pa, Vmid};
 use crate::devmem::{DevMem, MappedPage};
 use crate::stage2::{Damage, Hole, HoleOutcome};
+use crate::sync::Mutex;
 use core::fmt;
-use spin::Mutex;
 
 #[cfg(test)]
 mod tests;

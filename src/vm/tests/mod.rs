@@ -5,6 +5,8 @@ mod fake;
 mod faults;
 mod memory_errors;
 mod model;
+#[cfg(feature = "model")]
+mod races;
 mod serrors;
 mod services;
 mod stopping;
