@@ -23,7 +23,8 @@ mod model {
 
         /// Takes it.
         pub fn lock(&self) -> MutexGuard<'_, T> {
-            self.0.lock().unwrap()
+            // A panic anywhere ends the run.
+            self.0.lock().unwrap_or_else(|error| error.into_inner())
         }
     }
 }
