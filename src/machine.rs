@@ -3,9 +3,10 @@
 use crate::arch::aarch64::mmio::SharedMemory;
 use crate::arch::aarch64::tables::HeapFrames;
 use crate::arch::aarch64::tlb::HardwareTlb;
-use crate::arch::aarch64::{cpu, gic, load, mmu, uart};
+use crate::arch::aarch64::{cpu, gic, load, mmu, page_slot, smc, uart};
 use aarch64_cpu::registers::{CNTPCT_EL0, Readable};
-use cordon::addr::PaRange;
+use cordon::addr::{Pa, PaRange};
+use cordon::ras::media::{Healing, Media, MediaError};
 use cordon::vm::boot::Contents;
 use cordon::vm::hypervisor::{Hypervisor, Platform};
 use spin::Once;
@@ -16,6 +17,9 @@ pub struct ThisMachine;
 
 /// The hypervisor, from the moment its VMs are built.
 pub static HYPERVISOR: Once<Hypervisor<ThisMachine>> = Once::new();
+
+/// Whether firmware heals pages.
+static POISON_SWITCH: Once<bool> = Once::new();
 
 /// The console that gets what is typed: the first VM's.
 const FOCUS: usize = 0;
@@ -28,6 +32,30 @@ pub fn console_input() {
     };
     if let Some(vm) = hypervisor.vms().iter().find(|vm| vm.console == FOCUS) {
         hypervisor.input(vm, here);
+    }
+}
+
+impl Media for ThisMachine {
+    fn heal(&self, page: Pa) -> Healing {
+        if !*POISON_SWITCH.call_once(smc::poison_switch::is_there) {
+            Healing::NoService
+        } else if smc::poison_switch::heal(page.get()) {
+            Healing::Done
+        } else {
+            Healing::Refused
+        }
+    }
+
+    fn verify(&self, page: Pa) -> Result<(), MediaError> {
+        page_slot::verify(page)
+    }
+
+    fn clear(&self, page: Pa) -> Result<(), MediaError> {
+        page_slot::clear(page)
+    }
+
+    fn copy(&self, from: Pa, to: Pa) -> Result<(), MediaError> {
+        page_slot::copy(from, to)
     }
 }
 

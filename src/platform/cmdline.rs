@@ -7,6 +7,9 @@
 //! | `filter=RULE` | which memory errors are acted on ([`crate::ras::filter`]); may be repeated, the first that matches decides |
 //! | `loop=log`, `stop`, `N`, `stop,N` | what is done about a guest that goes round in circles ([`crate::ras::loops`]) |
 //! | `retired=PA` | the page at this address is a table of pages that are bad ([`crate::ras::retired`]) |
+//! | `spares=SIZE` | take RAM from the VMs' pool for pages that stand in for bad ones |
+//! | `tables=N` | table frames that each VM keeps for containment, 0 to 65536 |
+//! | `corrected=move`, `tell`, `ignore`, `N`, `move,N` | what is done about a page with N corrected errors ([`crate::ras::soft_offline`]) |
 //! | `reserved=SIZE`, `reserved=SIZE@PA` | take RAM from the VMs' pool and offer it as device memory; may be repeated |
 //!
 //! Numbers are decimal or `0x`, sizes may end in `K`, `M` or `G`. The line is written by a person
@@ -21,6 +24,7 @@ use log::LevelFilter;
 
 use crate::addr::{PAGE_SIZE, Pa, PaRange};
 use crate::ras::loops;
+use crate::ras::soft_offline::{Action, SoftOffline};
 
 /// What the command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +41,12 @@ pub struct Options {
     pub loops: loops::Policy,
     /// Tables of retired pages, page-aligned.
     pub retired: Vec<Pa>,
+    /// Bytes of RAM for spare pages, whole pages.
+    pub spares: Option<u64>,
+    /// Table frames that each VM keeps for containment.
+    pub tables: Option<usize>,
+    /// What is done about corrected errors.
+    pub corrected: SoftOffline,
 }
 
 impl Default for Options {
@@ -48,6 +58,9 @@ impl Default for Options {
             filter: Vec::new(),
             loops: loops::Policy::DEFAULT,
             retired: Vec::new(),
+            spares: None,
+            tables: None,
+            corrected: SoftOffline::DEFAULT,
         }
     }
 }
@@ -115,6 +128,9 @@ impl Options {
             "filter" => self.filter.push(value.into()),
             "loop" => self.loops = self.loops.parse(value).ok_or(bad)?,
             "retired" => self.retired.push(page(value).ok_or(bad)?),
+            "spares" => self.spares = Some(spares(value).ok_or(bad)?),
+            "tables" => self.tables = Some(tables(value).ok_or(bad)?),
+            "corrected" => self.corrected = corrected(value).ok_or(bad)?,
             "reserved" => self.reserved.push(reserved(value).ok_or(bad)?),
             _ => return Err(BadWord::Unknown(word)),
         }
@@ -136,6 +152,31 @@ fn page(value: &str) -> Option<Pa> {
     number(value)
         .map(Pa::new)
         .filter(|pa| pa.is_aligned(PAGE_SIZE))
+}
+
+/// Most bytes of spare pages: 1 GiB.
+const MAX_SPARES: u64 = 1 << 30;
+/// Most table frames that one VM keeps.
+const MAX_TABLES: u64 = 1 << 16;
+
+fn spares(value: &str) -> Option<u64> {
+    number(value).filter(|size| (1..=MAX_SPARES).contains(size) && size.is_multiple_of(PAGE_SIZE))
+}
+
+fn tables(value: &str) -> Option<usize> {
+    let count = number(value).filter(|count| *count <= MAX_TABLES)?;
+    usize::try_from(count).ok()
+}
+
+fn corrected(value: &str) -> Option<SoftOffline> {
+    let mut policy = SoftOffline::DEFAULT;
+    for part in value.split(',') {
+        match Action::from_name(part) {
+            Some(action) => policy.action = action,
+            None => policy.threshold = u32::try_from(number(part)?).ok().filter(|it| *it > 0)?,
+        }
+    }
+    Some(policy)
 }
 
 fn reserved(value: &str) -> Option<ReservedWord> {
@@ -202,6 +243,11 @@ mod tests {
         let loops = options.loops;
         assert_eq!((loops.action, loops.limit), (loops::Action::Stop, 9));
         assert_eq!(options.retired, [Pa::new(0x5000)]);
+        let (options, bad) = parse("spares=2M tables=3 corrected=tell,5");
+        assert_eq!(bad, []);
+        assert_eq!((options.spares, options.tables), (Some(2 << 20), Some(3)));
+        let (action, threshold) = (Action::Tell, 5);
+        assert_eq!(options.corrected, SoftOffline { action, threshold });
         assert_eq!(parse("bbm=0").0.bbm, Bbm::Level(0));
         assert_eq!(parse("bbm=2 bbm=auto").0.bbm, Bbm::Auto);
     }
@@ -222,6 +268,15 @@ mod tests {
             "retired=0x5008",
             "reserved=",
             "reserved=0",
+            "spares=0",
+            "spares=1G1",
+            "spares=4097",
+            "spares=2G",
+            "tables=65537",
+            "tables=-1",
+            "corrected=",
+            "corrected=0",
+            "corrected=often",
             "reserved=4097",
             "reserved=+4096",
             "reserved=4096@1",

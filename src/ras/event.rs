@@ -86,11 +86,13 @@ pub enum Origin {
     Imported,
     /// It was asked for, as a test.
     Injected,
+    /// Cordon was at work on the page.
+    Repair,
 }
 
 impl Origin {
     /// All of them, by name; a source's number apart.
-    pub const NAMES: [&str; 5] = ["sea", "serror", "ghes", "imported", "injected"];
+    pub const NAMES: [&str; 6] = ["sea", "serror", "ghes", "imported", "injected", "repair"];
 
     /// Its place in [`Self::NAMES`].
     pub const fn index(self) -> usize {
@@ -100,6 +102,7 @@ impl Origin {
             Self::Ghes(_) => 2,
             Self::Imported => 3,
             Self::Injected => 4,
+            Self::Repair => 5,
         }
     }
 }
@@ -201,6 +204,11 @@ pub enum Stage {
     VmStopped,
     /// Pages were repaired.
     Repaired {
+        /// Pages.
+        pages: u64,
+    },
+    /// The contents of pages were moved to others, with nothing lost.
+    Moved {
         /// Pages.
         pages: u64,
     },

@@ -8,7 +8,7 @@ use crate::machine::ThisMachine;
 use alloc::collections::VecDeque;
 use alloc::string::ToString;
 use alloc::vec::Vec;
-use cordon::addr::{Pa, PaRange, Vmid};
+use cordon::addr::{Ipa, Pa, PaRange, Vmid};
 use cordon::devmem::{DevMem, Kind, Mapping, RegionId, RegisterError};
 use cordon::platform::bundle::{Bundle, File};
 use cordon::platform::memory::{FreeMemory, MemoryError};
@@ -24,7 +24,7 @@ use core::fmt;
 /// Table frames that each VM keeps for containment: two for each of this many pages, wherever
 /// they lie.
 const HOLES: usize = 256;
-const RESERVE: usize = 2 * HOLES;
+pub const RESERVE: usize = 2 * HOLES;
 
 /// Everything is Normal write-back and the guest's to write and execute.
 const GUEST_MEMORY: Attrs = Attrs {
@@ -100,6 +100,8 @@ pub struct Materials {
     pub reserved: Vec<Option<(RegionId, PaRange)>>,
     /// The shape of all stage-2 tables.
     pub stage2: Config,
+    /// Table frames that each VM keeps for containment.
+    pub tables: usize,
     /// Pages that were bad before.
     pub bad: Vec<PaRange>,
 }
@@ -115,6 +117,14 @@ impl Materials {
             let region = range.and_then(|range| self.offer(Kind::Reserved, range, "reserved"));
             self.reserved.push(region);
         }
+    }
+
+    /// Takes RAM for spare pages; `None` where there is not as much.
+    pub fn take_spares(&mut self, size: u64) -> Option<PaRange> {
+        let range = self.free.allocate_for(Ipa::new(0), size);
+        let range = range.inspect_err(|error| log::error!("event=error what=spares {error}"));
+        let (_, range) = self.offer(Kind::Spare, range.ok()?, "spares")?;
+        Some(range)
     }
 
     fn offer(&mut self, kind: Kind, range: PaRange, owner: &str) -> Option<(RegionId, PaRange)> {
@@ -178,7 +188,7 @@ impl Materials {
             HeapFrames,
             HardwareTlb,
             &mut frames,
-            RESERVE,
+            self.tables,
         )?;
         let ram = self
             .free
@@ -194,6 +204,8 @@ impl Materials {
             let range = piece.place(source.map(|(_, range)| range))?;
             let (id, _) = source.ok_or(Error::OutOfRange)?;
             self.map(&mut space, config, vmid, id, piece.ipa, range)?;
+            self.devmem
+                .set_policy(vmid, piece.ipa.start(), piece.policy);
         }
         let boot = boot(config)?;
         let vcpus = (0..config.vcpus as usize)

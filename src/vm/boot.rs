@@ -141,7 +141,10 @@ impl<P: Platform> Hypervisor<P> {
     /// The memory behind a page of a VM; `None` for a hole.
     fn page_behind(&self, vm: &Vm<P>, page: Ipa) -> Option<Pa> {
         match vm.stage2.lock().lookup(page) {
-            Ok(Lookup::Mapped { pa, .. }) => Some(pa),
+            // One that is bad may be mapped all the same, or will be a hole when it is asked for.
+            Ok(Lookup::Mapped { pa, .. } | Lookup::Parked { pa, .. }) => {
+                (!self.ras.is_bad(pa)).then_some(pa)
+            }
             _ => None,
         }
     }

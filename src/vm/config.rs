@@ -22,6 +22,7 @@ use section::Section;
 
 use super::vgic;
 use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange};
+use crate::devmem::Policy;
 use crate::platform::bundle::{Bundle, File};
 use crate::platform::fdt::CheckedFdt;
 use crate::platform::image::ImageHeader;
@@ -160,6 +161,8 @@ pub struct DeviceMemory {
     pub offset: u64,
     /// The VM's view, page-aligned.
     pub ipa: IpaRange,
+    /// What is done when a page of it goes bad.
+    pub policy: Policy,
     /// The VM's label and the node's path, for what [`place`](Self::place) may find wrong.
     origin: (String, String),
 }
@@ -290,7 +293,7 @@ fn read_device_memory(
 ) -> Result<Vec<DeviceMemory>, ConfigError> {
     let mut all: Vec<DeviceMemory> = Vec::new();
     for section in vm.children("device-memory@", MAX_DEVICE_MEMORY)? {
-        section.only(&["source", "index", "offset", "size", "ipa"])?;
+        section.only(&["source", "index", "offset", "size", "ipa", "policy"])?;
         section.no_children()?;
         let source = match section.text("source")? {
             "bar" => Source::Bar,
@@ -320,12 +323,17 @@ fn read_device_memory(
                 },
             ));
         }
+        let policy = section
+            .optional_text("policy")?
+            .map_or(Some(Policy::default()), Policy::from_name);
+        let policy = policy.ok_or_else(|| section.error("policy", Why::BadValue))?;
         let origin = (section.vm.unwrap_or_default().to_owned(), section.path);
         all.push(DeviceMemory {
             source,
             index,
             offset,
             ipa,
+            policy,
             origin,
         });
     }

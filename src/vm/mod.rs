@@ -27,6 +27,7 @@ pub mod hypervisor;
 pub mod id_registers;
 pub mod injection;
 pub mod memory_error;
+pub mod mending;
 pub mod psci;
 pub mod report;
 pub mod services;

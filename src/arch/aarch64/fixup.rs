@@ -60,6 +60,9 @@ pub fn stage1_translate(va: u64) -> Option<cordon::addr::Ipa> {
 
 /// Where to go on after a synchronous external abort at `pc`, if that was allowed.
 pub fn landing(pc: u64) -> Option<u64> {
+    if let Some(landing) = super::page_slot::landing(pc) {
+        return Some(landing);
+    }
     let instruction = (&raw const at_s1e1r_instruction).addr() as u64;
     let landing = (&raw const at_s1e1r_landing).addr() as u64;
     (pc == instruction).then_some(landing)

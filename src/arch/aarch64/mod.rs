@@ -19,6 +19,7 @@ pub mod layout;
 pub mod load;
 pub mod mmio;
 pub mod mmu;
+pub mod page_slot;
 pub mod reset;
 pub mod smc;
 pub mod tables;

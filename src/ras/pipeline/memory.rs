@@ -48,10 +48,36 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         let own = move |mapping: &&Mapping| mapping.vm == vm;
         let mappings = self.devmem.regions().flat_map(Region::mappings).filter(own);
         mappings.flat_map(|mapping| {
-            self.bad_in(mapping.range).filter_map(|page| {
+            // What was bad and is replaced has been given back.
+            let own = self
+                .bad_in(mapping.range)
+                .filter(|page| self.frame_of(page.pa) == page.pa);
+            let own = own.filter_map(|page| {
                 let ipa = mapping.ipa_of(page.pa)?;
                 Some(LostPage { ipa, page })
-            })
+            });
+            own.chain(self.lost_spares_of(mapping))
+        })
+    }
+
+    /// Of the pages of `mapping` that live in spares, those whose spare is bad.
+    fn lost_spares_of(&self, mapping: &Mapping) -> impl Iterator<Item = LostPage> + '_ {
+        let mapping = *mapping;
+        let mut next = Some(mapping.range.start());
+        core::iter::from_fn(move || {
+            loop {
+                let (home, frame) = self.moved_from(next?)?;
+                next = home.checked_add(PAGE_SIZE);
+                let ipa = mapping.ipa_of(home)?;
+                let page = self
+                    .poison
+                    .lock()
+                    .get(frame.pfn())
+                    .map(|page| page.snapshot());
+                if let Some(page) = page {
+                    return Some(LostPage { ipa, page });
+                }
+            }
         })
     }
 
@@ -85,7 +111,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
             let Some(ipa) = mapping.ipa_of(page.pa) else {
                 continue;
             };
-            match spaces.make_hole(mapping.vm, ipa) {
+            match spaces.make_hole(mapping.vm, ipa, page.pa) {
                 Some(Ok(HoleOutcome::Made(_) | HoleOutcome::Coarse(_))) => holes += 1,
                 Some(Err(damage)) => {
                     spaces.give_up(mapping.vm, &damage);

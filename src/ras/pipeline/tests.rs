@@ -17,7 +17,7 @@ use crate::ras::event::Subscriber;
 use crate::ras::ghes::MemoryError;
 use crate::ras::hest::{GenericSource, Notification, ReadAck};
 use crate::ras::poison::PoisonedPage;
-use crate::stage2::{Attrs, Damage, Hole, HoleOutcome, Level as TableLevel};
+use crate::stage2::{Attrs, Damage, Hole, HoleOutcome, Level as TableLevel, Rebuilt};
 
 /// Memory that firmware and Cordon share: pointer, acknowledgement and block of one source.
 #[derive(Clone, Default)]
@@ -231,7 +231,7 @@ impl Notes {
 }
 
 impl AddressSpaces for Notes {
-    fn make_hole(&self, vm: Vmid, ipa: Ipa) -> Option<Result<HoleOutcome, Damage>> {
+    fn make_hole(&self, vm: Vmid, ipa: Ipa, _: Pa) -> Option<Result<HoleOutcome, Damage>> {
         let size = self.coarse.max(PAGE_SIZE);
         if self.damaged.contains(&vm.get()) {
             let (table, level) = (Pa::new(0x5000), TableLevel::L2);
@@ -255,6 +255,14 @@ impl AddressSpaces for Notes {
             0 => HoleOutcome::Made(hole),
             _ => HoleOutcome::Coarse(hole),
         }))
+    }
+
+    fn drop_block(&self, _: Vmid, _: Ipa, _: Pa) -> Option<Result<HoleOutcome, Damage>> {
+        None
+    }
+
+    fn rebuild(&self, _: Pa) -> Option<(Vmid, Rebuilt)> {
+        None
     }
 
     fn name(&self, _: Vmid) -> &str {

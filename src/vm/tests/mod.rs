@@ -4,6 +4,7 @@ mod calls;
 mod fake;
 mod faults;
 mod memory_errors;
+mod mending;
 mod model;
 #[cfg(feature = "model")]
 mod races;

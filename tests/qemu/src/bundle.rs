@@ -124,7 +124,11 @@ impl<'a> TreeWriter<'a> {
             self.wide(&path, "offset", memory.offset.as_ref().0)?;
             self.wide(&path, "size", memory.size.as_ref().0)?;
             self.wide(&path, "ipa", memory.ipa.as_ref().0)?;
-            self.additions(&path, &["source", "index", "offset", "size", "ipa"])?;
+            if let Some(policy) = &memory.policy {
+                self.text(&path, "policy", policy)?;
+            }
+            let written = ["source", "index", "offset", "size", "ipa", "policy"];
+            self.additions(&path, &written)?;
             self.fdt.end_node(node)?;
         }
         self.fdt.end_node(node)

@@ -152,6 +152,8 @@ pub struct DeviceMemory {
     pub size: Spanned<Size>,
     /// Where the guest sees it.
     pub ipa: Spanned<Size>,
+    /// What is done when a page of it goes bad, where that is not the default.
+    pub policy: Option<String>,
 }
 
 fn zero() -> Spanned<u32> {
