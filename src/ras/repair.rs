@@ -154,8 +154,8 @@ pub struct Mender {
 const NOTHING: u64 = u64::MAX;
 
 impl Mender {
-    /// Without spares.
-    pub const fn new() -> Self {
+    /// Without spares. Allocates.
+    pub fn new() -> Self {
         Self {
             work: Mutex::new(()),
             busy: AtomicU64::new(NOTHING),
@@ -412,10 +412,9 @@ impl<S: PhysMemory, V: Mendable, M: Media> Step<'_, '_, S, V, M> {
             self.spaces,
             self.media,
         );
-        moved.map_err(|error| {
+        moved.inspect_err(|_| {
             // It is good, but nothing is there: remembering it as bad keeps it from being used.
             let _ = self.ras.poison.lock().insert(home.pfn(), self.seq);
-            error
         })
     }
 }

@@ -15,6 +15,7 @@ use super::pipeline::{Occasion, Ras};
 use super::repair::{Mendable, RepairError};
 use crate::addr::{PAGE_SIZE, Pa, PaRange, Pfn};
 use crate::stage2::{Access, Attrs, ReplaceError};
+use alloc::boxed::Box;
 use core::fmt;
 
 /// What is done about pages with corrected errors.
@@ -87,18 +88,18 @@ struct Tracked {
 pub struct Corrected {
     /// What is done about them.
     pub policy: SoftOffline,
-    tracked: [Option<Tracked>; TRACKED],
-    due: [Option<Pfn>; DUE],
+    tracked: Box<[Option<Tracked>]>,
+    due: Box<[Option<Pfn>]>,
     seen: u64,
 }
 
 impl Corrected {
-    /// None seen.
-    pub const fn new() -> Self {
+    /// None seen. Allocates all that it will need.
+    pub fn new() -> Self {
         Self {
             policy: SoftOffline::DEFAULT,
-            tracked: [None; TRACKED],
-            due: [None; DUE],
+            tracked: alloc::vec![None; TRACKED].into_boxed_slice(),
+            due: alloc::vec![None; DUE].into_boxed_slice(),
             seen: 0,
         }
     }

@@ -294,6 +294,7 @@ fn start_interrupts(machine: &Machine) -> bool {
 }
 
 /// The hypervisor, with what the command line wants of it.
+#[inline(never)] // What it needs of the stack is not to be there while VMs are built.
 fn hypervisor(
     ras: Ras<'static, SharedMemory>,
     vms: Vec<Vm<ThisMachine>>,
