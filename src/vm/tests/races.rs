@@ -166,7 +166,7 @@ fn hasty_step(vm: usize) -> Step {
         };
         if hypervisor.ras.with_poison(enter) {
             for mapped in hypervisor.ras.devmem.mappings_of(DEVICE) {
-                let _ = hypervisor.make_hole(mapped.vm, mapped.ipa);
+                let _ = hypervisor.make_hole(mapped.vm, mapped.ipa, DEVICE);
             }
         }
         let gone = world.is_hole(vm, DEVICE_AT[vm]);
