@@ -13,8 +13,8 @@ use super::repair::Mender;
 use crate::addr::{Ipa, PAGE_SIZE, Pa, Vmid};
 use crate::devmem::{DevMem, MappedPage, Policy};
 use crate::stage2::{Damage, Hole, HoleOutcome, Rebuilt};
+use crate::sync::Mutex;
 use core::fmt;
-use spin::Mutex;
 
 #[cfg(test)]
 mod tests;

@@ -172,6 +172,7 @@ pub struct Counters {
     kinds: [[AtomicU64; SEVERITIES]; ORIGINS],
     required: AtomicU64,
     optional: AtomicU64,
+    /// On the heap, for these are made on a boot stack of a few KiB.
     vms: Box<[OfVm]>,
 }
 

@@ -248,7 +248,7 @@ pub struct Announcer<const N: usize> {
 }
 
 impl<const N: usize> Announcer<N> {
-    /// Nobody is told yet. Allocates.
+    /// Nobody is told yet.
     pub fn new() -> Self {
         Self {
             counters: Counters::new(),

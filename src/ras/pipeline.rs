@@ -32,10 +32,10 @@ use super::repair::Mender;
 use crate::addr::{PAGE_SIZE, Pa, PaRange, Pfn};
 use crate::devmem::DevMem;
 use crate::stage2::Rebuilt;
+use crate::sync::Mutex;
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
-use spin::Mutex;
 
 mod inject;
 mod memory;
@@ -165,6 +165,15 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
     /// Whether firmware leaves records of errors.
     pub const fn has_records(&self) -> bool {
         self.has_records
+    }
+
+    /// The poison set itself, for tests.
+    #[cfg(all(test, feature = "model"))]
+    pub(crate) fn with_poison<R>(&self, action: impl FnOnce(&mut PoisonSet<'_>) -> R) -> R
+    where
+        S: PhysMemory,
+    {
+        action(&mut self.poison.lock())
     }
 
     /// The number of the next event.

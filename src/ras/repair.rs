@@ -24,9 +24,9 @@ use super::spares::Spares;
 use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange, Vmid};
 use crate::devmem::MappedPage;
 use crate::stage2::{Attrs, Damage, MendOutcome, ProtectError, ReplaceError};
+use crate::sync::Mutex;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
-use spin::Mutex;
 
 /// What repairs need of the VMs' address spaces. `None`: there is no such VM, or it never runs again.
 pub trait Mendable: AddressSpaces {

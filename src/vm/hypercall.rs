@@ -178,8 +178,9 @@ mod tests {
 
     #[test]
     fn the_uid_is_the_uuid_byte_by_byte() {
-        let Hypercall::Answer(words) = decode(0x8600_ff01, [0; 3]) else {
-            panic!("an answer")
+        let words = match decode(0x8600_ff01, [0; 3]) {
+            Hypercall::Answer(words) => words,
+            _ => [u64::MAX; 4],
         };
         let bytes: std::vec::Vec<u8> = words
             .iter()
@@ -215,7 +216,7 @@ mod tests {
             (0x1001, 1, 0),
             (0x1000, 0, 0),
             (0x1000, MAX_INJECTED + 1, 0),
-            (u64::MAX & !0xfff, 2, 0),
+            (!0xfff, 2, 0),
             (0, 1 << 52, 0),
             (0x1000, 1, 3),
         ] {

@@ -18,11 +18,11 @@ use crate::ras::triage;
 use crate::stage2::{
     Census, Damage, HoleOutcome, Level, Lookup, Rebuilt, Stage2, TableMemory, Tlb,
 };
+use crate::sync::Mutex;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use spin::Mutex;
 
 /// What the machine does for its VMs.
 pub trait Platform: Media {

@@ -11,7 +11,7 @@ use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange};
 use crate::ras::cper::Severity;
 use crate::ras::esr::{Abort, AsyncErrorType, Level, SError, SErrorKind, Syndrome};
 use crate::ras::event::{Attempt, Consumer, ErrorEvent, Origin, Stage};
-use crate::ras::inject::{self, ExternalAbort};
+use crate::ras::inject::{self, ExternalAbort, GuestState};
 use crate::ras::loops::{self, Circle};
 use crate::ras::pipeline::{Collected, Consumption, Occasion};
 use crate::ras::triage::{self, Interrupted, Verdict};
@@ -250,18 +250,18 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
                 return self.give_up("loop", event);
             }
         }
-        self.abort_guest(event, ipa, &abort, trap.into())
+        self.abort_guest(event, ipa, &abort, (&state, trap.into()))
     }
 
-    /// Counts, says and gives an external abort.
+    /// Counts, says and gives an external abort, to a guest in this state that attempted that.
     pub(super) fn abort_guest(
         &mut self,
         event: &ErrorEvent,
         ipa: Option<Ipa>,
         abort: &ExternalAbort,
-        attempt: Attempt,
+        (state, attempt): (&GuestState, Attempt),
     ) -> Next {
-        let exception = inject::external_abort(&self.cpu.state(), abort);
+        let exception = inject::external_abort(state, abort);
         if let Ok(injected) = &exception {
             self.vm.vseas.fetch_add(1, Ordering::Relaxed);
             self.announce(event, Stage::GuestAborted);

@@ -114,7 +114,7 @@ impl<P: Platform> Hypervisor<P> {
             cpu,
             consumer: None,
         };
-        for page in self.ras.bad_pages(mapping.range) {
+        for page in self.ras.bad_in(mapping.range) {
             if let Some(range) = PaRange::new(page.pa, PAGE_SIZE) {
                 let severity = crate::ras::cper::Severity::Recoverable;
                 let event = occasion.event(page.sequence, severity, Some(range));

@@ -12,7 +12,7 @@
 //!                system_registers, id_registers: what it reads of its CPU
 //!   hypercall    what a guest may ask of Cordon; services answers
 //!   memory_error the part of exit that Cordon is for
-//!   operator     what is done on request: errors, filters; report: what was counted
+//!   injection    what is done on request: errors, filters; report: what was counted
 //!   bad_memory   the guest's device tree, with what it has lost
 //! ```
 
@@ -25,9 +25,9 @@ pub mod guest_dt;
 pub mod hypercall;
 pub mod hypervisor;
 pub mod id_registers;
+pub mod injection;
 pub mod memory_error;
 pub mod mending;
-pub mod operator;
 pub mod psci;
 pub mod report;
 pub mod services;

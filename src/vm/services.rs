@@ -29,6 +29,9 @@ pub mod capability {
     pub const REMEMBERED: u64 = 1 << 4;
 }
 
+/// Size of HVC and SMC, which have been stepped over by now.
+const CALL_SIZE: u64 = 4;
+
 /// x0 to x3.
 type Answer = [u64; 4];
 
@@ -71,8 +74,8 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         [0, CALLS, bits, MAX_INJECTED << 32 | MAX_RANGE]
     }
 
-    /// An error in the caller's own memory; for one that is consumed, the abort as well, as if the call
-    /// itself had been the access.
+    /// An error in the caller's own memory. One that is consumed has no answer but the abort: the call
+    /// itself is the access, and its registers stay as they are.
     fn inject(&mut self, pages: Pages, kind: Injection) -> Next {
         let range = match self.injectable(pages) {
             Ok(range) => range,
@@ -81,7 +84,6 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
                 return Next::Resume;
             }
         };
-        self.answer([0, range.size() / PAGE_SIZE, 0, 0]);
         let (hypervisor, vm) = (self.hypervisor, self.vm);
         let attempt = Attempt::Access(Access::Read);
         let consumed = self.occasion(Origin::Injected, Some(attempt));
@@ -96,6 +98,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             .inject(&occasion, range, kind, by, hypervisor);
         hypervisor.offline_due(self.vcpu.pcpu);
         if !required {
+            self.answer([0, range.size() / PAGE_SIZE, 0, 0]);
             return Next::Resume;
         }
         let abort = ExternalAbort {
@@ -107,7 +110,10 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             ea: false,
             error_type: Some(SyncErrorType::Recoverable),
         };
-        self.abort_guest(&event, Some(pages.range().start()), &abort, attempt)
+        let mut state = self.cpu.state();
+        state.pc = state.pc.wrapping_sub(CALL_SIZE);
+        let ipa = Some(pages.range().start());
+        self.abort_guest(&event, ipa, &abort, (&state, attempt))
     }
 
     /// The memory behind the first of `pages`, as far as the guest may have errors there; it is then

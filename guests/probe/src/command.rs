@@ -32,6 +32,15 @@ pub enum Command {
     },
     /// `ram`
     Ram,
+    /// `bad`
+    Bad,
+    /// `spin A N`
+    Spin {
+        /// What is read.
+        ipa: u64,
+        /// How often.
+        rounds: u64,
+    },
     /// `sgi N`
     Sgi(u64),
     /// `ipi N`
@@ -99,6 +108,11 @@ pub fn parse(line: &str) -> Result<Option<Command>, ParseError> {
             rounds: number()?,
         },
         "ram" => Command::Ram,
+        "bad" => Command::Bad,
+        "spin" => Command::Spin {
+            ipa: number()?,
+            rounds: number()?,
+        },
         "sgi" => Command::Sgi(number()?),
         "ipi" => Command::Ipi(number()?),
         "timer" => Command::Timer(number()?),
@@ -172,6 +186,14 @@ mod tests {
                 },
             ),
             ("ram", Command::Ram),
+            ("bad", Command::Bad),
+            (
+                "spin 0x1000 9",
+                Command::Spin {
+                    ipa: 0x1000,
+                    rounds: 9,
+                },
+            ),
             ("sgi 3", Command::Sgi(3)),
             ("ipi 3", Command::Ipi(3)),
             ("timer 3", Command::Timer(3)),

@@ -10,6 +10,9 @@ use fdt::node::FdtNode;
 /// The most ranges of RAM that are used.
 pub const MAX_MEMORY: usize = 8;
 
+/// The most ranges that the tree may call bad.
+pub const MAX_BAD: usize = 32;
+
 /// How PSCI is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conduit {
@@ -30,6 +33,8 @@ pub enum Missing {
     Memory,
     /// More regions of device memory than the guest can keep track of.
     RoomForRegions,
+    /// More bad ranges than it can keep off.
+    RoomForBad,
 }
 
 impl fmt::Display for Missing {
@@ -39,6 +44,7 @@ impl fmt::Display for Missing {
             Self::Psci => "psci",
             Self::Memory => "memory",
             Self::RoomForRegions => "room-for-regions",
+            Self::RoomForBad => "room-for-bad",
         })
     }
 }
@@ -62,6 +68,7 @@ pub struct Machine {
     /// The interrupt controller, where there is one.
     pub gic: Option<Gic>,
     memory: [Region; MAX_MEMORY],
+    bad: [Region; MAX_BAD],
     mpidrs: [u64; MAX_VCPUS],
     vcpus: usize,
     /// Device memory; the guest adds its buffer in RAM.
@@ -76,6 +83,7 @@ impl Machine {
             conduit: conduit(tree).ok_or(Missing::Psci)?,
             gic: gic(tree),
             memory: [Region::default(); MAX_MEMORY],
+            bad: [Region::default(); MAX_BAD],
             mpidrs: [0; MAX_VCPUS],
             vcpus: 0,
             pages: device_memory(tree)?,
@@ -83,6 +91,9 @@ impl Machine {
         let memory = tree.find_node("/memory").ok_or(Missing::Memory)?;
         for (slot, region) in machine.memory.iter_mut().zip(regions(memory)) {
             *slot = region;
+        }
+        for (index, region) in bad(tree).enumerate() {
+            *machine.bad.get_mut(index).ok_or(Missing::RoomForBad)? = region;
         }
         for (slot, cpu) in machine.mpidrs.iter_mut().zip(tree.cpus()) {
             *slot = cpu.ids().first() as u64;
@@ -96,6 +107,27 @@ impl Machine {
         self.memory.into_iter().filter(|region| region.pages > 0)
     }
 
+    /// The ranges that were bad before the guest started, in RAM and in device memory.
+    pub fn bad(&self) -> impl Iterator<Item = Region> {
+        self.bad.into_iter().filter(|region| region.pages > 0)
+    }
+
+    /// The largest part of `range` without anything bad.
+    pub fn largest_good(&self, range: core::ops::Range<u64>) -> core::ops::Range<u64> {
+        let ends = self.bad().map(|bad| bad.ipa + bad.size());
+        let starts = ends
+            .chain([range.start])
+            .filter(|start| range.contains(start));
+        let part = |start| {
+            let next = self.bad().map(|bad| bad.ipa).filter(|bad| *bad >= start);
+            start..next.min().unwrap_or(range.end).min(range.end)
+        };
+        let parts = starts.map(part);
+        parts
+            .max_by_key(|part| part.end - part.start)
+            .unwrap_or(range.start..range.start)
+    }
+
     /// The affinities (`MPIDR_EL1`, as PSCI takes them) of all vCPUs.
     pub fn mpidrs(&self) -> &[u64] {
         self.mpidrs.get(..self.vcpus).unwrap_or(&[])
@@ -105,6 +137,24 @@ impl Machine {
 fn regions<'a>(node: FdtNode<'_, 'a>) -> impl Iterator<Item = Region> + 'a {
     let ranges = node.reg().into_iter().flatten();
     ranges.filter_map(|range| Region::new(range.starting_address as u64, range.size? as u64))
+}
+
+/// Children of `/reserved-memory` that must not be mapped, and what device memory calls bad of itself.
+fn bad<'a>(tree: &'a Fdt<'a>) -> impl Iterator<Item = Region> + 'a {
+    let reserved = tree.find_node("/reserved-memory").into_iter();
+    let reserved = reserved.flat_map(|node| node.children());
+    let reserved = reserved.filter(|node| node.property("no-map").is_some());
+    let ram = reserved.flat_map(regions);
+    let devices = tree
+        .all_nodes()
+        .filter_map(|node| node.property("cordon,bad-ranges"));
+    let pairs = devices.flat_map(|property| property.value.chunks_exact(16));
+    let device = pairs.filter_map(|pair| {
+        let (ipa, size) = pair.split_at_checked(8)?;
+        let number = |bytes: &[u8]| Some(u64::from_be_bytes(bytes.try_into().ok()?));
+        Region::new(number(ipa)?, number(size)?)
+    });
+    ram.chain(device)
 }
 
 fn is_compatible(node: FdtNode<'_, '_>, with: &str) -> bool {
@@ -235,6 +285,20 @@ mod tests {
         );
         assert_eq!(machine.pages.device_len(), 4);
         assert_eq!(machine.pages.ipa(2), Some(0x10_4000_0000));
+    }
+
+    #[test]
+    fn free_memory_goes_around_what_is_bad() {
+        let mut machine = machine("hvc", 0).unwrap();
+        let all = 0x4010_0000..0x4100_0000;
+        assert_eq!(machine.largest_good(all.clone()), all);
+        machine.bad[0] = Region::new(0x4010_0000, 0x1000).unwrap();
+        assert_eq!(machine.largest_good(all.clone()), 0x4010_1000..0x4100_0000);
+        machine.bad[1] = Region::new(0x4080_0000, 0x1000).unwrap();
+        assert_eq!(machine.largest_good(all.clone()), 0x4080_1000..0x4100_0000);
+        machine.bad[2] = Region::new(0x4090_0000, 0x70_0000).unwrap();
+        assert_eq!(machine.largest_good(all), 0x4010_1000..0x4080_0000);
+        assert_eq!(machine.bad().count(), 3);
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub struct LostPage {
 impl<'s, S: PhysMemory> Ras<'s, S> {
     /// The bad pages in `range`, in order. The set is locked for each step and free in between, so that
     /// the caller may do with a page what it wants; one that comes or goes meanwhile may be missed.
-    pub fn bad_pages(&self, range: PaRange) -> impl Iterator<Item = BadPage> + '_ {
+    pub fn bad_in(&self, range: PaRange) -> impl Iterator<Item = BadPage> + '_ {
         let mut next = Some(range);
         core::iter::from_fn(move || {
             let left = next?;
@@ -40,7 +40,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
     /// All bad pages of the machine.
     pub fn all_bad_pages(&self) -> impl Iterator<Item = BadPage> + '_ {
         let all = PaRange::new(Pa::new(0), u64::MAX);
-        all.into_iter().flat_map(|all| self.bad_pages(all))
+        all.into_iter().flat_map(|all| self.bad_in(all))
     }
 
     /// The bad pages of what `vm` maps, mapping by mapping, in order in each.
@@ -50,7 +50,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         mappings.flat_map(|mapping| {
             // What was bad and is replaced has been given back.
             let own = self
-                .bad_pages(mapping.range)
+                .bad_in(mapping.range)
                 .filter(|page| self.frame_of(page.pa) == page.pa);
             let own = own.filter_map(|page| {
                 let ipa = mapping.ipa_of(page.pa)?;
@@ -107,7 +107,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
     /// many holes were made.
     pub fn cut_known<V: AddressSpaces>(&self, mapping: &Mapping, spaces: &V) -> u64 {
         let mut holes = 0;
-        for page in self.bad_pages(mapping.range) {
+        for page in self.bad_in(mapping.range) {
             let Some(ipa) = mapping.ipa_of(page.pa) else {
                 continue;
             };

@@ -6,5 +6,8 @@ mod faults;
 mod memory_errors;
 mod mending;
 mod model;
+#[cfg(feature = "model")]
+mod races;
 mod serrors;
+mod services;
 mod stopping;

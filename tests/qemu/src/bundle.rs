@@ -29,6 +29,10 @@ pub fn build(scenario: &Scenario, images: &Path) -> Result<Vec<u8>, ScenarioErro
             files.push((name.as_ref().clone(), read(scenario, images, name)?));
         }
     }
+    for file in &scenario.bundle.file {
+        let words = file.words.iter().flat_map(|word| word.to_le_bytes());
+        files.push((file.name.clone(), file.text.bytes().chain(words).collect()));
+    }
     for mutation in &scenario.bundle.mutate {
         mutate_files(scenario, mutation, &mut files)?;
     }
@@ -316,6 +320,15 @@ mod tests {
         assert_eq!(files[0].1[..4], [0xd0, 0x0d, 0xfe, 0xed]);
         assert_eq!(files[1], ("probe.img".to_owned(), b"kernel!".to_vec()));
         assert_eq!(files.len(), 2);
+    }
+
+    #[test]
+    fn a_scenario_may_add_files_of_text_and_numbers() {
+        let file = "[[bundle.file]]\nname = \"f\"\ntext = \"ab\"\nwords = [0x102]\n";
+        let (scenario, images) = scenario(file);
+        let files = entries(&build(&scenario, &images).expect("a bundle"));
+        let bytes = b"ab\x02\x01\0\0\0\0\0\0".to_vec();
+        assert_eq!(files[2], ("f".to_owned(), bytes));
     }
 
     #[test]

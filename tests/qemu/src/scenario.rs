@@ -356,11 +356,28 @@ pub struct BundleSpec {
     /// Damage, done in this order.
     #[serde(default)]
     pub mutate: Vec<Mutation>,
+    /// Further files.
+    #[serde(default)]
+    pub file: Vec<BundleFile>,
     /// Boot without any bundle.
     #[serde(default)]
     pub absent: bool,
     /// Boot with this text in its place.
     pub raw: Option<String>,
+}
+
+/// One `[[bundle.file]]` table.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct BundleFile {
+    /// Its name.
+    pub name: String,
+    /// What it holds: text,
+    #[serde(default)]
+    pub text: String,
+    /// and behind it these numbers, eight bytes each, little-endian.
+    #[serde(default)]
+    pub words: Vec<u64>,
 }
 
 /// One `[[pick]]` table: a choice of pages, made from the seed.

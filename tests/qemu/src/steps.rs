@@ -359,6 +359,7 @@ fn answer_events(command: &str) -> [&str; 2] {
     let word = match command.split_whitespace().next().unwrap_or_default() {
         "read" | "write" | "exec" | "read-el0" | "write-el0" | "exec-el0" => "touch",
         "lost" => "lost-end",
+        "bad" => "bad-end",
         "table-use" => "table",
         word => word,
     };

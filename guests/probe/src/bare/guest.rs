@@ -82,6 +82,11 @@ impl Guest {
         self.machine.gic
     }
 
+    /// What was bad before the guest started.
+    pub(super) fn bad(&self) -> impl Iterator<Item = Region> {
+        self.machine.bad()
+    }
+
     /// The affinities of all vCPUs.
     pub(super) fn mpidrs(&self) -> &[u64] {
         self.machine.mpidrs()

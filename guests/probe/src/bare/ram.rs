@@ -14,7 +14,7 @@ use spin::Mutex;
 static FREE: Mutex<Bump> = Mutex::new(Bump::new(0..0));
 
 /// Finds the free RAM; all of RAM is mapped by now. The guest's device tree reserves nothing but
-/// what it occupies itself, and there is no initrd.
+/// what is bad and what it occupies itself, and there is no initrd.
 pub(super) fn init(machine: &Machine, tree: Region) {
     let image = image::whole();
     let region = machine
@@ -26,7 +26,7 @@ pub(super) fn init(machine: &Machine, tree: Region) {
     } else {
         end
     };
-    *FREE.lock() = Bump::new(image.end..end);
+    *FREE.lock() = Bump::new(machine.largest_good(image.end..end));
 }
 
 /// Takes `pages` pages at a multiple of `align`. What is in them is unknown.

@@ -1,4 +1,4 @@
-//! `fill`, `sweep`, `lost`, `fill-code` and `ram`: device memory as a whole.
+//! `fill`, `sweep`, `lost`, `fill-code`, `ram` and `bad`: device memory as a whole.
 
 use super::refuse;
 use super::touch::result;
@@ -135,4 +135,15 @@ pub(super) fn fill_code(ipa: u64) {
 pub(super) fn ram() {
     let buffer = guest::get().buffer;
     report!("event=ram ipa={:#x} pages={}", buffer.ipa, buffer.pages);
+}
+
+/// `bad`: what the device tree called bad when the guest started.
+pub(super) fn bad() {
+    let guest = guest::get();
+    let mut ranges = 0_u64;
+    for bad in guest.bad() {
+        report!("event=bad ipa={:#x} pages={}", bad.ipa, bad.pages);
+        ranges += 1;
+    }
+    report!("event=bad-end ranges={ranges}");
 }

@@ -66,6 +66,8 @@ impl Session {
             Command::Lost => memory::lost(),
             Command::FillCode(ipa) => memory::fill_code(ipa),
             Command::Ram => memory::ram(),
+            Command::Bad => memory::bad(),
+            Command::Spin { ipa, rounds } => touch::spin(ipa, rounds),
             Command::Patrol => {
                 let vcpus = patrol::start(&mut self.patroller);
                 report!("event=patrol vcpus={vcpus}");

@@ -1,11 +1,11 @@
-//! `read`, `write`, `exec` and their `-el0` forms: one access.
+//! `read`, `write`, `exec` and their `-el0` forms: one access. `spin`: one that is made again and again.
 
 use super::refuse;
 use crate::bare::aborts::Abort;
 use crate::bare::report::report;
 use crate::bare::target::{CodeVa, Target};
 use crate::bare::{access, el0, guest};
-use cordon_probe::layout::{Access, Level, Touch};
+use cordon_probe::layout::{Access, Alias, Level, Touch};
 use cordon_probe::pattern;
 
 /// Makes the access and says how it went. A write leaves the pattern's value, so that a line's
@@ -68,6 +68,19 @@ fn report(touch: Touch, target: Target, outcome: Result<u64, Abort>) {
     report!(
         "event=touch kind={touch} ipa={ipa:#x} result={result} esr={esr:#x} far={far:#x} \
          vector={vector:#x} spsr={spsr:#x}"
+    );
+}
+
+/// Reads the same word again and again, whatever comes of it.
+pub(super) fn spin(ipa: u64, rounds: u64) {
+    let Some(target) = Target::at(ipa, 8) else {
+        return refuse("bad-address");
+    };
+    let at = target.va(Alias::El1Data);
+    let aborts = (0..rounds).filter(|_| access::load(at).is_err()).count();
+    report!(
+        "event=spin ipa={:#x} rounds={rounds} aborts={aborts}",
+        target.ipa()
     );
 }
 
