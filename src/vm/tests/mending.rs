@@ -1,5 +1,4 @@
 //! What was lost is given back, what is about to be lost is moved, and policies.
-#![expect(clippy::panic, reason = "an unexpected answer fails the test")]
 
 use super::fake::{DEVICE, DEVICE_AT, FakeCpu, G1, K4, SPARES, World, esr};
 use crate::addr::{Ipa, Pa, PaRange, Vmid};
