@@ -203,6 +203,12 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: if cfg!(miri) { 2 } else { 256 },
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
         #[test]
         fn both_ways_agree_whatever_is_moved(moves in prop::collection::vec((0u64..6, any::<bool>()), 0..60)) {
             let mut spares = spares(4);

@@ -128,6 +128,7 @@ fn what_was_mapped_by_pages_stays_mapped_by_pages() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes; the storm goes the same way")]
 fn there_is_nothing_to_mend_where_there_is_no_hole_or_the_memory_is_bad() {
     with_block(Strategy::BreakFirst, 2, |map, _, cpus| {
         hole(map, BAD);
@@ -165,6 +166,7 @@ fn break_first_unmaps_the_block_while_its_table_is_forgotten() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes; the storm goes the same way")]
 fn a_swap_leaves_everything_mapped_while_its_table_is_forgotten() {
     with_block(Strategy::SwapThenBreak, 2, |map, _, cpus| {
         hole(map, BAD);
@@ -339,6 +341,7 @@ fn a_range_across_blocks_is_cut_at_its_ends_only() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes; the storm goes the same way")]
 fn a_protection_that_cannot_be_is_named_and_changes_nothing() {
     with_block(Strategy::SwapThenBreak, 3, |map, _, cpus| {
         let before = cpus.settled();

@@ -99,6 +99,7 @@ fn one_frame_is_retired_and_the_others_return_when_all_is_healed() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes; the storm goes the same way")]
 fn a_lost_frame_of_the_reserve_is_never_given_out() {
     with_hole(|memory, map, _, _| {
         let mut unused: Vec<Pa> = Vec::new();
@@ -117,6 +118,7 @@ fn a_lost_frame_of_the_reserve_is_never_given_out() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes; the storm goes the same way")]
 fn what_cannot_be_rebuilt_is_named() {
     with_hole(|memory, map, _, tables| {
         let root = Pa::new(map.vttbr_el2() & 0xffff_ffff_f000);
