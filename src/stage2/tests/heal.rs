@@ -115,6 +115,7 @@ fn tables_heal_level_by_level_as_their_holes_are_mended() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes: 512 requests")]
 fn what_was_mapped_by_pages_stays_mapped_by_pages() {
     with_map(config(Strategy::BreakFirst), 2, |map, frames, _| {
         for at in 0..512 {
