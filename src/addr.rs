@@ -130,6 +130,15 @@ impl PaRange {
         Some(Self { start, size })
     }
 
+    /// The block of `1 << shift` bytes that holds `pa`, of which there is one for every address.
+    pub(crate) const fn of_block(pa: Pa, shift: u32) -> Self {
+        let size = 1 << shift;
+        Self {
+            start: pa.align_down(size),
+            size,
+        }
+    }
+
     /// First address.
     pub const fn start(self) -> Pa {
         self.start

@@ -22,4 +22,5 @@ pub mod devmem;
 pub mod platform;
 pub mod ras;
 pub mod stage2;
+pub mod sync;
 pub mod vm;

@@ -4,12 +4,13 @@ use crate::arch::aarch64::gic::Acknowledged;
 use crate::arch::aarch64::mmio::{EventRegister, SharedMemory};
 use crate::arch::aarch64::tables::HeapFrames;
 use crate::arch::aarch64::tlb::HardwareTlb;
-use crate::arch::aarch64::{cpu, device, gic, load, mmu, spi, timer, uart};
+use crate::arch::aarch64::{cpu, device, gic, load, mmu, page_slot, smc, spi, timer, uart};
 use aarch64_cpu::registers::{CNTPCT_EL0, Readable};
-use cordon::addr::PaRange;
+use cordon::addr::{Pa, PaRange};
 use cordon::console::{Event, Switchboard};
 use cordon::deadlines::{Due, Purpose};
 use cordon::platform::aml::PlatformEvents;
+use cordon::ras::media::{Healing, Media, MediaError};
 use cordon::vm::boot::{Contents, LoadError};
 use cordon::vm::device::Device;
 use cordon::vm::hypervisor::{Hypervisor, Platform};
@@ -27,6 +28,9 @@ pub static HYPERVISOR: Once<Hypervisor<ThisMachine>> = Once::new();
 /// Most bursts of input that are dealt with at once. A keyboard that is faster than Cordon must not
 /// keep this CPU's guest from running.
 const BURSTS: usize = 8;
+
+/// Whether firmware heals pages.
+static POISON_SWITCH: Once<bool> = Once::new();
 
 /// How this machine tells of errors that nobody has consumed.
 #[derive(Debug)]
@@ -156,6 +160,30 @@ pub fn say_now() {
 pub fn say_soon() {
     if is_something_waiting() {
         timer::set_once(Purpose::DrainLog, SAY_AFTER_MS);
+    }
+}
+
+impl Media for ThisMachine {
+    fn heal(&self, page: Pa) -> Healing {
+        if !*POISON_SWITCH.call_once(smc::poison_switch::is_there) {
+            Healing::NoService
+        } else if smc::poison_switch::heal(page.get()) {
+            Healing::Done
+        } else {
+            Healing::Refused
+        }
+    }
+
+    fn verify(&self, page: Pa) -> Result<(), MediaError> {
+        page_slot::verify(page)
+    }
+
+    fn clear(&self, page: Pa) -> Result<(), MediaError> {
+        page_slot::clear(page)
+    }
+
+    fn copy(&self, from: Pa, to: Pa) -> Result<(), MediaError> {
+        page_slot::copy(from, to)
     }
 }
 

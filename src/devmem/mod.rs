@@ -19,10 +19,12 @@
 //! touches fewer cache lines than any tree would, keeps working when the heap does not, and has no
 //! pointers to go wrong.
 
+mod policy;
 mod region;
 #[cfg(test)]
 mod tests;
 
+pub use policy::Policy;
 pub use region::{FailureSink, Kind, Mapping, Region, RegionId};
 
 use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange, Vmid};
@@ -76,6 +78,8 @@ pub struct MappedPage<'a> {
     pub ipa: Ipa,
     /// The mapping it belongs to.
     pub mapping: &'a Mapping,
+    /// What is done when a page of that goes bad.
+    pub policy: Policy,
 }
 
 /// The registry. `'s` is how long the failure callbacks live: `'static` in the image.
@@ -174,14 +178,25 @@ impl<'s> DevMem<'s> {
         let page = pa.page();
         self.find(pa)
             .into_iter()
-            .flat_map(Region::mappings)
-            .filter_map(move |mapping| {
+            .flat_map(Region::policies)
+            .filter_map(move |(mapping, policy)| {
                 Some(MappedPage {
                     vm: mapping.vm,
                     ipa: mapping.ipa_of(page)?,
                     mapping,
+                    policy: policy.get(),
                 })
             })
+    }
+
+    /// Changes what is done from now on when a page of the mapping goes bad that the VM has at `ipa`.
+    /// Returns the mapping; `None` where there is none.
+    pub fn set_policy(&self, vm: Vmid, ipa: Ipa, policy: Policy) -> Option<&Mapping> {
+        let mut all = self.regions.iter().flat_map(Region::policies);
+        let (mapping, cell) =
+            all.find(|(mapping, _)| mapping.vm == vm && mapping.pa_of(ipa).is_some())?;
+        cell.set(policy);
+        Some(mapping)
     }
 
     /// The PA behind an IPA, and its region, by what has been registered: unlike the VM's stage-2

@@ -1,5 +1,6 @@
 //! A region of physical memory, and the mappings of it.
 
+use super::policy::{Policy, PolicyCell};
 use super::{RegisterError, is_whole_pages};
 use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange, Vmid};
 use crate::stage2::Attrs;
@@ -16,6 +17,8 @@ pub enum Kind {
     Reserved,
     /// The memory behind a PCIe BAR.
     Bar,
+    /// RAM that takes the place of other pages.
+    Spare,
 }
 
 impl Kind {
@@ -25,6 +28,7 @@ impl Kind {
     pub const fn congruence(self) -> u64 {
         match self {
             Self::Ram => 2 << 20,
+            Self::Spare => PAGE_SIZE,
             Self::Reserved | Self::Bar => 1 << 30,
         }
     }
@@ -36,6 +40,7 @@ impl fmt::Display for Kind {
             Self::Ram => "ram",
             Self::Reserved => "reserved",
             Self::Bar => "bar",
+            Self::Spare => "spare",
         })
     }
 }
@@ -123,7 +128,7 @@ pub struct Region<'s> {
     range: PaRange,
     owner: String,
     sink: Option<&'s (dyn FailureSink + Sync)>,
-    mappings: Vec<Mapping>,
+    mappings: Vec<(Mapping, PolicyCell)>,
 }
 
 impl<'s> Region<'s> {
@@ -149,7 +154,7 @@ impl<'s> Region<'s> {
             return Err(RegisterError::OutsideRegion(self.id));
         }
         mapping.check(self.kind)?;
-        self.mappings.push(mapping);
+        self.mappings.push((mapping, PolicyCell::default()));
         Ok(())
     }
 
@@ -175,7 +180,21 @@ impl<'s> Region<'s> {
 
     /// Who maps it, in order of registration.
     pub fn mappings(&self) -> impl Iterator<Item = &Mapping> {
-        self.mappings.iter()
+        self.mappings.iter().map(|(mapping, _)| mapping)
+    }
+
+    /// The same, each with what is done when a page of it goes bad.
+    pub(super) fn policies(&self) -> impl Iterator<Item = (&Mapping, &PolicyCell)> {
+        self.mappings
+            .iter()
+            .map(|(mapping, policy)| (mapping, policy))
+    }
+
+    /// What is done when a page of `mapping` goes bad.
+    pub fn policy_of(&self, mapping: &Mapping) -> Policy {
+        let mut own = self.policies().filter(|(other, _)| *other == mapping);
+        own.next()
+            .map_or(Policy::default(), |(_, policy)| policy.get())
     }
 
     pub(super) const fn sink(&self) -> Option<&'s (dyn FailureSink + Sync)> {

@@ -9,6 +9,9 @@
 //! | `loop=log`, `stop`, `N`, `stop,N` | what is done about a guest that goes round in circles ([`crate::ras::loops`]) |
 //! | `retired=PA` | the page at this address is a table of pages that are bad ([`crate::ras::retired`]) |
 //! | `uncontained=machine`, `vm` | what an error costs that a guest met and hardware could not contain |
+//! | `spares=SIZE` | take RAM from the VMs' pool for pages that stand in for bad ones |
+//! | `tables=N` | table frames that each VM keeps for containment, 0 to 65536 |
+//! | `corrected=move`, `tell`, `ignore`, `N`, `move,N` | what is done about a page with N corrected errors ([`crate::ras::soft_offline`]) |
 //! | `reserved=SIZE`, `reserved=SIZE@PA` | take RAM from the VMs' pool and offer it as device memory; may be repeated |
 //!
 //! Numbers are decimal or `0x`, sizes may end in `K`, `M` or `G`. The line is written by a person
@@ -23,6 +26,7 @@ use log::LevelFilter;
 
 use crate::addr::{PAGE_SIZE, Pa, PaRange};
 use crate::ras::loops;
+use crate::ras::soft_offline::{Action, SoftOffline};
 
 /// What the command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +48,12 @@ pub struct Options {
     pub loops: loops::Policy,
     /// Tables of retired pages, page-aligned.
     pub retired: Vec<Pa>,
+    /// Bytes of RAM for spare pages, whole pages.
+    pub spares: Option<u64>,
+    /// Table frames that each VM keeps for containment.
+    pub tables: Option<usize>,
+    /// What is done about corrected errors.
+    pub corrected: SoftOffline,
 }
 
 impl Default for Options {
@@ -57,6 +67,9 @@ impl Default for Options {
             filter: Vec::new(),
             loops: loops::Policy::DEFAULT,
             retired: Vec::new(),
+            spares: None,
+            tables: None,
+            corrected: SoftOffline::DEFAULT,
         }
     }
 }
@@ -127,6 +140,9 @@ impl Options {
             // With other values it is somebody else's word, and a well-known one.
             "console" => self.raw_console = console(value).ok_or(BadWord::Unknown(word))?,
             "uncontained" => self.isolates_vms = uncontained(value).ok_or(bad)?,
+            "spares" => self.spares = Some(spares(value).ok_or(bad)?),
+            "tables" => self.tables = Some(tables(value).ok_or(bad)?),
+            "corrected" => self.corrected = corrected(value).ok_or(bad)?,
             "reserved" => self.reserved.push(reserved(value).ok_or(bad)?),
             _ => return Err(BadWord::Unknown(word)),
         }
@@ -165,6 +181,31 @@ fn uncontained(value: &str) -> Option<bool> {
         "machine" => Some(false),
         _ => None,
     }
+}
+
+/// Most bytes of spare pages: 1 GiB.
+const MAX_SPARES: u64 = 1 << 30;
+/// Most table frames that one VM keeps.
+const MAX_TABLES: u64 = 1 << 16;
+
+fn spares(value: &str) -> Option<u64> {
+    number(value).filter(|size| (1..=MAX_SPARES).contains(size) && size.is_multiple_of(PAGE_SIZE))
+}
+
+fn tables(value: &str) -> Option<usize> {
+    let count = number(value).filter(|count| *count <= MAX_TABLES)?;
+    usize::try_from(count).ok()
+}
+
+fn corrected(value: &str) -> Option<SoftOffline> {
+    let mut policy = SoftOffline::DEFAULT;
+    for part in value.split(',') {
+        match Action::from_name(part) {
+            Some(action) => policy.action = action,
+            None => policy.threshold = u32::try_from(number(part)?).ok().filter(|it| *it > 0)?,
+        }
+    }
+    Some(policy)
 }
 
 fn reserved(value: &str) -> Option<ReservedWord> {
@@ -243,6 +284,11 @@ mod tests {
         assert_eq!(options.retired, [Pa::new(0x5000)]);
         assert!(parse("console=raw").0.raw_console);
         assert!(!parse("console=raw console=lines").0.raw_console);
+        let (options, bad) = parse("spares=2M tables=3 corrected=tell,5");
+        assert_eq!(bad, []);
+        assert_eq!((options.spares, options.tables), (Some(2 << 20), Some(3)));
+        let (action, threshold) = (Action::Tell, 5);
+        assert_eq!(options.corrected, SoftOffline { action, threshold });
         assert_eq!(parse("bbm=0").0.bbm, Bbm::Level(0));
         assert_eq!(parse("bbm=2 bbm=auto").0.bbm, Bbm::Auto);
     }
@@ -263,6 +309,15 @@ mod tests {
             "retired=0x5008",
             "reserved=",
             "reserved=0",
+            "spares=0",
+            "spares=1G1",
+            "spares=4097",
+            "spares=2G",
+            "tables=65537",
+            "tables=-1",
+            "corrected=",
+            "corrected=0",
+            "corrected=often",
             "reserved=4097",
             "reserved=+4096",
             "reserved=4096@1",

@@ -1,6 +1,6 @@
 //! Containment: one bad page is cut out of every address space that has it.
 //!
-//! The order is fixed: the page enters the poison set first, so that a CPU which meets the hole
+//! What that means, each mapping's [`Policy`] says; a hole, mostly. The order is fixed: the page enters the poison set first, so that a CPU which meets the hole
 //! while it is being made finds out why it is there; then each mapping that the registry knows
 //! loses the page. No step allocates and none can fail for want of memory: a full poison set costs
 //! bookkeeping, a spent table reserve costs good memory around the page (and both say so), but
@@ -10,19 +10,28 @@
 use super::event::{Announcer, ErrorEvent, Stage};
 use super::journal::{Journal, Note};
 use super::poison::{Insert, PoisonSet};
-use crate::addr::{Ipa, Pa, Vmid};
-use crate::devmem::{DevMem, MappedPage};
-use crate::stage2::{Damage, Hole, HoleOutcome};
+use super::repair::Mender;
+use crate::addr::{Ipa, PAGE_SIZE, Pa, Vmid};
+use crate::devmem::{DevMem, MappedPage, Policy};
+use crate::stage2::{Damage, Hole, HoleOutcome, Rebuilt};
+use crate::sync::Mutex;
 use core::fmt;
-use spin::Mutex;
 
 #[cfg(test)]
 mod tests;
 
 /// The VMs' address spaces, by VMID. Implemented by whoever owns the VMs.
 pub trait AddressSpaces {
-    /// Takes the page at `ipa` out of the VM's map; `None` if there is no such VM, or it runs no more.
-    fn make_hole(&self, vm: Vmid, ipa: Ipa) -> Option<Result<HoleOutcome, Damage>>;
+    /// Takes the page at `ipa` out of the VM's map, if `frame` is behind it; `None` if there is no such
+    /// VM, or it runs no more.
+    fn make_hole(&self, vm: Vmid, ipa: Ipa, frame: Pa) -> Option<Result<HoleOutcome, Damage>>;
+
+    /// Drops the whole block that maps the page at `ipa`; as for [`Self::make_hole`] otherwise.
+    fn drop_block(&self, vm: Vmid, ipa: Ipa, frame: Pa) -> Option<Result<HoleOutcome, Damage>>;
+
+    /// If the frame at `table` is one of a VM's tables, or set aside for them, does without it from now on.
+    /// `None` if it is not, or that cannot be: a VM that cannot go on then has been given up.
+    fn rebuild(&self, table: Pa) -> Option<(Vmid, Rebuilt)>;
 
     /// The VM's name, for people.
     fn name(&self, vm: Vmid) -> &str;
@@ -62,6 +71,8 @@ pub(super) struct Containment<'a, 's, V, const N: usize> {
     pub(super) devmem: &'a DevMem<'s>,
     /// Which pages are bad.
     pub(super) poison: &'a Mutex<PoisonSet<'s>>,
+    /// Which frames stand in for others.
+    pub(super) mender: &'a Mender,
     /// Counts and tells.
     pub(super) announcer: &'a Announcer<N>,
     /// The address spaces.
@@ -86,7 +97,15 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
         // A known page as well: the CPU that entered it may not have come to all of its mappings
         // yet, and nobody may be told of a hole that is not there.
         let (mut made, mut held) = (false, false);
-        for mapped in self.devmem.mappings_of(page) {
+        let home = {
+            let mut spares = self.mender.spares.lock();
+            spares.retire(page);
+            spares.home_of(page)
+        };
+        for mapped in home
+            .into_iter()
+            .flat_map(|home| self.devmem.mappings_of(home))
+        {
             let cut = self.cut(page, &mapped);
             made |= cut == Cut::Made;
             held |= cut == Cut::Held;
@@ -124,7 +143,15 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
     fn cut(&self, page: Pa, mapped: &MappedPage<'_>) -> Cut {
         let (vm, ipa, seq) = (mapped.vm, mapped.ipa, self.event.sequence);
         let name = self.spaces.name(vm);
-        match self.spaces.make_hole(vm, ipa) {
+        let outcome = match mapped.policy {
+            Policy::Isolate => self.spaces.make_hole(vm, ipa, page),
+            Policy::Refault => self.spaces.drop_block(vm, ipa, page),
+            Policy::Keep => {
+                log::info!(target: "ras", "event=kept seq={seq} pa={page} vm={name} ipa={ipa}");
+                return Cut::Held;
+            }
+        };
+        match outcome {
             Some(Ok(HoleOutcome::Made(hole))) => {
                 self.report(vm, ipa, &hole);
                 self.spaces.lost(vm, ipa, self.event);
@@ -132,12 +159,20 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
             }
             Some(Ok(HoleOutcome::Coarse(hole))) => {
                 self.announce(Stage::Overflow);
-                log::error!(target: "ras", "event=overflow what=table-reserve vm={name} ipa={} lost={:#x}", hole.ipa, hole.size);
+                let innocent = hole.size.saturating_sub(PAGE_SIZE);
+                log::error!(target: "ras", "event=overflow what=table-reserve vm={name} ipa={} lost={:#x} innocent={innocent:#x}", hole.ipa, hole.size);
                 self.report(vm, ipa, &hole);
                 self.spaces.lost(vm, ipa, self.event);
                 Cut::Made
             }
-            Some(Ok(HoleOutcome::AlreadyPoisoned { .. })) => Cut::Held,
+            Some(Ok(HoleOutcome::Dropped(hole))) => {
+                let block = BlockSize(hole.size);
+                log::info!(target: "ras", "event=dropped seq={seq} pa={page} vm={name} ipa={ipa} block={block}");
+                Cut::Made
+            }
+            Some(Ok(HoleOutcome::AlreadyPoisoned { .. } | HoleOutcome::AlreadyDropped { .. })) => {
+                Cut::Held
+            }
             Some(Ok(HoleOutcome::NotMapped)) | None => {
                 log::warn!(target: "ras", "event=unmapped seq={seq} pa={page} vm={name} ipa={ipa}");
                 Cut::Absent
@@ -161,5 +196,19 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
 
     fn announce(&self, stage: Stage) {
         self.announcer.announce(self.event, stage);
+    }
+}
+
+/// A block's size as the events write it: `1g`, `2m`, `4k`.
+pub struct BlockSize(pub u64);
+
+impl fmt::Display for BlockSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (shift, unit) in [(30, 'g'), (20, 'm'), (10, 'k')] {
+            if self.0 >> shift != 0 {
+                return write!(f, "{}{unit}", self.0 >> shift);
+            }
+        }
+        write!(f, "{}", self.0)
     }
 }

@@ -92,6 +92,8 @@ counters! {
         lost_pages,
         /// Pages that were repaired.
         repaired_pages,
+        /// Pages whose contents were moved.
+        moved_pages,
     }
 }
 
@@ -212,6 +214,10 @@ impl Counters {
                 add(&all.repaired_pages, pages);
                 return;
             }
+            Stage::Moved { pages } => {
+                add(&all.moved_pages, pages);
+                return;
+            }
         };
         add(counter, 1);
         if stage == Stage::Detected {
@@ -311,12 +317,14 @@ impl fmt::Display for Snapshot {
             lost_pages,
             filtered,
             loops,
+            repaired_pages,
+            moved_pages,
             ..
         } = self;
         write!(
             f,
             "detected={detected} corrected={corrected} contained={contained} vsea={guest_aborts} touched={touched} \
-             lost_pages={lost_pages} filtered={filtered} loops={loops}"
+             lost_pages={lost_pages} filtered={filtered} loops={loops} repaired={repaired_pages} moved={moved_pages}"
         )
     }
 }

@@ -92,11 +92,13 @@ pub enum Origin {
     Imported,
     /// It was asked for, as a test.
     Injected,
+    /// Cordon was at work on the page.
+    Repair,
 }
 
 impl Origin {
     /// All of them, by name; a source's number apart.
-    pub const NAMES: [&str; 5] = ["sea", "serror", "ghes", "imported", "injected"];
+    pub const NAMES: [&str; 6] = ["sea", "serror", "ghes", "imported", "injected", "repair"];
 
     /// Its place in [`Self::NAMES`].
     pub const fn index(self) -> usize {
@@ -106,6 +108,7 @@ impl Origin {
             Self::Ghes(_) => 2,
             Self::Imported => 3,
             Self::Injected => 4,
+            Self::Repair => 5,
         }
     }
 }
@@ -209,6 +212,11 @@ pub enum Stage {
     VmStopped,
     /// Pages were repaired.
     Repaired {
+        /// Pages.
+        pages: u64,
+    },
+    /// The contents of pages were moved to others, with nothing lost.
+    Moved {
         /// Pages.
         pages: u64,
     },

@@ -225,6 +225,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a million rounds")]
     fn of_a_million_touches_few_are_worth_a_line() {
         let lines = (1..=1 << 20)
             .filter(|count| is_worth_a_line(*count))

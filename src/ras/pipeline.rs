@@ -17,21 +17,24 @@
 //! is a hole by now. Of several records, one that is about memory of the consumer's own VM is the one
 //! that may be about its access.
 //!
-//! Locks, in the order in which they are taken: `sources`, `poison`, a VM's stage 2, the console.
-//! `poison` is never held while a stage 2 is. `filter` is a leaf, and held for one decision.
+//! Locks, in the order in which they are taken: `sources`, a VM's stage 2, `poison`, the console.
+//! `poison` may be taken while a stage 2 is held, but not the other way round; `filter` and those of
+//! [`Mender`] are leaves, and held for one decision, but for [`Mender`]'s own, which repairs take first.
 
 use super::contain::{AddressSpaces, Containment};
-use super::cper::{Body, Section, Severity, StatusBlock};
+use super::cper::{Body, Section, SectionFlags, Severity, StatusBlock};
 use super::esr::Level;
 use super::event::{Announcer, Consumer, ErrorEvent, Origin, Stage};
 use super::filter::Filter;
 use super::ghes::PhysMemory;
 use super::journal::{Journal, Line, Note};
 use super::poison::{BadPage, PoisonSet};
+use super::repair::Mender;
 use crate::addr::{PAGE_SIZE, Pa, PaRange, Pfn};
 use crate::devmem::DevMem;
+use crate::stage2::Rebuilt;
+use crate::sync::Mutex;
 use core::sync::atomic::{AtomicU64, Ordering};
-use spin::Mutex;
 
 pub use super::sources::Sources;
 
@@ -91,6 +94,8 @@ pub struct Collected {
     pub own: Option<Pa>,
     /// An uncorrected error is in memory that no region holds: Cordon's, if anyone's.
     pub unclaimed: bool,
+    /// An uncorrected error was in a table of Cordon's, which has another in its place now.
+    pub rebuilt: bool,
     /// Firmware says that an error could not be contained by hardware.
     pub fatal: bool,
     /// The source of `fatal`, where it is none that is notified by an exception.
@@ -107,7 +112,9 @@ pub struct Ras<'s, S> {
     pub filter: Mutex<Filter>,
     /// What happened and was not said yet.
     pub journal: Journal,
-    poison: Mutex<PoisonSet<'s>>,
+    /// Repairs and moves pages.
+    pub mender: Mender,
+    pub(super) poison: Mutex<PoisonSet<'s>>,
     sources: Mutex<Sources<S>>,
     /// Firmware leaves records here.
     has_records: bool,
@@ -122,6 +129,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
             announcer: Announcer::new(),
             filter: Mutex::new(Filter::new()),
             journal: Journal::new(),
+            mender: Mender::new(),
             poison: Mutex::new(poison),
             has_records: !sources.is_empty(),
             sources: Mutex::new(sources),
@@ -137,6 +145,15 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
     /// Has something said: later if that is possible, or at once.
     pub fn say<V: AddressSpaces>(&self, note: &Note, spaces: &V) {
         say(&self.journal, note, None, spaces);
+    }
+
+    /// The poison set itself, for tests.
+    #[cfg(all(test, feature = "model"))]
+    pub(crate) fn with_poison<R>(&self, action: impl FnOnce(&mut PoisonSet<'_>) -> R) -> R
+    where
+        S: PhysMemory,
+    {
+        action(&mut self.poison.lock())
     }
 
     /// The number of the next event.
@@ -270,7 +287,8 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         if section.severity == Severity::Corrected {
             self.announcer.announce(&event, Stage::Corrected);
             if let Some(range) = ranges.peek() {
-                self.corrected(&event, *range);
+                let exceeded = section.flags.contains(SectionFlags::THRESHOLD_EXCEEDED);
+                self.corrected(&event, *range, exceeded);
             }
         }
         say(&self.journal, &Note::Detected(event), Some(section), spaces);
@@ -280,6 +298,10 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
                 ..event
             };
             let page = range.start().page();
+            if self.rebuild(&event, range, spaces) {
+                collected.rebuilt = true;
+                continue;
+            }
             collected.unclaimed |= !self.contain(&event, range, spaces);
             collected.page = collected.page.or(Some(page));
             let own = Some(page).filter(|page| self.is_of_consumer(*page, occasion));
@@ -292,7 +314,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         let Some(Consumer::Vcpu { vm, .. }) = occasion.consumer else {
             return false;
         };
-        self.devmem.mappings_of(page).any(|mapped| mapped.vm == vm)
+        self.users_of(page).any(|mapped| mapped.vm == vm)
     }
 
     /// Contains every page of `range`, on behalf of `event`; whether any of it is somebody's.
@@ -305,6 +327,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         let containment = Containment {
             devmem: &self.devmem,
             poison: &self.poison,
+            mender: &self.mender,
             announcer: &self.announcer,
             journal: &self.journal,
             spaces,
@@ -332,11 +355,44 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
 
     /// Nothing is lost to a corrected error: it is counted, by what kind it is, unless a filter has it.
     /// Whether it counts.
-    fn corrected(&self, event: &ErrorEvent, range: PaRange) -> bool {
+    fn corrected(&self, event: &ErrorEvent, range: PaRange, exceeded: bool) -> bool {
         let mut dropped = Dropped::default();
         let counts = !self.drops(event, range.start().page(), &mut dropped);
         self.say_dropped(event, &dropped);
+        if counts {
+            self.note_corrected(range.start(), exceeded, event.sequence);
+        }
         counts
+    }
+
+    /// If `range` is a table of some VM's map, builds another in its place.
+    fn rebuild<V: AddressSpaces>(&self, event: &ErrorEvent, range: PaRange, spaces: &V) -> bool {
+        let (table, seq) = (range.start().page(), event.sequence);
+        if range.pfns().count() != 1 || self.devmem.find(table).is_some() {
+            return false;
+        }
+        let Some((vm, rebuilt)) = spaces.rebuild(table) else {
+            return false;
+        };
+        // Nobody is to be given this frame, whatever else becomes of it.
+        let _ = self.poison.lock().insert(table.pfn(), seq);
+        self.announcer
+            .announce(event, Stage::Contained { pages: 1 });
+        let vm = spaces.name(vm);
+        match rebuilt {
+            Rebuilt::Unused => {
+                log::info!(target: "ras", "event=rebuilt seq={seq} pa={table} vm={vm} level=none");
+            }
+            Rebuilt::Table {
+                level,
+                ipa,
+                reserve_left,
+            } => {
+                let level = level.number();
+                log::info!(target: "ras", "event=rebuilt seq={seq} pa={table} vm={vm} level={level} ipa={ipa} reserve={reserve_left}");
+            }
+        }
+        true
     }
 
     fn drops(&self, event: &ErrorEvent, page: Pa, dropped: &mut Dropped) -> bool {

@@ -20,7 +20,7 @@ mod sources;
 mod vms;
 
 use crate::arch::aarch64::mmio::SharedMemory;
-use crate::arch::aarch64::{cpu, features, gic, guest, heap, layout, mmu, smc, uart};
+use crate::arch::aarch64::{cpu, features, gic, guest, heap, layout, mmu, page_slot, smc, uart};
 use crate::exit::{Seat, halt};
 use crate::machine::{HYPERVISOR, ThisMachine};
 use aarch64_cpu::registers::{CNTFRQ_EL0, ID_AA64MMFR0_EL1, ID_AA64MMFR2_EL1, MPIDR_EL1, Readable};
@@ -34,6 +34,7 @@ use cordon::platform::machine::{Machine, Reserved, ReservedBy};
 use cordon::platform::memory::FreeMemory;
 use cordon::ras::pipeline::Ras;
 use cordon::ras::poison::{PoisonSet, PoisonedPage};
+use cordon::ras::spares::Spares;
 use cordon::ras::triage;
 use cordon::stage2::{Config, Strategy};
 use cordon::vm::hypervisor::{Hypervisor, Vm};
@@ -79,16 +80,22 @@ pub fn run(dtb: Pa, door: Door) {
         bars: Vec::new(),
         reserved: Vec::new(),
         stage2,
+        tables: options.tables.unwrap_or(vms::RESERVE),
         bad: Vec::new(),
     };
     let reserved = reserve(&options, &mut materials.free);
     materials.register(&machine::find_bars(&machine), &reserved);
+    let spares = options.spares.and_then(|size| materials.take_spares(size));
     let vms = inputs.build_vms(&machine, &options, &mut materials);
     let bad = core::mem::take(&mut materials.bad);
 
     let nodes = alloc::vec::Vec::from_iter((0..POISON_CAPACITY).map(|_| PoisonedPage::new()));
     let poison = PoisonSet::new(nodes.leak());
     let ras = Ras::new(materials.devmem, poison, sources);
+    ras.mender.corrected.lock().policy = options.corrected;
+    if let Some(spares) = spares {
+        *ras.mender.spares.lock() = Spares::new(spares);
+    }
     let hypervisor = hypervisor(ras, vms, &options);
     let here = cpu::try_this().map_or(0, |cpu| cpu.index);
     hypervisor.import_poison(&bad, here);
@@ -295,6 +302,7 @@ fn start_interrupts(machine: &Machine) -> bool {
 }
 
 /// The hypervisor, with what the command line wants of it.
+#[inline(never)] // What it needs of the stack is not to be there while VMs are built.
 fn hypervisor(
     ras: Ras<'static, SharedMemory>,
     vms: Vec<Vm<ThisMachine>>,
@@ -371,5 +379,7 @@ pub fn confine() {
 /// EL2's own memory management, before anything else.
 pub fn early() -> Result<(), mmu::Error> {
     heap::init();
-    mmu::init()
+    mmu::init()?;
+    page_slot::init();
+    Ok(())
 }

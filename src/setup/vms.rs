@@ -32,7 +32,7 @@ use core::fmt;
 /// Table frames that each VM keeps for containment: two for each of this many pages, wherever
 /// they lie.
 const HOLES: usize = 256;
-const RESERVE: usize = 2 * HOLES;
+pub const RESERVE: usize = 2 * HOLES;
 
 /// Everything is Normal write-back and the guest's to write and execute.
 const GUEST_MEMORY: Attrs = Attrs {
@@ -108,6 +108,8 @@ pub struct Materials {
     pub reserved: Vec<Option<(RegionId, PaRange)>>,
     /// The shape of all stage-2 tables.
     pub stage2: Config,
+    /// Table frames that each VM keeps for containment.
+    pub tables: usize,
     /// Pages that were bad before.
     pub bad: Vec<PaRange>,
 }
@@ -123,6 +125,14 @@ impl Materials {
             let region = range.and_then(|range| self.offer(Kind::Reserved, range, "reserved"));
             self.reserved.push(region);
         }
+    }
+
+    /// Takes RAM for spare pages; `None` where there is not as much.
+    pub fn take_spares(&mut self, size: u64) -> Option<PaRange> {
+        let range = self.free.allocate_for(Ipa::new(0), size);
+        let range = range.inspect_err(|error| log::error!("event=error what=spares {error}"));
+        let (_, range) = self.offer(Kind::Spare, range.ok()?, "spares")?;
+        Some(range)
     }
 
     fn offer(&mut self, kind: Kind, range: PaRange, owner: &str) -> Option<(RegionId, PaRange)> {
@@ -195,7 +205,7 @@ impl Materials {
             HeapFrames,
             HardwareTlb,
             &mut frames,
-            RESERVE,
+            self.tables,
         )?;
         let ram = self.allocate_ram(config, devices.limits())?;
         let grant = devices.give(config)?;
@@ -210,6 +220,8 @@ impl Materials {
             let range = piece.place(source.map(|(_, range)| range))?;
             let (id, _) = source.ok_or(Error::OutOfRange)?;
             self.map(&mut space, config, vmid, id, piece.ipa, range)?;
+            self.devmem
+                .set_policy(vmid, piece.ipa.start(), piece.policy);
         }
         self.map_registers(&mut space, config, &grant)?;
         let boot = boot(config, &grant)?;

@@ -47,6 +47,9 @@ const AF: u64 = 1 << 10;
 const XN_SHIFT: u32 = 53;
 const XN_MASK: u64 = 0b11 << XN_SHIFT;
 
+/// The bits of a leaf that say what may be done to its memory.
+pub(super) const PERMISSIONS: u64 = S2AP_MASK | XN_MASK;
+
 const S2AP_READ: u64 = 0b01;
 const S2AP_READ_WRITE: u64 = 0b11;
 

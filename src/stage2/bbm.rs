@@ -7,18 +7,20 @@
 //! at once and use either, or a mixture (Arm ARM D8.16, "Using break-before-make when updating
 //! translation table entries").
 //!
+//! Permissions are not among these: they may be changed in place, before the invalidation.
+//!
 //! FEAT_BBM relaxes this for size alone. That gives two ways to exchange a block for a table that
-//! maps the same memory but for a hole; [`Strategy`] names them, and this file is the only one
-//! that performs them. In both, the table is complete before it can be seen, and nothing here can
-//! fail or wait for anything but the TLB.
+//! maps the same memory but for one part, and back; [`Strategy`] names them, and this file is the
+//! only one that performs them. In both, the table is complete before it can be seen, and nothing
+//! here can fail or wait for anything but the TLB.
 
-use super::descriptor::{Invalid, Leaf, table_word};
+use super::descriptor::{Invalid, Leaf, split_word};
 use super::env::Tlb;
 use super::granule::Level;
 use crate::addr::{Ipa, Pa, Vmid};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// How a live block is exchanged for a table.
+/// How a live block is exchanged for a table, or a table for a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strategy {
     /// Break, invalidate, make: `ID_AA64MMFR2_EL1.BBM` 0 and 1. All of the block is unmapped for as
@@ -28,7 +30,7 @@ pub enum Strategy {
     /// (Level 1 would let the block stay with its nT bit set. Implementations may then use it
     /// without caching it, or fault, so it gains little for an exchange as rare as this.)
     BreakFirst,
-    /// Swap, invalidate, then break the one page: level 2 and above. Everything but the page stays
+    /// Swap, invalidate, then change the one part: level 2 and above. Everything else stays
     /// mapped throughout. At level 2, a CPU that holds the block and a page of it at once may take
     /// a TLB conflict abort; [`Stage2::resolve_conflict`](super::Stage2::resolve_conflict) is the
     /// answer to that.
@@ -57,8 +59,30 @@ pub(super) struct Place<'m> {
 pub(super) struct Subtree<'m> {
     /// Frame of its topmost table.
     pub(super) top: Pa,
-    /// The leaf in it that is to become a hole.
-    pub(super) hole: Place<'m>,
+    /// The leaf in it that is to change.
+    pub(super) part: Place<'m>,
+}
+
+/// What a leaf is to become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// What it was.
+    Nothing,
+    /// A hole.
+    Poison,
+    /// Another leaf of its level.
+    Leaf(Leaf),
+}
+
+impl Change {
+    /// The word at `place` after the change.
+    fn word(self, place: &Place<'_>) -> u64 {
+        match self {
+            Self::Nothing => place.leaf.encode(place.level),
+            Self::Poison => Invalid::Poisoned(place.leaf).encode(place.level),
+            Self::Leaf(leaf) => leaf.encode(place.level),
+        }
+    }
 }
 
 /// Makes changes to the live tables of one VM.
@@ -69,41 +93,88 @@ pub(super) struct Surgeon<'a, T> {
 }
 
 impl<T: Tlb> Surgeon<'_, T> {
-    /// Exchanges the block at `place` for `subtree` with its hole poisoned. `ipa` lies in the
-    /// hole. Afterwards no CPU can reach the poisoned memory through this table.
-    pub(super) fn exchange(&self, place: &Place<'_>, subtree: &Subtree<'_>, ipa: Ipa) {
+    /// Exchanges the block at `place` for `subtree` with its part changed. `ipa` lies in that part.
+    /// Afterwards no CPU can use the part as it was through this table.
+    pub(super) fn exchange(
+        &self,
+        place: &Place<'_>,
+        subtree: &Subtree<'_>,
+        change: Change,
+        ipa: Ipa,
+    ) {
         match self.strategy {
-            Strategy::BreakFirst => self.break_first(place, subtree, ipa),
-            Strategy::SwapThenBreak => self.swap_then_break(place, subtree, ipa),
+            Strategy::BreakFirst => {
+                let word = change.word(&subtree.part);
+                subtree.part.word.store(word, Ordering::Relaxed);
+                self.park(place, ipa);
+                link(place.word, split_word(subtree.top));
+                self.tlb.publish();
+            }
+            Strategy::SwapThenBreak => {
+                link(place.word, split_word(subtree.top));
+                self.tlb.publish();
+                // No level hint: the change is from a leaf to a table. Combined entries of the block
+                // agree with the table, and while nothing but a hole comes, they may wait for the
+                // invalidation below. They must not meet a leaf that says something else.
+                self.tlb.invalidate_ipa(self.vmid, ipa, None);
+                if change != Change::Poison {
+                    self.tlb.invalidate_vm(self.vmid);
+                }
+                self.change(&subtree.part, change, ipa);
+            }
         }
     }
 
-    fn break_first(&self, place: &Place<'_>, subtree: &Subtree<'_>, ipa: Ipa) {
-        store(&subtree.hole, Invalid::Poisoned(subtree.hole.leaf));
-        store(place, Invalid::Parked(place.leaf));
-        self.invalidate_leaf(place.level, ipa);
-        link(place.word, subtree.top);
-        self.tlb.publish();
+    /// Changes the leaf at `place` as it is. Afterwards no CPU can use it as it was through this
+    /// table. A change that needs it makes the leaf absent for as long as the invalidation takes.
+    pub(super) fn change(&self, place: &Place<'_>, change: Change, ipa: Ipa) {
+        match change {
+            Change::Nothing => {}
+            Change::Leaf(leaf) if !leaf.differs_in_permissions(place.leaf) => {
+                self.park(place, ipa);
+                place.word.store(change.word(place), Ordering::Relaxed);
+                self.tlb.publish();
+            }
+            Change::Leaf(_) | Change::Poison => {
+                place.word.store(change.word(place), Ordering::Relaxed);
+                self.invalidate_leaf(place.level, ipa);
+            }
+        }
     }
 
-    fn swap_then_break(&self, place: &Place<'_>, subtree: &Subtree<'_>, ipa: Ipa) {
-        link(place.word, subtree.top);
-        self.tlb.publish();
-        // No level hint: the change is from a leaf to a table. Combined entries of the block agree
-        // with the table and may wait for the invalidation below.
-        self.tlb.invalidate_ipa(self.vmid, ipa, None);
-        self.poison(&subtree.hole, ipa);
-    }
-
-    /// Turns the leaf at `place` into a hole as it is. Afterwards no CPU can reach its memory
+    /// Takes the leaf at `place` out, to be put back later. Afterwards no CPU can reach its memory
     /// through this table.
-    pub(super) fn poison(&self, place: &Place<'_>, ipa: Ipa) {
-        store(place, Invalid::Poisoned(place.leaf));
+    pub(super) fn park(&self, place: &Place<'_>, ipa: Ipa) {
+        let parked = Invalid::Parked(place.leaf).encode(place.level);
+        place.word.store(parked, Ordering::Relaxed);
         self.invalidate_leaf(place.level, ipa);
     }
 
-    /// Removes a leaf that has just been made invalid from all TLBs.
-    fn invalidate_leaf(&self, level: Level, ipa: Ipa) {
+    /// Exchanges the table at `place` for the block there, which maps what all of the table maps.
+    /// Afterwards no CPU walks the table.
+    pub(super) fn merge(&self, place: &Place<'_>) {
+        let block = place.leaf.encode(place.level);
+        if self.strategy == Strategy::BreakFirst {
+            let parked = Invalid::Parked(place.leaf).encode(place.level);
+            place.word.store(parked, Ordering::Relaxed);
+            self.forget_table();
+        }
+        place.word.store(block, Ordering::Relaxed);
+        match self.strategy {
+            Strategy::BreakFirst => self.tlb.publish(),
+            Strategy::SwapThenBreak => self.forget_table(),
+        }
+    }
+
+    /// Removes a table that has just been left, and everything below it, from all TLBs. By IPA that
+    /// would be one invalidation for each of its leaves, any of which may be cached alone.
+    pub(super) fn forget_table(&self) {
+        self.tlb.publish();
+        self.tlb.invalidate_vm_all(self.vmid);
+    }
+
+    /// Removes a leaf that has just been made invalid, or given other permissions, from all TLBs.
+    pub(super) fn invalidate_leaf(&self, level: Level, ipa: Ipa) {
         self.tlb.publish();
         self.tlb.invalidate_ipa(self.vmid, ipa, Some(level));
         // A TLB may hold stages 1 and 2 combined, by VA; those do not go by IPA.
@@ -111,14 +182,9 @@ impl<T: Tlb> Surgeon<'_, T> {
     }
 }
 
-fn store(place: &Place<'_>, why: Invalid) {
-    let raw = why.encode(place.level);
-    place.word.store(raw, Ordering::Relaxed);
-}
-
 /// Release: a walk that sees the table also sees what is in it.
-fn link(word: &AtomicU64, table: Pa) {
-    word.store(table_word(table), Ordering::Release);
+pub(super) fn link(word: &AtomicU64, table: u64) {
+    word.store(table, Ordering::Release);
 }
 
 #[cfg(test)]

@@ -162,6 +162,26 @@ impl Visitor for Census {
     }
 }
 
+/// Counts holes larger than a page.
+pub(super) struct CoarseHoles(pub(super) usize);
+
+impl Visitor for CoarseHoles {
+    type Stop = Damage;
+
+    fn run(&mut self, run: &Run<'_>) -> Result<Below, Damage> {
+        Ok(if run.level == Level::L3 {
+            Below::Skip
+        } else {
+            Below::Visit
+        })
+    }
+
+    fn entry(&mut self, at: &Found) -> Result<(), Damage> {
+        self.0 += usize::from(matches!(at.leaf, Err(Invalid::Poisoned(_))));
+        Ok(())
+    }
+}
+
 /// Joins neighbours into extents.
 struct Lister<F> {
     current: Option<Extent>,

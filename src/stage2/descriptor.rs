@@ -6,9 +6,9 @@
 //! descriptor, too), and, where something was mapped before, the leaf as it was. A hole thus knows
 //! the page it hides and what it takes to give it back.
 
-use super::attrs::Attrs;
+use super::attrs::{Attrs, PERMISSIONS};
 use super::granule::{Granule, Level};
-use crate::addr::Pa;
+use crate::addr::{Pa, PaRange};
 
 const VALID: u64 = 1;
 /// Bit 1: a table or a page when set, a block when clear.
@@ -23,6 +23,10 @@ const WHY_MASK: u64 = 0xf << WHY_SHIFT;
 const WHY_POISONED: u64 = 1;
 const WHY_PARKED: u64 = 2;
 
+/// In a table descriptor, whose bits [58:51] are ignored by hardware: the table stands for a block
+/// that was split. Its frame is the reserve's, and it may become that block again.
+const SPLIT: u64 = 1 << WHY_SHIFT;
+
 /// A leaf: a block or a page, at a level that its holder knows. The bits of its descriptor, address
 /// and attributes, without those that tell its type: one word, which is copied and compared a lot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +39,8 @@ pub(super) enum Invalid {
     NeverMapped,
     /// A hole: the memory behind this leaf, or part of it, is poisoned.
     Poisoned(Leaf),
-    /// Taken out for a moment, with its memory in order: an access that faults on it is to be
-    /// retried. Break-before-make leaves this between break and make.
+    /// Taken out for a time. Break-before-make leaves this between break and make; and a block that
+    /// was dropped is this until somebody asks for a page of it.
     Parked(Leaf),
     /// A word that Cordon never writes: the table is damaged.
     Unknown(u64),
@@ -125,6 +129,27 @@ impl Leaf {
         Attrs::decode(self.0)
     }
 
+    /// The memory that it maps at `level`. It ends below 2^48, so that it is a range.
+    pub(super) const fn range(self, level: Level, granule: Granule) -> PaRange {
+        PaRange::of_block(self.pa(), granule.shift(level))
+    }
+
+    /// The same memory with other attributes.
+    pub(super) const fn with_attrs(self, attrs: Attrs, fwb: bool) -> Self {
+        Self::new(self.pa(), attrs, fwb)
+    }
+
+    /// Other memory with the same attributes. `pa` must be aligned to the leaf's size.
+    pub(super) const fn with_pa(self, pa: Pa) -> Self {
+        Self(self.0 & !ADDRESS_MASK | pa.get() & ADDRESS_MASK)
+    }
+
+    /// Whether the two say the same but for permissions. Such a change needs no break before it is
+    /// made (Arm ARM D8.16 lists what does).
+    pub(super) const fn differs_in_permissions(self, other: Self) -> bool {
+        (self.0 ^ other.0) & !PERMISSIONS == 0
+    }
+
     /// The valid word for it at `level`. Consecutive leaves of one level differ by the level's
     /// span, and by nothing else.
     pub(super) const fn encode(self, level: Level) -> u64 {
@@ -150,6 +175,16 @@ impl Leaf {
 /// stage 2.
 pub(super) const fn table_word(table: Pa) -> u64 {
     table.get() & ADDRESS_MASK | TABLE_OR_PAGE | VALID
+}
+
+/// The word that points to a table that stands for a block.
+pub(super) const fn split_word(table: Pa) -> u64 {
+    table_word(table) | SPLIT
+}
+
+/// Whether `raw`, which points to a table, was made by [`split_word`].
+pub(super) const fn is_split(raw: u64) -> bool {
+    raw & SPLIT != 0
 }
 
 /// The table that `raw`, of a table of `level`, points to, if it does, and that table's level.

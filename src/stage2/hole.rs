@@ -1,8 +1,7 @@
 //! Making a hole: the one thing that must always work.
 //!
-//! Only the path to the page is split: a block becomes a table of the next smaller leaves, one of
-//! those a table again, and so on. A hole in a 1 GiB block takes two tables and leaves 511 blocks
-//! of 2 MiB and 511 pages. The tables come from the reserve. When it cannot pay for the whole path,
+//! Only the path to the page is [`split`](super::split). A hole in a 1 GiB block takes two tables and
+//! leaves 511 blocks of 2 MiB and 511 pages. The tables come from the reserve. When it cannot pay for the whole path,
 //! the path ends early, and the smallest unit it reached is unmapped instead: containment comes
 //! before capacity, and the outcome says what it cost.
 //!
@@ -10,15 +9,12 @@
 //! for it.
 
 use super::Stage2;
-use super::bbm::{Place, Subtree, Surgeon};
-use super::config::Config;
-use super::descriptor::{Invalid, table_word};
+use super::bbm::{Change, Place};
+use super::descriptor::Invalid;
 use super::env::{TableMemory, Tlb};
-use super::granule::Granule;
-use super::reserve::Reserve;
-use super::walk::{Damage, Slot, Tree};
+use super::granule::{Granule, Level};
+use super::walk::{Damage, Slot};
 use crate::addr::{Ipa, Pa};
-use core::sync::atomic::Ordering;
 
 /// A hole that was made, and what it took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +49,15 @@ pub enum HoleOutcome {
         /// Its size in bytes.
         size: u64,
     },
+    /// The whole block is gone for now, for [`Stage2::reopen`] to bring back around the page.
+    Dropped(Hole),
+    /// The page was in a dropped block already; nothing has changed.
+    AlreadyDropped {
+        /// First IPA of the leaf that was taken out.
+        ipa: Ipa,
+        /// Its size in bytes.
+        size: u64,
+    },
     /// Nothing is mapped there, so there is nothing to contain.
     NotMapped,
 }
@@ -70,55 +75,77 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
     pub fn make_hole(&mut self, ipa: Ipa) -> Result<HoleOutcome, Damage> {
         let granule = self.config.granule();
         let ipa = ipa.align_down(granule.page_size());
-        let tree = Tree::new(&self.memory, self.config, self.root);
-        let place = match place_of(tree.descend(ipa)?, granule) {
+        let mut parts = self.parts();
+        let place = match place_of(parts.tree.descend(ipa)?, granule) {
             Ok(place) => place,
             Err(outcome) => return Ok(outcome),
         };
-        let surgeon = Surgeon {
-            tlb: &self.tlb,
-            vmid: self.vmid,
-            strategy: self.config.strategy(),
-        };
-        let mut builder = Builder {
-            memory: &self.memory,
-            reserve: &mut self.reserve,
-            config: &self.config,
-            ipa,
-            tables: 0,
-        };
-
-        let subtree = builder.split(&place);
+        let mut builder = parts.builder(ipa);
+        let subtree = builder.split(&place, Level::L3);
         let tables = builder.tables;
         let lost = match &subtree {
             Some(subtree) => {
-                surgeon.exchange(&place, subtree, ipa);
-                &subtree.hole
+                parts.surgeon.exchange(&place, subtree, Change::Poison, ipa);
+                &subtree.part
             }
             None => {
-                surgeon.poison(&place, ipa);
+                parts.surgeon.change(&place, Change::Poison, ipa);
                 &place
             }
         };
-        Ok(self.report(lost, ipa, granule.span(place.level), tables))
+        *parts.coarse += usize::from(lost.level != Level::L3);
+        let reserve_left = parts.reserve.len();
+        let block = granule.span(place.level);
+        Ok(report(granule, lost, ipa, (block, tables, reserve_left)))
     }
 
-    fn report(&self, lost: &Place<'_>, ipa: Ipa, block: u64, tables: usize) -> HoleOutcome {
+    /// Takes the whole block that holds `ipa` out of the VM's map, to be brought back piece by piece by
+    /// [`Self::reopen`]; a single page becomes a hole. It costs one invalidation and no table. When
+    /// it has returned, no CPU can reach the page by this IPA.
+    ///
+    /// # Errors
+    /// As for [`Self::make_hole`].
+    pub fn drop_block(&mut self, ipa: Ipa) -> Result<HoleOutcome, Damage> {
         let granule = self.config.granule();
-        let size = granule.span(lost.level);
-        let hole = Hole {
-            ipa: ipa.align_down(size),
-            pa: lost.leaf.pa(),
-            size,
-            block,
-            tables,
-            reserve_left: self.reserve.len(),
+        let ipa = ipa.align_down(granule.page_size());
+        let parts = self.parts();
+        let place = match place_of(parts.tree.descend(ipa)?, granule) {
+            Ok(place) => place,
+            Err(outcome) => return Ok(outcome),
         };
-        if size == granule.page_size() {
-            HoleOutcome::Made(hole)
-        } else {
-            HoleOutcome::Coarse(hole)
+        let block = granule.span(place.level);
+        let cost = (block, 0, parts.reserve.len());
+        if place.level == Level::L3 {
+            parts.surgeon.change(&place, Change::Poison, ipa);
+            return Ok(report(granule, &place, ipa, cost));
         }
+        parts.surgeon.park(&place, ipa);
+        Ok(HoleOutcome::Dropped(hole(granule, &place, ipa, cost)))
+    }
+}
+
+/// What a hole took: size of the leaf before, tables, frames left.
+type Cost = (u64, usize, usize);
+
+fn hole(granule: Granule, lost: &Place<'_>, ipa: Ipa, cost: Cost) -> Hole {
+    let size = granule.span(lost.level);
+    let (block, tables, reserve_left) = cost;
+    Hole {
+        ipa: ipa.align_down(size),
+        pa: lost.leaf.pa(),
+        size,
+        block,
+        tables,
+        reserve_left,
+    }
+}
+
+fn report(granule: Granule, lost: &Place<'_>, ipa: Ipa, cost: Cost) -> HoleOutcome {
+    let hole = hole(granule, lost, ipa, cost);
+    if lost.level == Level::L3 {
+        HoleOutcome::Made(hole)
+    } else {
+        HoleOutcome::Coarse(hole)
     }
 }
 
@@ -135,46 +162,10 @@ fn place_of(slot: Option<Slot<'_>>, granule: Granule) -> Result<Place<'_>, HoleO
             ipa: slot.base,
             size: granule.span(slot.level),
         }),
+        Err(Invalid::Parked(_)) => Err(HoleOutcome::AlreadyDropped {
+            ipa: slot.base,
+            size: granule.span(slot.level),
+        }),
         Err(_) => Err(HoleOutcome::NotMapped),
-    }
-}
-
-/// Builds the subtree for a split.
-struct Builder<'a, 'm, M> {
-    memory: &'m M,
-    reserve: &'a mut Reserve,
-    config: &'a Config,
-    ipa: Ipa,
-    tables: usize,
-}
-
-impl<'m, M: TableMemory> Builder<'_, 'm, M> {
-    /// Splits the leaf at `place` along the path to the page, as far down as the reserve goes;
-    /// `None` when that is nowhere, or when the leaf is a page already.
-    fn split(&mut self, place: &Place<'_>) -> Option<Subtree<'m>> {
-        let (top, mut hole) = self.split_once(place)?;
-        while let Some((table, part)) = self.split_once(&hole) {
-            hole.word.store(table_word(table), Ordering::Relaxed);
-            hole = part;
-        }
-        Some(Subtree { top, hole })
-    }
-
-    /// Makes a table that maps what the leaf at `place` maps, with leaves one level smaller. Its
-    /// frame, and the one of its leaves that maps the page.
-    fn split_once(&mut self, place: &Place<'_>) -> Option<(Pa, Place<'m>)> {
-        let granule = self.config.granule();
-        let level = place.level.below()?;
-        let (frame, words) = self.reserve.take(granule, self.memory)?;
-        self.tables += 1;
-        let first = place.leaf.encode(level);
-        self.memory.fill(words, first, granule.span(level));
-        let offset = self.ipa.get() & (granule.span(place.level) - 1);
-        let part = Place {
-            word: words.get(granule.index(self.ipa, level))?,
-            level,
-            leaf: place.leaf.part(offset, granule.span(level)),
-        };
-        Some((frame, part))
     }
 }

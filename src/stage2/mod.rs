@@ -27,13 +27,25 @@
 //!     or, with FEAT_BBM level 2:
 //!              build subtree -> swap  -> publish -> TLBI IPA -> break one page
 //!                                                -> publish -> TLBI IPA -> TLBI VM
+//!   mend       make the leaf -> publish -> [all of a block again? -> heal]
+//!   heal       break -> publish -> TLBI VM, both stages -> make -> publish -> table to the reserve
+//!     or, with FEAT_BBM level 2:
+//!              swap  -> publish -> TLBI VM, both stages            -> table to the reserve
 //! ```
+//!
+//! # What is never mapped
+//!
+//! Whatever gives memory back to a guest asks a [`KnownBad`], under the VM's lock, before it does. An
+//! error enters that set before anybody tries to cut the page out. So whichever of a containment and
+//! a repair comes to the lock first, the page is out of the map when both are done.
 //!
 //! # What is where
 //!
 //! [`config`] works out the shape and the registers, `granule` the geometry, `descriptor` the bits,
-//! `walk` is the one walker, `map`, `hole` and `census` are what is done with it, [`bbm`] makes the
-//! changes that CPUs can see, and [`mod@env`] is what the machine has to provide.
+//! `walk` is the one walker; `map`, `hole`, `heal`, `replace`, `protect`, `rebuild` and `census` are
+//! what is done with it, by means of `split` (a block into tables) and `restore` (what is good of
+//! what was taken out); [`bbm`] makes the changes that CPUs can see, and [`mod@env`] is what the
+//! machine has to provide.
 
 mod attrs;
 pub mod bbm;
@@ -42,9 +54,15 @@ pub mod config;
 mod descriptor;
 pub mod env;
 mod granule;
+mod heal;
 mod hole;
 mod map;
+mod protect;
+mod rebuild;
+mod replace;
 mod reserve;
+mod restore;
+mod split;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -56,13 +74,21 @@ pub use census::{Census, Extent, ExtentKind};
 pub use config::{Config, ConfigError};
 pub use env::{FrameSource, TableMemory, Tlb};
 pub use granule::{Granule, Level};
+pub use heal::{MendOutcome, Mended};
 pub use hole::{Hole, HoleOutcome};
 pub use map::MapError;
+pub use protect::ProtectError;
+pub use rebuild::{Piece, RebuildError, Rebuilt, Territory};
+pub use replace::ReplaceError;
+pub use restore::{KnownBad, Reopened};
 pub use walk::Damage;
 
-use crate::addr::{Pa, Vmid};
+use crate::addr::{Ipa, Pa, Vmid};
+use bbm::Surgeon;
 use core::fmt;
 use reserve::Reserve;
+use restore::Restorer;
+use split::Builder;
 use table::clear;
 use walk::{Below, Run, Tree, Visitor};
 
@@ -88,7 +114,7 @@ pub enum Lookup {
         /// Size in bytes of the hole.
         size: u64,
     },
-    /// To memory that is unmapped for a moment only.
+    /// To memory that was dropped with its block: [`Stage2::reopen`] brings back what is good of it.
     Parked {
         /// The physical address of that very IPA.
         pa: Pa,
@@ -124,6 +150,8 @@ pub struct Stage2<M, T> {
     vmid: Vmid,
     root: Pa,
     reserve: Reserve,
+    /// Holes larger than a page.
+    coarse: usize,
     memory: M,
     tlb: T,
 }
@@ -159,6 +187,7 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
             vmid,
             root,
             reserve,
+            coarse: 0,
             memory,
             tlb,
         })
@@ -210,6 +239,59 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
 
     fn tree(&self) -> Tree<'_, M> {
         Tree::new(&self.memory, self.config, self.root)
+    }
+
+    /// What a change to the map works on.
+    fn parts(&mut self) -> Parts<'_, M, T> {
+        Parts {
+            memory: &self.memory,
+            config: &self.config,
+            tree: Tree::new(&self.memory, self.config, self.root),
+            surgeon: Surgeon {
+                tlb: &self.tlb,
+                vmid: self.vmid,
+                strategy: self.config.strategy(),
+            },
+            reserve: &mut self.reserve,
+            coarse: &mut self.coarse,
+        }
+    }
+}
+
+/// A map, taken apart so that each part can be borrowed alone.
+struct Parts<'m, M, T> {
+    memory: &'m M,
+    config: &'m Config,
+    tree: Tree<'m, M>,
+    surgeon: Surgeon<'m, T>,
+    reserve: &'m mut Reserve,
+    /// Holes larger than a page.
+    coarse: &'m mut usize,
+}
+
+impl<'m, M: TableMemory, T> Parts<'m, M, T> {
+    /// For building the path to `ipa`.
+    fn builder(&mut self, ipa: Ipa) -> Builder<'_, 'm, M> {
+        Builder {
+            memory: self.memory,
+            reserve: self.reserve,
+            config: self.config,
+            ipa,
+            tables: 0,
+        }
+    }
+
+    /// For giving back what is good by the word of `bad`.
+    fn restorer<'a, B>(&'a mut self, bad: &'a B) -> Restorer<'a, 'm, M, B> {
+        Restorer {
+            granule: self.config.granule(),
+            memory: self.memory,
+            reserve: self.reserve,
+            bad,
+            tables: 0,
+            lost: 0,
+            coarse: 0,
+        }
     }
 }
 

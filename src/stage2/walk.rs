@@ -116,6 +116,14 @@ pub(super) struct Tree<'m, M> {
     root: Pa,
 }
 
+impl<M> Clone for Tree<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for Tree<'_, M> {}
+
 impl<'m, M: TableMemory> Tree<'m, M> {
     pub(super) const fn new(memory: &'m M, config: Config, root: Pa) -> Self {
         Self {
@@ -178,6 +186,11 @@ impl<'m, M: TableMemory> Tree<'m, M> {
             at += 1;
         }
         Ok(())
+    }
+
+    /// The first of the root tables.
+    pub(super) const fn root(&self) -> Pa {
+        self.root
     }
 
     /// The frame of the `at`th of the concatenated root tables.
@@ -247,6 +260,13 @@ impl<'m, M: TableMemory> Tree<'m, M> {
             granule,
         })
     }
+}
+
+/// The frames of the concatenated root tables, of which `root` is the first.
+pub(super) fn root_tables_of(config: &Config, root: Pa) -> impl Iterator<Item = Pa> + use<> {
+    let size = config.granule().page_size();
+    let tables = (0_u64..).take(config.root_tables());
+    tables.map(move |at| Pa::new(root.get() + at * size))
 }
 
 /// log2 of the bytes that a whole table covers.

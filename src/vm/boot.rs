@@ -29,6 +29,7 @@ use crate::ras::cper::Severity;
 use crate::ras::event::{Consumer, Origin, Stage};
 use crate::ras::journal::Note;
 use crate::ras::pipeline::Occasion;
+use crate::ras::poison::BadPage;
 use crate::stage2::{ExtentKind, HoleOutcome, Lookup};
 use alloc::borrow::Cow;
 use alloc::vec::Vec;
@@ -165,7 +166,7 @@ impl<P: Platform> Hypervisor<P> {
                 while let Some(bad) = self.ras.next_bad(from)
                     && let Some(ipa) = mapping.ipa_of(bad.pa)
                 {
-                    self.cut(vm, ipa, bad.sequence);
+                    self.cut(vm, ipa, &bad);
                     let Some(next) = bad.pa.checked_add(PAGE_SIZE) else {
                         break;
                     };
@@ -175,16 +176,16 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    fn cut(&self, vm: &Vm<P>, ipa: Ipa, sequence: u64) {
-        match self.make_hole(vm.vmid, ipa) {
+    fn cut(&self, vm: &Vm<P>, ipa: Ipa, bad: &BadPage) {
+        match self.make_hole(vm.vmid, ipa, bad.pa) {
             Some(Ok(HoleOutcome::Made(hole) | HoleOutcome::Coarse(hole))) => {
                 self.ras
-                    .say(&Note::contained(sequence, vm.vmid, ipa, &hole), self);
+                    .say(&Note::contained(bad.sequence, vm.vmid, ipa, &hole), self);
             }
             Some(Err(damage)) => {
                 self.give_up(vm.vmid, &damage);
             }
-            Some(Ok(HoleOutcome::AlreadyPoisoned { .. } | HoleOutcome::NotMapped)) | None => {}
+            Some(Ok(_)) | None => {}
         }
     }
 
@@ -251,7 +252,10 @@ impl<P: Platform> Hypervisor<P> {
     /// The memory behind a page of a VM; `None` for a hole.
     fn page_behind(&self, vm: &Vm<P>, page: Ipa) -> Option<Pa> {
         match vm.stage2.lock().lookup(page) {
-            Ok(Lookup::Mapped { pa, .. }) => Some(pa),
+            // One that is bad may be mapped all the same, or will be a hole when it is asked for.
+            Ok(Lookup::Mapped { pa, .. } | Lookup::Parked { pa, .. }) => {
+                (!self.ras.is_bad(pa)).then_some(pa)
+            }
             _ => None,
         }
     }
@@ -430,5 +434,69 @@ mod tests {
         let pages = [Some(0x8000), Some(0x2_0000)];
         let expected = [memory(0, 0x8000, 0x1000), memory(0x1000, 0x2_0000, 0x1000)];
         assert_eq!(runs(&pages, 0x2000), expected);
+    }
+
+    fn place(start: u64, size: u64) -> IpaRange {
+        IpaRange::new(Ipa::new(start), size).unwrap()
+    }
+
+    /// A kernel of 3 MiB, an initrd 16 MiB above it, and a DTB at the end of RAM.
+    fn boot() -> Boot {
+        use crate::vm::config::tests::{Tree, read};
+        let bundle = Tree::full().bundle();
+        let vm = &read(&bundle).unwrap()[0];
+        let surroundings = crate::vm::guest_dt::Surroundings::default();
+        let blob = crate::vm::guest_dt::build(vm, surroundings).unwrap();
+        let file = PaRange::new(Pa::new(0x1000), 0x1000).unwrap();
+        let image = |place, contents| Image { place, contents };
+        Boot {
+            acpi: None,
+            images: alloc::vec![
+                image(place(0x4000_0000, 3 << 20), Contents::Memory(file)),
+                image(place(0x4100_0000, 1 << 20), Contents::Memory(file)),
+                image(place(0x43e0_0000, 2 << 20), Contents::Bytes(blob)),
+            ],
+            entry: Ipa::new(0x4000_0000),
+            dtb: Ipa::new(0x43e0_0000),
+            ram: 64 << 20,
+        }
+    }
+
+    #[test]
+    fn without_holes_all_files_go_where_they_always_do() {
+        let boot = boot();
+        let plan = Plan::new(&boot, &[]).unwrap();
+        assert_eq!((plan.entry, plan.dtb), (boot.entry, boot.dtb));
+        assert!(plan.images.iter().all(|it| matches!(it, Cow::Borrowed(_))));
+    }
+
+    #[test]
+    fn kernel_and_dtb_go_around_what_is_lost_and_the_dtb_tells() {
+        let boot = boot();
+        let lost = [place(0x4020_0000, PAGE_SIZE), place(0x43e0_0000, PAGE_SIZE)];
+        let plan = Plan::new(&boot, &lost).unwrap();
+        assert_eq!(plan.entry, Ipa::new(0x4040_0000));
+        assert_eq!(plan.images[0].place, place(0x4040_0000, 3 << 20));
+        assert_eq!(plan.dtb, Ipa::new(0x43e0_1000));
+        assert_eq!(plan.images[2].place.start(), plan.dtb);
+        let blob = match &plan.images[2].contents {
+            Contents::Bytes(blob) => &blob[..],
+            Contents::Memory(_) => &[],
+        };
+        let has = |text: &[u8]| blob.windows(text.len()).any(|window| window == text);
+        assert!(has(b"bad@40200000\0") && has(b"bad@43e00000\0"));
+    }
+
+    #[test]
+    fn a_vm_with_no_good_place_for_its_kernel_or_dtb_is_not_started() {
+        let boot = boot();
+        let every = |start: u64, pages: u64| {
+            let lost = (0..pages).map(|at| place(start + at * (1 << 20), PAGE_SIZE));
+            Plan::new(&boot, &lost.collect::<Vec<_>>()).map(|_| ())
+        };
+        assert_eq!(every(0x4000_0000, 16), Err("no-good-memory-for-kernel"));
+        let all = [place(0x43e0_0000, 2 << 20)];
+        let plan = Plan::new(&boot, &all).map(|_| ());
+        assert_eq!(plan, Err("no-good-memory-for-dtb"));
     }
 }

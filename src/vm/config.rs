@@ -24,6 +24,7 @@ use section::Section;
 
 use super::vgic;
 use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange};
+use crate::devmem::Policy;
 use crate::platform::bundle::{Bundle, File};
 use crate::platform::fdt::CheckedFdt;
 use crate::platform::image::ImageHeader;
@@ -240,6 +241,8 @@ pub struct DeviceMemory {
     pub ipa: IpaRange,
     /// What it is told that this is.
     pub appearance: Appearance,
+    /// What is done when a page of it goes bad.
+    pub policy: Policy,
     /// The VM's label and the node's path, for what [`place`](Self::place) may find wrong.
     origin: (String, String),
 }
@@ -434,7 +437,7 @@ fn read_device_memory(
 ) -> Result<Vec<DeviceMemory>, ConfigError> {
     let mut all: Vec<DeviceMemory> = Vec::new();
     for section in vm.children_among("device-memory@", &["device@"], MAX_DEVICE_MEMORY)? {
-        section.only(&["source", "index", "offset", "size", "ipa", "as"])?;
+        section.only(&["source", "index", "offset", "size", "ipa", "as", "policy"])?;
         section.no_children()?;
         let source = match section.text("source")? {
             "bar" => Source::Bar,
@@ -470,6 +473,10 @@ fn read_device_memory(
                 },
             ));
         }
+        let policy = section
+            .optional_text("policy")?
+            .map_or(Some(Policy::default()), Policy::from_name);
+        let policy = policy.ok_or_else(|| section.error("policy", Why::BadValue))?;
         let origin = (section.vm.unwrap_or_default().to_owned(), section.path);
         all.push(DeviceMemory {
             source,
@@ -477,6 +484,7 @@ fn read_device_memory(
             offset,
             ipa,
             appearance,
+            policy,
             origin,
         });
     }

@@ -258,7 +258,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         let entry_is_memory = entry.is_multiple_of(4)
             && matches!(
                 self.vm.stage2.lock().lookup(Ipa::new(entry)),
-                Ok(Lookup::Mapped { .. })
+                Ok(Lookup::Mapped { .. } | Lookup::Parked { .. })
             );
         if !entry_is_memory {
             return status::INVALID_ADDRESS;
@@ -298,7 +298,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             self.vm.stage2.lock().resolve_conflict();
             return Next::Resume;
         }
-        let Some(page) = abort.ipa_page(self.cpu.hpfar()) else {
+        let Some(page) = self.faulting_page(abort) else {
             return self.give_external_abort(abort);
         };
         // The offset is known but for walks, whose page is all that matters.
@@ -307,6 +307,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         // map, and no lock.
         if let (Some(mmio), Some(device)) = (abort.mmio, self.device(ipa))
             && !abort.stage1_walk
+            && !abort.fault.is_permission()
         {
             self.emulate(&mmio, device);
             return Next::Resume;
@@ -315,7 +316,10 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         match found {
             Ok(Lookup::Poisoned { pa, .. }) => self.touched(abort, ipa, pa),
             Ok(Lookup::Mapped { .. }) if abort.fault.is_translation() => Next::Resume,
-            Ok(Lookup::Parked { .. }) => Next::Resume,
+            Ok(Lookup::Mapped { pa, attrs, .. }) if self.may_retry(abort, pa, attrs) => {
+                Next::Resume
+            }
+            Ok(Lookup::Parked { .. }) => self.reopen(ipa),
             Ok(Lookup::Mapped { .. }) => self.give_external_abort(abort),
             Ok(Lookup::Unmapped) => self.give_external_abort(abort),
             Err(damage) => {
@@ -323,6 +327,17 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
                 self.stop(StopReason::Killed)
             }
         }
+    }
+
+    /// The page that the fault is about. HPFAR_EL2 has none for most permission faults (Arm ARM, "HPFAR_EL2");
+    /// then it is where the guest's stage 1 leads now.
+    fn faulting_page(&self, abort: &Abort) -> Option<Ipa> {
+        let page = abort.ipa_page(self.cpu.hpfar());
+        if page.is_some() || !abort.fault.is_permission() {
+            return page;
+        }
+        let far = abort.far(self.cpu.far())?;
+        self.cpu.translate(far).map(Ipa::page)
     }
 
     /// A load from or store to an emulated device.

@@ -7,7 +7,9 @@
 //! work of one call is bounded by what is decoded here.
 
 use crate::addr::{Ipa, PAGE_SIZE};
+use crate::devmem::Policy;
 use crate::ras::pipeline::Injection;
+use crate::ras::repair::How;
 use crate::vm::config::IpaRange;
 
 /// Answers of these calls in x0, where they are no success (0). SMCCC has the first two (DEN0028 7.1), the
@@ -22,6 +24,12 @@ pub mod status {
     pub const NOT_MEMORY: i64 = -4;
     /// Another VM has this memory as well, or this one has injected as many errors as it may.
     pub const DENIED: i64 = -5;
+    /// Nothing there is bad.
+    pub const NOT_BAD: i64 = -6;
+    /// What is bad there cannot be made good.
+    pub const STILL_BAD: i64 = -7;
+    /// There is no spare page, or no table to map it by itself.
+    pub const NO_ROOM: i64 = -8;
 }
 
 /// The UUID of these services, 5f1f7ae7-31f5-4f2b-8b62-c0a8a52b9ad4, as UID returns it in w0 to w3: bytes in
@@ -63,7 +71,7 @@ pub mod function {
 }
 
 /// The calls that are implemented, as CAPABILITIES returns them: bit n for 0xC600_000n.
-pub const CALLS: u64 = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 5;
+pub const CALLS: u64 = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6;
 
 /// A call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,8 +86,12 @@ pub enum Hypercall {
     Query(Pages),
     /// The guest knows that what is bad of these pages is bad.
     Acknowledge(Pages),
+    /// What is bad of these pages is to be made good.
+    Repair(Pages, How),
     /// Counters of this group.
     Counters(u64),
+    /// What is done when a page goes bad of the memory at this address.
+    Policy(Ipa, Policy),
 }
 
 /// Whole pages of a guest's address space.
@@ -142,7 +154,14 @@ impl Hypercall {
             },
             function::QUERY => on(MAX_RANGE, Self::Query),
             function::ACKNOWLEDGE => on(MAX_RANGE, Self::Acknowledge),
+            function::REPAIR => match (Pages::new(a, b, MAX_RANGE), How::from_raw(c)) {
+                (Some(pages), Some(how)) => Self::Repair(pages, how),
+                _ => invalid,
+            },
             function::COUNTERS => Self::Counters(a),
+            function::POLICY => {
+                Policy::from_raw(b).map_or(invalid, |policy| Self::Policy(Ipa::new(a), policy))
+            }
             _ => only(status::NOT_SUPPORTED),
         })
     }
@@ -159,8 +178,9 @@ mod tests {
 
     #[test]
     fn the_uid_is_the_uuid_byte_by_byte() {
-        let Hypercall::Answer(words) = decode(0x8600_ff01, [0; 3]) else {
-            panic!("an answer")
+        let words = match decode(0x8600_ff01, [0; 3]) {
+            Hypercall::Answer(words) => words,
+            _ => [u64::MAX; 4],
         };
         let bytes: std::vec::Vec<u8> = words
             .iter()
@@ -196,7 +216,7 @@ mod tests {
             (0x1001, 1, 0),
             (0x1000, 0, 0),
             (0x1000, MAX_INJECTED + 1, 0),
-            (u64::MAX & !0xfff, 2, 0),
+            (!0xfff, 2, 0),
             (0, 1 << 52, 0),
             (0x1000, 1, 3),
         ] {
@@ -220,7 +240,11 @@ mod tests {
         fn no_arguments_make_more_work_than_is_bounded(function in any::<u32>(), args in any::<[u64; 3]>()) {
             match Hypercall::decode(0x8600_0000 | function & 0x4000_000f, args) {
                 Some(Hypercall::Inject(pages, _)) => prop_assert!(pages.count() <= MAX_INJECTED),
-                Some(Hypercall::Query(pages) | Hypercall::Acknowledge(pages)) => {
+                Some(
+                    Hypercall::Query(pages)
+                    | Hypercall::Acknowledge(pages)
+                    | Hypercall::Repair(pages, _),
+                ) => {
                     prop_assert!(pages.count() <= MAX_RANGE);
                 }
                 Some(_) => {}

@@ -10,23 +10,26 @@ use super::guest_acpi::ERROR_INTERRUPT;
 use super::vcpu::Vcpu;
 use super::vgic::{CpuInterface, Timers, VcpuSet, Vgic, Wiring};
 use super::vuart::{Terminal, Vuart};
-use crate::addr::{Ipa, PaRange, Vmid};
+use crate::addr::{Ipa, Pa, PaRange, Vmid};
 use crate::ras::contain::AddressSpaces;
 use crate::ras::event::{Consumer, ErrorEvent};
 use crate::ras::ghes::PhysMemory;
 use crate::ras::loops;
+use crate::ras::media::Media;
 use crate::ras::pipeline::Ras;
 use crate::ras::poison::cpu_bit;
 use crate::ras::triage;
-use crate::stage2::{Census, Damage, HoleOutcome, Level, Stage2, TableMemory, Tlb};
+use crate::stage2::{
+    Census, Damage, HoleOutcome, Level, Lookup, Rebuilt, Stage2, TableMemory, Tlb,
+};
+use crate::sync::Mutex;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use spin::Mutex;
 
 /// What the machine does for its VMs.
-pub trait Platform {
+pub trait Platform: Media {
     /// Reaches stage-2 tables.
     type Tables: TableMemory;
     /// Maintains TLBs.
@@ -262,6 +265,12 @@ impl<P: Platform> Vm<P> {
         self.stopped
             .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
+    }
+
+    /// Whether its vCPUs run, or will once more.
+    pub(super) fn has_future(&self) -> bool {
+        let stopped = self.stopped.load(Ordering::Acquire);
+        ![StopReason::Off as u8, StopReason::Killed as u8].contains(&stopped)
     }
 
     /// Claims the VM for loading it anew, if it waits for that.
@@ -578,9 +587,31 @@ impl<P: Platform> Hypervisor<P> {
 
 impl<P: Platform> AddressSpaces for Hypervisor<P> {
     /// Keeps off the map of a VM that is stopped, for the same reason as [`Hypervisor::stop`].
-    fn make_hole(&self, vm: Vmid, ipa: Ipa) -> Option<Result<HoleOutcome, Damage>> {
+    fn make_hole(&self, vm: Vmid, ipa: Ipa, frame: Pa) -> Option<Result<HoleOutcome, Damage>> {
         let vm = self.vm(vm).filter(|vm| !vm.is_stopped())?;
-        Some(vm.stage2.lock().make_hole(ipa))
+        let mut stage2 = vm.stage2.lock();
+        Some(match holds(&stage2, ipa, frame) {
+            Ok(true) => stage2.make_hole(ipa),
+            Ok(false) => Ok(HoleOutcome::NotMapped),
+            Err(damage) => Err(damage),
+        })
+    }
+
+    fn drop_block(&self, vm: Vmid, ipa: Ipa, frame: Pa) -> Option<Result<HoleOutcome, Damage>> {
+        let vm = self.vm(vm).filter(|vm| !vm.is_stopped())?;
+        let mut stage2 = vm.stage2.lock();
+        Some(match holds(&stage2, ipa, frame) {
+            Ok(true) => stage2.drop_block(ipa),
+            Ok(false) => Ok(HoleOutcome::NotMapped),
+            Err(damage) => Err(damage),
+        })
+    }
+
+    fn rebuild(&self, table: Pa) -> Option<(Vmid, Rebuilt)> {
+        let running = self.vms.iter().filter(|vm| !vm.is_stopped());
+        running
+            .into_iter()
+            .find_map(|vm| self.rebuild_table(vm, table))
     }
 
     fn name(&self, vm: Vmid) -> &str {
@@ -604,12 +635,26 @@ impl<P: Platform> AddressSpaces for Hypervisor<P> {
     }
 }
 
+/// Whether `frame` is behind the page at `ipa`, mapped or not.
+fn holds<M: TableMemory, T: Tlb>(map: &Stage2<M, T>, ipa: Ipa, frame: Pa) -> Result<bool, Damage> {
+    Ok(match map.lookup(ipa)? {
+        Lookup::Mapped { pa, .. } | Lookup::Poisoned { pa, .. } | Lookup::Parked { pa, .. } => {
+            pa.page() == frame.page()
+        }
+        Lookup::Unmapped => false,
+    })
+}
+
 /// Leaves by size, and holes.
 struct Leaves<'a>(&'a Census);
 
 impl fmt::Display for Leaves<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [l1, l2, l3] = [Level::L1, Level::L2, Level::L3].map(|level| self.0.leaves(level));
-        write!(f, "1g={l1} 2m={l2} 4k={l3} hole={}", self.0.holes)
+        write!(
+            f,
+            "1g={l1} 2m={l2} 4k={l3} hole={} hole_bytes={:#x} dropped={}",
+            self.0.holes, self.0.hole_bytes, self.0.parked
+        )
     }
 }

@@ -28,6 +28,7 @@ impl<P: Platform> Hypervisor<P> {
             self.ras.announcer.announce(&event, Stage::Fatal);
             log::error!(target: "ras", "event=fatal seq={seq} why=firmware-says-fatal source={source}");
         }
+        self.offline_due(cpu);
         collected.fatal
     }
 

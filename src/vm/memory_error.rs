@@ -59,6 +59,10 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             // A page first consumed as a stage-1 table is a table to every later walk as well.
             self.hypervisor.ras.remember_walk(page, level);
         }
+        // A table of Cordon's that has another in its place is none of the guest's business.
+        if collected.rebuilt && collected.own.is_none() && abort.fault.walk_error().is_some() {
+            return Next::Resume;
+        }
         // A walk may have met a table of the guest's, or one of Cordon's. A record that names memory
         // of this VM speaks for the former, even if another CPU's error came along with it.
         let ours = collected.unclaimed && collected.own.is_none();
@@ -116,7 +120,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
 
     /// The guest touched a hole that was there already.
     pub(super) fn touched(&mut self, abort: &Abort, ipa: Ipa, pa: Pa) -> Next {
-        if self.must_wait() {
+        if self.must_wait() || self.hypervisor.ras.mender.is_busy(pa) {
             return Next::Resume;
         }
         let (count, level) = self.hypervisor.ras.touched(pa);
@@ -161,6 +165,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     fn collect(&self, origin: Origin, attempt: Option<Attempt>) -> (ErrorEvent, Collected) {
         let occasion = self.occasion(origin, attempt);
         let collected = self.hypervisor.ras.collect(&occasion, self.hypervisor);
+        self.hypervisor.offline_due(self.vcpu.pcpu);
         let event = self.event(&occasion);
         if collected.records == 0 {
             self.announce(&event, Stage::NoRecord);
@@ -238,7 +243,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
                 };
                 Resolved { pa, ipa, by }
             }
-            Some((ipa, Lookup::Mapped { pa, .. })) => {
+            Some((ipa, Lookup::Mapped { pa, .. } | Lookup::Parked { pa, .. })) => {
                 let range = PaRange::new(pa.page(), PAGE_SIZE)?;
                 self.hypervisor.ras.contain(event, range, self.hypervisor);
                 let by = By::Translation;
@@ -282,7 +287,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
 
     /// Where this VM has the page `pa`.
     fn page_of(&self, pa: Pa) -> Option<Resolved> {
-        let mut mapped = self.hypervisor.ras.devmem.mappings_of(pa);
+        let mut mapped = self.hypervisor.ras.users_of(pa);
         let page = mapped.find(|page| page.vm == self.vm.vmid)?;
         let by = By::Cper;
         Some(Resolved {

@@ -15,7 +15,7 @@
 //!                skip: how it goes on behind what was done for it
 //!   hypercall    what a guest may ask of Cordon; services answers
 //!   memory_error the part of exit that Cordon is for
-//!   operator     what is done on request: errors, filters; report: what was counted
+//!   injection    what is done on request: errors, filters; report: what was counted
 //!   bad_memory   the guest's device tree, with what it has lost
 //!   monitor      what a person at the monitor may ask for
 //! ```
@@ -33,10 +33,11 @@ pub mod guest_dt;
 pub mod hypercall;
 pub mod hypervisor;
 pub mod id_registers;
+pub mod injection;
 mod lookout;
 pub mod memory_error;
+pub mod mending;
 pub mod monitor;
-pub mod operator;
 pub mod psci;
 pub mod quick;
 pub mod report;

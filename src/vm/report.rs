@@ -47,7 +47,7 @@ impl<P: Platform> Hypervisor<P> {
         let sum = |(pages, touched): (u64, u64), page: crate::ras::poison::BadPage| {
             (pages + 1, touched.saturating_add(page.touches))
         };
-        let (pages, touched) = self.ras.bad_pages(region.range()).fold(empty, sum);
+        let (pages, touched) = self.ras.bad_in(region.range()).fold(empty, sum);
         if pages > 0 {
             let (id, kind) = (region.id(), region.kind());
             log::info!(target: "ras", "event=counters region={id} kind={kind} lost_pages={pages} touched={touched}");

@@ -6,11 +6,13 @@ use super::hypercall::{
     CALLS, Hypercall, MAX_INJECTED, MAX_INJECTED_EVER, MAX_RANGE, Pages, status,
 };
 use super::hypervisor::Platform;
-use crate::addr::{PAGE_SIZE, PaRange};
+use crate::addr::{Ipa, PAGE_SIZE, PaRange};
+use crate::devmem::Policy;
 use crate::ras::esr::{Access, SyncErrorType};
 use crate::ras::event::{Attempt, Origin};
 use crate::ras::inject::{ExternalAbort, Features};
 use crate::ras::pipeline::{Injection, LostPage, Occasion};
+use crate::ras::repair::{How, RepairError};
 use core::sync::atomic::Ordering;
 
 /// What CAPABILITIES says of memory errors, in x2. Bits that are not here are 0.
@@ -52,6 +54,8 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             Hypercall::Query(pages) => self.query(pages),
             Hypercall::Acknowledge(pages) => self.acknowledge(pages),
             Hypercall::Counters(group) => self.counters(group),
+            Hypercall::Repair(pages, how) => self.repair(pages, how),
+            Hypercall::Policy(ipa, policy) => self.policy(ipa, policy),
         };
         self.answer(answer);
         Next::Resume
@@ -97,6 +101,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         let event = hypervisor
             .ras
             .inject(&occasion, range, kind, by, hypervisor);
+        hypervisor.offline_due(self.vcpu.pcpu);
         if !required {
             self.answer([0, range.size() / PAGE_SIZE, 0, 0]);
             return Next::Resume;
@@ -179,6 +184,33 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             log::info!(target: "ras", "event=acknowledged vm={name} ipa={ipa} pages={news}");
         }
         [0, news, 0, 0]
+    }
+
+    fn repair(&self, pages: Pages, how: How) -> Answer {
+        let (hypervisor, vm) = (self.hypervisor, self.vm.vmid);
+        let first = pages.range().start();
+        if hypervisor.ras.devmem.resolve(vm, first).is_none() {
+            return refused(status::NOT_MEMORY);
+        }
+        // What is zeros now, or has other contents again, would surprise another VM.
+        if hypervisor.shares(vm, pages) {
+            return refused(status::DENIED);
+        }
+        match hypervisor.repair_range(vm, pages, how, self.vcpu.pcpu) {
+            Ok(done) => [0, done.pages, done.left, 0],
+            Err(RepairError::NotPoisoned | RepairError::NotMapped) => refused(status::NOT_BAD),
+            Err(RepairError::NoSpare | RepairError::OutOfFrames) => refused(status::NO_ROOM),
+            Err(_) => refused(status::STILL_BAD),
+        }
+    }
+
+    fn policy(&self, ipa: Ipa, policy: Policy) -> Answer {
+        let cpu = self.vcpu.pcpu;
+        if self.hypervisor.set_policy(self.vm.vmid, ipa, policy, cpu) {
+            [0; 4]
+        } else {
+            refused(status::NOT_MEMORY)
+        }
     }
 
     fn counters(&self, group: u64) -> Answer {

@@ -12,11 +12,12 @@ use std::time::Duration;
 pub(crate) type Check = (&'static str, fn(&Path) -> Result<End>);
 
 /// All of them, quick ones first.
-pub(crate) const ALL: [Check; 6] = [
+pub(crate) const ALL: [Check; 7] = [
     ("fmt", fmt),
     ("clippy-host", clippy_host),
     ("clippy-bare-metal", clippy_bare_metal),
     ("host-tests", host_tests),
+    ("races", races),
     ("miri", miri),
     ("fuzz", fuzz::fuzz),
 ];
@@ -69,6 +70,14 @@ fn clippy_bare_metal(log: &Path) -> Result<End> {
 
 fn host_tests(log: &Path) -> Result<End> {
     let end = judge(&mut cargo(&["test", "--workspace", "--color=never"]), log)?;
+    Ok(with_test_count(end, log))
+}
+
+/// Interleavings, with locks that a scheduler knows of.
+fn races(log: &Path) -> Result<End> {
+    let mut command = cargo(&["test", "--package", "cordon", "--lib", "--color=never"]);
+    command.args(["--features", "model", "races::"]);
+    let end = judge(&mut command, log)?;
     Ok(with_test_count(end, log))
 }
 

@@ -293,6 +293,9 @@ unsafe extern "C" {
 
 /// Where to go on after a synchronous external abort at `pc`, if that was allowed.
 pub fn landing(pc: u64) -> Option<u64> {
+    if let Some(landing) = super::page_slot::landing(pc) {
+        return Some(landing);
+    }
     let address = |label: *const u8| label.addr() as u64;
     if pc == address(&raw const at_s1e1r_instruction) {
         return Some(address(&raw const at_s1e1r_landing));

@@ -149,7 +149,8 @@ fn map(range: PaRange, attributes: El23Attributes) -> Result<(), Error> {
     if range.start() == Pa::new(0) {
         return Err(Error::BadAddress(range));
     }
-    if let Some(other) = map.used.iter().chain([&own]).find(taken) {
+    let slots = super::page_slot::addresses();
+    if let Some(other) = map.used.iter().chain([&own]).chain(&slots).find(taken) {
         return Err(Error::InUse(*other));
     }
     set(&mut map.tables, range, attributes)?;

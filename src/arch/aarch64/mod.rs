@@ -21,6 +21,7 @@ pub mod load;
 pub mod mem;
 pub mod mmio;
 pub mod mmu;
+pub mod page_slot;
 pub mod reset;
 pub mod smc;
 pub mod spi;

@@ -30,6 +30,7 @@ pub mod poison_switch {
     use smccc::{Call, Smc};
 
     const IDENTIFY: u32 = 0xc200_0000;
+    const HEAL: u32 = 0xc200_0002;
     /// "CORD".
     const SIGNATURE: u64 = 0x434f_5244;
 
@@ -37,5 +38,14 @@ pub mod poison_switch {
     pub fn is_there() -> bool {
         let [signature, version, ..] = Smc::call64(IDENTIFY, [0; 17]);
         signature == SIGNATURE && version == 1
+    }
+
+    /// Asks for the page at `pa` to be good again, with its contents. False if that was refused. Only where
+    /// [`is_there`].
+    pub fn heal(pa: u64) -> bool {
+        let mut arguments = [0; 17];
+        (arguments[0], arguments[1]) = (pa, 1);
+        let [changed, ..] = Smc::call64(HEAL, arguments);
+        changed.cast_signed() >= 0
     }
 }

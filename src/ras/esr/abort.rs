@@ -186,6 +186,11 @@ impl Fault {
         }
     }
 
+    /// Whether the access is mapped, but not allowed.
+    pub const fn is_permission(self) -> bool {
+        matches!(self, Self::Permission(_))
+    }
+
     /// Whether the hole made by containment looks like this.
     pub const fn is_translation(self) -> bool {
         matches!(self, Self::Translation(_))

@@ -123,6 +123,7 @@ fn each_stage_counts_in_its_own_place() {
         Stage::Overflow,
         Stage::VmStopped,
         Stage::Repaired { pages: 2 },
+        Stage::Moved { pages: 3 },
         Stage::Fatal,
     ] {
         announcer.announce(&event(), stage);
@@ -147,11 +148,12 @@ fn each_stage_counts_in_its_own_place() {
             fatal: 1,
             lost_pages: 510,
             repaired_pages: 2,
+            moved_pages: 3,
         }
     );
     assert_eq!(
         snapshot.to_string(),
-        "detected=1 corrected=1 contained=1 vsea=1 touched=1 lost_pages=510 filtered=1 loops=1"
+        "detected=1 corrected=1 contained=1 vsea=1 touched=1 lost_pages=510 filtered=1 loops=1 repaired=2 moved=3"
     );
 }
 

@@ -23,7 +23,7 @@ pub struct LostPage {
 impl<'s, S: PhysMemory> Ras<'s, S> {
     /// The bad pages in `range`, in order. The set is locked for each step and free in between, so that
     /// the caller may do with a page what it wants; one that comes or goes meanwhile may be missed.
-    pub fn bad_pages(&self, range: PaRange) -> impl Iterator<Item = BadPage> + '_ {
+    pub fn bad_in(&self, range: PaRange) -> impl Iterator<Item = BadPage> + '_ {
         let mut next = Some(range);
         core::iter::from_fn(move || {
             let left = next?;
@@ -40,7 +40,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
     /// All bad pages of the machine.
     pub fn all_bad_pages(&self) -> impl Iterator<Item = BadPage> + '_ {
         let all = PaRange::new(Pa::new(0), u64::MAX);
-        all.into_iter().flat_map(|all| self.bad_pages(all))
+        all.into_iter().flat_map(|all| self.bad_in(all))
     }
 
     /// The bad pages of what `vm` maps, mapping by mapping, in order in each.
@@ -48,10 +48,36 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         let own = move |mapping: &&Mapping| mapping.vm == vm;
         let mappings = self.devmem.regions().flat_map(Region::mappings).filter(own);
         mappings.flat_map(|mapping| {
-            self.bad_pages(mapping.range).filter_map(|page| {
+            // What was bad and is replaced has been given back.
+            let own = self
+                .bad_in(mapping.range)
+                .filter(|page| self.frame_of(page.pa) == page.pa);
+            let own = own.filter_map(|page| {
                 let ipa = mapping.ipa_of(page.pa)?;
                 Some(LostPage { ipa, page })
-            })
+            });
+            own.chain(self.lost_spares_of(mapping))
+        })
+    }
+
+    /// Of the pages of `mapping` that live in spares, those whose spare is bad.
+    fn lost_spares_of(&self, mapping: &Mapping) -> impl Iterator<Item = LostPage> + '_ {
+        let mapping = *mapping;
+        let mut next = Some(mapping.range.start());
+        core::iter::from_fn(move || {
+            loop {
+                let (home, frame) = self.moved_from(next?)?;
+                next = home.checked_add(PAGE_SIZE);
+                let ipa = mapping.ipa_of(home)?;
+                let page = self
+                    .poison
+                    .lock()
+                    .get(frame.pfn())
+                    .map(|page| page.snapshot());
+                if let Some(page) = page {
+                    return Some(LostPage { ipa, page });
+                }
+            }
         })
     }
 
@@ -81,11 +107,11 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
     /// many holes were made.
     pub fn cut_known<V: AddressSpaces>(&self, mapping: &Mapping, spaces: &V) -> u64 {
         let mut holes = 0;
-        for page in self.bad_pages(mapping.range) {
+        for page in self.bad_in(mapping.range) {
             let Some(ipa) = mapping.ipa_of(page.pa) else {
                 continue;
             };
-            match spaces.make_hole(mapping.vm, ipa) {
+            match spaces.make_hole(mapping.vm, ipa, page.pa) {
                 Some(Ok(HoleOutcome::Made(_) | HoleOutcome::Coarse(_))) => holes += 1,
                 Some(Err(damage)) => {
                     spaces.give_up(mapping.vm, &damage);

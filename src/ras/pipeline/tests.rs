@@ -17,7 +17,7 @@ use crate::ras::event::Subscriber;
 use crate::ras::ghes::{Ghes, MemoryError};
 use crate::ras::hest::{GenericSource, Notification, ReadAck};
 use crate::ras::poison::PoisonedPage;
-use crate::stage2::{Attrs, Damage, Hole, HoleOutcome, Level as TableLevel};
+use crate::stage2::{Attrs, Damage, Hole, HoleOutcome, Level as TableLevel, Rebuilt};
 use core::fmt;
 
 /// Memory that firmware and Cordon share: pointer, acknowledgement and block of one source.
@@ -232,7 +232,7 @@ impl Notes {
 }
 
 impl AddressSpaces for Notes {
-    fn make_hole(&self, vm: Vmid, ipa: Ipa) -> Option<Result<HoleOutcome, Damage>> {
+    fn make_hole(&self, vm: Vmid, ipa: Ipa, _: Pa) -> Option<Result<HoleOutcome, Damage>> {
         let size = self.coarse.max(PAGE_SIZE);
         if self.damaged.contains(&vm.get()) {
             let (table, level) = (Pa::new(0x5000), TableLevel::L2);
@@ -256,6 +256,14 @@ impl AddressSpaces for Notes {
             0 => HoleOutcome::Made(hole),
             _ => HoleOutcome::Coarse(hole),
         }))
+    }
+
+    fn drop_block(&self, _: Vmid, _: Ipa, _: Pa) -> Option<Result<HoleOutcome, Damage>> {
+        None
+    }
+
+    fn rebuild(&self, _: Pa) -> Option<(Vmid, Rebuilt)> {
+        None
     }
 
     fn name(&self, _: Vmid) -> &str {
@@ -614,4 +622,132 @@ fn an_event_is_of_its_vm_by_name() {
         text,
         "event=no-record seq=7 via=sea cpu=2 vcpu=0 el=0 vm=vm"
     );
+}
+
+/// What is known of bad pages, by offset from `DEVICE`.
+fn bad_offsets(ras: &Ras<'_, Firmware>) -> Vec<u64> {
+    let pages = ras.all_bad_pages();
+    pages
+        .map(|page| page.pa.get().wrapping_sub(DEVICE))
+        .collect()
+}
+
+fn pages(offset: u64, pages: u64) -> PaRange {
+    PaRange::new(Pa::new(DEVICE + offset), pages * PAGE_SIZE).unwrap()
+}
+
+#[test]
+fn what_is_nobodys_is_remembered_and_whoever_maps_it_later_starts_with_the_hole() {
+    let mut bench = Bench::new();
+    let beyond = 2 * HALF;
+    let imported = [pages(beyond + 0x3000, 2), pages(beyond + 0x3000, 1)];
+    let news = bench.ras.import(imported.into_iter(), 0, &bench.spaces);
+    assert_eq!(news, 2);
+    let [detected, unclaimed] = [Stage::Detected, Stage::Unclaimed];
+    assert_eq!(
+        bench.stages.take(),
+        [detected, unclaimed, unclaimed, detected, unclaimed]
+    );
+    assert!(bench.spaces.take().is_empty());
+    let range = pages(beyond, 16);
+    let id = bench.ras.devmem.register(Kind::Bar, range, "late", None);
+    let mapping = Mapping {
+        vm: vm(2),
+        ipa: Ipa::new(DEVICE + beyond),
+        range,
+        attrs: Attrs::RAM,
+    };
+    bench.ras.devmem.add_mapping(id.unwrap(), mapping).unwrap();
+    assert_eq!(bench.ras.cut_known(&mapping, &bench.spaces), 2);
+    let holes = [0x3000, 0x4000].map(|offset| (2, DEVICE + beyond + offset));
+    assert_eq!(bench.spaces.take(), holes);
+    // They are there already.
+    assert_eq!(bench.ras.cut_known(&mapping, &bench.spaces), 0);
+}
+
+#[test]
+fn a_region_that_goes_takes_mappings_and_filter_and_leaves_the_poison() {
+    let mut bench = Bench::new();
+    bench.collect_record(&record(Severity::Recoverable, &[page(Pa::new(DEVICE))]));
+    let id = bench.ras.devmem.find(Pa::new(DEVICE)).unwrap().id();
+    let rule = crate::ras::filter::Rule::parse(&std::format!("region={id}"), |_| None).unwrap();
+    bench.ras.filter.lock().add(rule).unwrap();
+    let gone = bench.ras.remove_region(id).unwrap();
+    assert_eq!(gone.mappings().count(), 2);
+    assert_eq!(bench.ras.filter.lock().rules().count(), 0);
+    assert!(
+        bench
+            .ras
+            .devmem
+            .mappings_of(Pa::new(DEVICE))
+            .next()
+            .is_none()
+    );
+    assert_eq!(bad_offsets(&bench.ras), [0]);
+    assert!(bench.ras.remove_region(id).is_none());
+    // A number does not come again, so no rule can mean another region.
+    let again = bench
+        .ras
+        .devmem
+        .register(Kind::Bar, pages(0, 1), "next", None);
+    assert_ne!(again.unwrap(), id);
+}
+
+#[test]
+fn a_mapping_over_a_damaged_map_costs_that_vm() {
+    let mut bench = Bench::new();
+    bench
+        .ras
+        .import([pages(0, 1)].into_iter(), 0, &bench.spaces);
+    bench.spaces.damaged = std::vec![1];
+    let region = bench.ras.devmem.find(Pa::new(DEVICE)).unwrap();
+    let mapping = *region.mappings().next().unwrap();
+    assert_eq!(bench.ras.cut_known(&mapping, &bench.spaces), 0);
+    assert_eq!(*bench.spaces.given_up.lock().unwrap(), [1]);
+}
+
+#[test]
+fn bad_pages_are_listed_by_where_each_vm_has_them() {
+    let bench = Bench::new();
+    let list = [
+        pages(HALF + 0x2000, 1),
+        pages(0x1000, 1),
+        pages(2 * HALF, 1),
+    ];
+    bench.ras.import(list.into_iter(), 0, &bench.spaces);
+    assert_eq!(bad_offsets(&bench.ras), [0x1000, HALF + 0x2000, 2 * HALF]);
+    let of = |number| -> Vec<u64> {
+        let lost = bench.ras.lost_pages_of(vm(number));
+        lost.map(|page| page.ipa.get()).collect()
+    };
+    assert_eq!(of(1), [DEVICE + 0x1000, DEVICE + HALF + 0x2000]);
+    assert_eq!(of(2), [SECOND_AT + HALF + 0x2000]);
+    let last = PaRange::new(Pa::new(DEVICE + 2 * HALF), 1).unwrap();
+    assert_eq!(bench.ras.bad_in(last).count(), 1);
+}
+
+#[test]
+fn a_filter_drops_pages_one_by_one_and_says_so_once() {
+    let bench = Bench::new();
+    let text = "pa=0x8000001000+8K";
+    let rule = crate::ras::filter::Rule::parse(text, |_| None).unwrap();
+    bench.ras.filter.lock().add(rule).unwrap();
+    let error = Memory {
+        address_mask: Some(!0x3fff),
+        ..page(Pa::new(DEVICE))
+    };
+    bench.collect_record(&record(Severity::Recoverable, &[error]));
+    assert_eq!(bench.spaces.take(), [(1, DEVICE), (1, DEVICE + 0x3000)]);
+    let contained = Stage::Contained { pages: 1 };
+    let filtered = Stage::Filtered { pages: 2 };
+    assert_eq!(
+        bench.stages.take(),
+        [Stage::Detected, contained, contained, filtered]
+    );
+    assert_eq!(bad_offsets(&bench.ras), [0, 0x3000]);
+    let corrected = record(Severity::Corrected, &[page(Pa::new(DEVICE + 0x1000))]);
+    bench.collect_record(&corrected);
+    let filtered = Stage::Filtered { pages: 1 };
+    let corrected = Stage::Corrected;
+    assert_eq!(bench.stages.take(), [Stage::Detected, corrected, filtered]);
 }

@@ -2,14 +2,15 @@
 //!
 //! [`Cpus`] is a TLB that looks at the tables whenever it is spoken to. It assumes that some CPU has
 //! cached every translation that was ever visible and has not been invalidated since, in both kinds
-//! of entry that the architecture knows: stage 2 alone, and stages 1 and 2 combined. It fails the
-//! test as soon as one of those contradicts the tables in a way that break-before-make forbids.
+//! of entry that the architecture knows: stage 2 alone, and stages 1 and 2 combined; and every table
+//! on the way, which it goes on walking whatever becomes of the frame. It fails the test as soon as
+//! one of those contradicts the tables in a way that break-before-make forbids.
 //!
 //! Two delays are part of it. A store that was not published may be invisible to a walk, so an
 //! invalidation before the publication achieves nothing: the old translation is cached again. And a
 //! combined entry may be made from a cached stage-2 entry, so those have to go first.
 
-use super::machine::{HwLeaf, Memory, hardware_leaves, translate};
+use super::machine::{HwLeaf, HwTable, Memory, Seen, hardware, translate};
 use crate::addr::{Ipa, Vmid};
 use crate::stage2::{Level, Tlb};
 use core::cell::RefCell;
@@ -35,11 +36,13 @@ struct State {
     /// Whether block and table may be exchanged directly (FEAT_BBM level 2).
     direct: bool,
     published: Vec<HwLeaf>,
+    published_tables: Vec<HwTable>,
     /// What was visible the last time, and is cached and checked.
     seen: Vec<HwLeaf>,
     /// Cached entries of each kind, in order and without duplicates.
     stage2: Vec<HwLeaf>,
     combined: Vec<HwLeaf>,
+    tables: Vec<HwTable>,
     watched: Vec<Ipa>,
     steps: Vec<Step>,
 }
@@ -68,7 +71,8 @@ impl<'m> Cpus<'m> {
             direct,
             ..State::default()
         };
-        state.published = state.leaves(self.memory);
+        let now = state.read(self.memory);
+        (state.published, state.published_tables) = (now.leaves, now.tables);
         *self.state.borrow_mut() = Some(state);
         self.look();
     }
@@ -88,19 +92,36 @@ impl<'m> Cpus<'m> {
     /// Caches everything that is visible now, and checks it against what is cached.
     pub(super) fn look(&self) {
         self.with(|state| {
-            let now = state.leaves(self.memory);
-            state.cache(&now);
+            state.look(self.memory);
         });
     }
 
     /// What hardware translates now. All stores must have been published.
     pub(super) fn settled(&self) -> Vec<HwLeaf> {
         self.with(|state| {
-            let now = state.leaves(self.memory);
-            state.cache(&now);
-            assert_eq!(now, state.published, "a store was never published");
-            now
+            let now = state.look(self.memory);
+            assert_eq!(now.leaves, state.published, "a store was never published");
+            now.leaves
         })
+    }
+
+    /// That nothing is cached that the tables do not say, but for the size of leaves.
+    pub(super) fn nothing_is_stale(&self) {
+        self.with(|state| {
+            let now = state.look(self.memory);
+            assert_eq!(state.tables, now.tables, "a table that was left is cached");
+            for old in state.stage2.iter().chain(&state.combined) {
+                let from = now.leaves.partition_point(|new| new.end() <= old.ipa);
+                let same = now.leaves[from..]
+                    .iter()
+                    .take_while(|new| new.ipa < old.end());
+                let covered: u64 = same
+                    .inspect(|new| assert!(old.agrees_with(new), "{old:x?} against {new:x?}"))
+                    .map(|new| new.end().min(old.end()) - new.ipa.max(old.ipa))
+                    .sum();
+                assert_eq!(covered, old.size, "{old:x?} is cached");
+            }
+        });
     }
 
     /// Whether a CPU may still reach memory through `ipa`, as of the last request.
@@ -115,14 +136,13 @@ impl<'m> Cpus<'m> {
         f(self.state.borrow_mut().as_mut().expect("the VM runs"))
     }
 
-    fn asked(&self, asked: Asked, f: impl FnOnce(&mut State, &[HwLeaf])) {
+    fn asked(&self, asked: Asked, f: impl FnOnce(&mut State, &Seen)) {
         if self.state.borrow().is_none() {
             return; // Nobody walks the tables yet.
         }
         self.with(|state| {
-            let now = state.leaves(self.memory);
-            state.cache(&now);
-            let seen = |ipa: &Ipa| translate(&now, *ipa).map(|leaf| leaf.size);
+            let now = state.look(self.memory);
+            let seen = |ipa: &Ipa| translate(&now.leaves, *ipa).map(|leaf| leaf.size);
             let seen = state.watched.iter().map(seen).collect();
             state.steps.push((asked, seen));
             f(state, &now);
@@ -131,26 +151,36 @@ impl<'m> Cpus<'m> {
 }
 
 impl State {
-    fn leaves(&self, memory: &Memory) -> Vec<HwLeaf> {
-        hardware_leaves(memory, self.vttbr, self.vtcr)
+    fn read(&self, memory: &Memory) -> Seen {
+        hardware(memory, self.vttbr, self.vtcr)
     }
 
-    fn cache(&mut self, now: &[HwLeaf]) {
-        if self.seen == now {
-            return;
+    /// Caches and checks what can be seen now: by a walk from the root, and by one that goes on from a
+    /// table that was left.
+    fn look(&mut self, memory: &Memory) -> Seen {
+        let now = self.read(memory);
+        let left = |table: &&HwTable| now.tables.binary_search(table).is_err();
+        let left = self.tables.iter().filter(left);
+        let mut visible: Vec<HwLeaf> = left.flat_map(|table| table.leaves(memory)).collect();
+        add(&mut visible, &now.leaves);
+        if self.seen != visible {
+            self.check(&visible);
+            add(&mut self.stage2, &visible);
+            add(&mut self.combined, &visible);
+            self.seen = visible;
         }
-        self.seen = now.to_vec();
-        self.check(now);
-        add(&mut self.stage2, now);
-        add(&mut self.combined, now);
+        add(&mut self.tables, &now.tables);
+        now
     }
 
     /// CPUs fill their TLBs again, from what a walk may see (published or not), and from what other
     /// entries say.
-    fn refill(&mut self, now: &[HwLeaf]) {
-        add(&mut self.stage2, now);
-        if self.published != now {
+    fn refill(&mut self, now: &Seen) {
+        add(&mut self.stage2, &now.leaves);
+        add(&mut self.tables, &now.tables);
+        if self.published != now.leaves {
             add(&mut self.stage2, &self.published);
+            add(&mut self.tables, &self.published_tables);
             self.seen.clear(); // The next look has to check again.
         }
         add(&mut self.combined, &self.stage2);
@@ -174,13 +204,16 @@ impl State {
     }
 
     fn may_coexist(&self, old: &HwLeaf, new: &HwLeaf) -> bool {
-        old == new || !old.overlaps(new) || self.direct && old.agrees_with(new)
+        old == new
+            || !old.overlaps(new)
+            || old.differs_in_permissions(new)
+            || self.direct && old.agrees_with(new)
     }
 }
 
 /// Adds to a set that is kept as a sorted list. Sets of a thousand entries that differ in a few are
 /// the rule here, and Miri should get through them, too.
-fn add(set: &mut Vec<HwLeaf>, more: &[HwLeaf]) {
+fn add<T: Copy + Ord>(set: &mut Vec<T>, more: &[T]) {
     if set != more {
         set.extend(more);
         set.sort();
@@ -190,7 +223,10 @@ fn add(set: &mut Vec<HwLeaf>, more: &[HwLeaf]) {
 
 impl Tlb for Cpus<'_> {
     fn publish(&self) {
-        self.asked(Asked::Publish, |state, now| state.published = now.to_vec());
+        self.asked(Asked::Publish, |state, now| {
+            state.published.clone_from(&now.leaves);
+            state.published_tables.clone_from(&now.tables);
+        });
     }
 
     fn invalidate_ipa(&self, vmid: Vmid, ipa: Ipa, leaf: Option<Level>) {
@@ -200,6 +236,9 @@ impl Tlb for Cpus<'_> {
                 let named = leaf.is_none_or(|leaf| leaf.number() == old.level);
                 !(named && old.contains(ipa.get()))
             });
+            if leaf.is_none() {
+                state.tables.retain(|old| !old.contains(ipa.get()));
+            }
             state.refill(now);
         });
     }
@@ -217,6 +256,7 @@ impl Tlb for Cpus<'_> {
         self.asked(Asked::InvalidateVmAll, |state, now| {
             state.stage2.clear();
             state.combined.clear();
+            state.tables.clear();
             state.refill(now);
         });
     }

@@ -138,11 +138,51 @@ impl HwLeaf {
         self.pa.wrapping_sub(self.ipa) == other.pa.wrapping_sub(other.ipa)
             && self.bits == other.bits
     }
+
+    /// Whether nothing but S2AP and XN tells them apart.
+    pub(super) fn differs_in_permissions(&self, other: &Self) -> bool {
+        const PERMISSIONS: u64 = 0b11 << 6 | 0b11 << 53;
+        let bits = self.bits & !PERMISSIONS;
+        Self { bits, ..*self }
+            == Self {
+                bits: other.bits & !PERMISSIONS,
+                ..*other
+            }
+    }
 }
 
-/// What a CPU with these registers would translate, in order of IPA. Written from the Arm ARM's
+/// A table as hardware sees it, and caches it on its way to a leaf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct HwTable {
+    pub(super) ipa: u64,
+    pub(super) level: u32,
+    pub(super) frame: u64,
+}
+
+impl HwTable {
+    pub(super) fn contains(&self, ipa: u64) -> bool {
+        self.ipa <= ipa && ipa - self.ipa < 1 << (shift(self.level) + 9)
+    }
+
+    /// What a CPU translates that remembers this table, whatever the tables above it say now.
+    pub(super) fn leaves(&self, memory: &Memory) -> Vec<HwLeaf> {
+        let mut seen = Seen::default();
+        read_table(memory, self.frame, self.level, self.ipa, &mut seen);
+        seen.leaves
+    }
+}
+
+/// What a CPU finds in tables, in order of IPA.
+#[derive(Default)]
+pub(super) struct Seen {
+    pub(super) leaves: Vec<HwLeaf>,
+    /// All tables but the root.
+    pub(super) tables: Vec<HwTable>,
+}
+
+/// What a CPU with these registers would translate. Written from the Arm ARM's
 /// pseudocode (AArch64.S2Walk) for the 4K granule: it shares no code with what it checks.
-pub(super) fn hardware_leaves(memory: &Memory, vttbr: u64, vtcr: u64) -> Vec<HwLeaf> {
+pub(super) fn hardware(memory: &Memory, vttbr: u64, vtcr: u64) -> Seen {
     let ipa_bits = 64 - (vtcr & 0x3f);
     let level = match vtcr >> 6 & 0b11 {
         0b00 => 2,
@@ -159,32 +199,40 @@ pub(super) fn hardware_leaves(memory: &Memory, vttbr: u64, vtcr: u64) -> Vec<HwL
         root.is_multiple_of(4096 * tables),
         "a root is aligned to all of it"
     );
-    let mut leaves = Vec::new();
+    let mut seen = Seen::default();
     for at in 0..tables {
-        read_table(memory, root + 4096 * at, level, at << reach, &mut leaves);
+        read_table(memory, root + 4096 * at, level, at << reach, &mut seen);
     }
-    leaves.retain(|leaf: &HwLeaf| leaf.ipa >> ipa_bits == 0);
-    leaves
+    seen.leaves.retain(|leaf| leaf.ipa >> ipa_bits == 0);
+    seen.tables.sort();
+    seen
 }
 
 fn shift(level: u32) -> u32 {
     12 + 9 * (3 - level)
 }
 
-fn read_table(memory: &Memory, table: u64, level: u32, base: u64, leaves: &mut Vec<HwLeaf>) {
-    let words = memory.table(Pa::new(table)).expect("tables are memory");
+fn read_table(memory: &Memory, table: u64, level: u32, base: u64, seen: &mut Seen) {
+    // A walk that meets a lost table gets an abort, which nobody caches.
+    let Some(words) = memory.table(Pa::new(table)) else {
+        return assert_eq!(memory.lost.get(), Some(Pa::new(table)));
+    };
     for (at, word) in (0_u64..).zip(words) {
         let raw = word.load(Ordering::Acquire);
         let ipa = base + (at << shift(level));
         let address = raw & 0x0000_ffff_ffff_f000;
         match (raw & 0b11, level) {
             (0b00 | 0b10, _) => {}
-            (0b11, 0..=2) => read_table(memory, address, level + 1, ipa, leaves),
+            (0b11, 0..=2) => {
+                let (level, frame) = (level + 1, address);
+                seen.tables.push(HwTable { ipa, level, frame });
+                read_table(memory, address, level, ipa, seen);
+            }
             (0b11, 3) | (0b01, 1 | 2) => {
                 let size = 1 << shift(level);
                 assert!(address.is_multiple_of(size), "bits below a block are RES0");
                 assert!(raw & 1 << 10 != 0, "the Access flag is set");
-                leaves.push(HwLeaf {
+                seen.leaves.push(HwLeaf {
                     ipa,
                     size,
                     pa: address,

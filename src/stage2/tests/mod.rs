@@ -2,11 +2,14 @@
 #![expect(clippy::panic, reason = "the machine fails a test by panicking")]
 
 mod cpus;
+mod heal;
 mod hole;
 mod lifetime;
 mod machine;
 mod map;
 mod model;
+mod rebuild;
+mod storm;
 
 use super::{Attrs, Config, Stage2, Strategy};
 use crate::addr::{Ipa, Pa, Vmid};

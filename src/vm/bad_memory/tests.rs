@@ -19,7 +19,10 @@ fn bad(start: u64, pages: u64) -> IpaRange {
     IpaRange::new(Ipa::new(start), pages * PAGE_SIZE).unwrap()
 }
 
-fn pairs(value: Option<&[u8]>) -> Vec<(u64, u64)> {
+/// Addresses and sizes.
+type Ranges = Vec<(u64, u64)>;
+
+fn pairs(value: Option<&[u8]>) -> Ranges {
     let (words, rest) = value.unwrap_or_default().as_chunks::<8>();
     assert!(rest.is_empty());
     let numbers: Vec<u64> = words.iter().map(|word| u64::from_be_bytes(*word)).collect();
@@ -27,7 +30,7 @@ fn pairs(value: Option<&[u8]>) -> Vec<(u64, u64)> {
 }
 
 /// The runs that the tree reserves, and those of its device memory.
-fn told(blob: &[u8]) -> (Vec<(u64, u64)>, Vec<(u64, u64)>) {
+fn told(blob: &[u8]) -> (Ranges, Ranges) {
     let fdt = CheckedFdt::new(blob).unwrap();
     let root = fdt.root().unwrap();
     let reserved = dt::child(root, "reserved-memory");

@@ -265,8 +265,8 @@ fn labels_are_short_and_plain() {
 fn what_nobody_knows_is_refused_wherever_it_is() {
     let error = refused(|tree| tree.set("vcpu", &[0; 4]));
     assert_eq!(error, vm_error("vcpu", Why::Unknown));
-    let error = refused(|tree| tree.device_memory().set("policy", b"keep\0"));
-    assert_eq!(error, device_error("policy", Why::Unknown));
+    let error = refused(|tree| tree.device_memory().set("polity", b"keep\0"));
+    assert_eq!(error, device_error("polity", Why::Unknown));
     let error = refused(|tree| tree.root.set("model", b"x\0"));
     assert_eq!(
         error,

@@ -1,6 +1,7 @@
 //! Two VMs on a machine of plain values. Both map one gigabyte of device memory, each at its own IPA,
 //! and each has a 2 MiB block of RAM. Their guests' stage 1 is an offset.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::string::{String, ToString};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,6 +11,7 @@ use crate::addr::{Ipa, Pa, PaRange, Vmid};
 use crate::devmem::{DevMem, Kind, Mapping};
 use crate::ras::event::Snapshot;
 use crate::ras::inject::{Features, GuestState, Injected};
+use crate::ras::media::{Healing, Media, MediaError};
 use crate::ras::pipeline::Ras;
 use crate::ras::pipeline::tests::{Firmware, Recorder, poison_set};
 use crate::ras::triage;
@@ -39,6 +41,8 @@ pub(super) const RAM: [Pa; 2] = [Pa::new(0x1_0000_0000), Pa::new(0x1_0020_0000)]
 /// Registers of the device that each has, and its interrupt.
 pub(super) const REGISTERS: [Pa; 2] = [Pa::new(0x0a00_0000), Pa::new(0x0a00_1000)];
 pub(super) const INTERRUPTS: [u16; 2] = [100, 101];
+/// Memory for spare pages.
+pub(super) const SPARES: Pa = Pa::new(0x90_0000_0000);
 /// Memory that is no region: Cordon's own.
 pub(super) const CORDONS: Pa = Pa::new(0x7000_0000);
 
@@ -152,6 +156,68 @@ pub(super) struct FakeMachine {
     pub(super) loads: Mutex<Vec<PaRange>>,
     /// Memory that aborts when it is, and whether the CPU then says where.
     pub(super) bad: Mutex<Vec<(Pa, bool)>>,
+    pub(super) media: Mutex<FakeMedia>,
+}
+
+impl Media for FakeMachine {
+    fn heal(&self, page: Pa) -> Healing {
+        self.media.lock().unwrap().heal(page)
+    }
+    fn verify(&self, page: Pa) -> Result<(), MediaError> {
+        self.media.lock().unwrap().access(page)
+    }
+    fn clear(&self, page: Pa) -> Result<(), MediaError> {
+        self.media.lock().unwrap().clear(page)
+    }
+    fn copy(&self, from: Pa, to: Pa) -> Result<(), MediaError> {
+        self.media.lock().unwrap().copy(from, to)
+    }
+}
+
+/// Pages that have contents, and pages that are poisoned.
+#[derive(Default)]
+pub(super) struct FakeMedia {
+    pub(super) contents: BTreeMap<u64, u64>,
+    pub(super) poisoned: BTreeSet<u64>,
+    /// The platform has a service that heals.
+    pub(super) heals: bool,
+    /// Writing takes poison away.
+    pub(super) clears: bool,
+}
+
+impl FakeMedia {
+    fn heal(&mut self, page: Pa) -> Healing {
+        if !self.heals {
+            return Healing::NoService;
+        }
+        self.poisoned.remove(&page.get());
+        Healing::Done
+    }
+
+    fn access(&self, page: Pa) -> Result<(), MediaError> {
+        assert!(page.is_aligned(K4));
+        match self.poisoned.contains(&page.get()) {
+            true => Err(MediaError::Poisoned),
+            false => Ok(()),
+        }
+    }
+
+    fn clear(&mut self, page: Pa) -> Result<(), MediaError> {
+        if self.clears {
+            self.poisoned.remove(&page.get());
+        }
+        self.access(page)?;
+        self.contents.insert(page.get(), 0);
+        Ok(())
+    }
+
+    fn copy(&mut self, from: Pa, to: Pa) -> Result<(), MediaError> {
+        self.access(from)?;
+        self.access(to)?;
+        let contents = self.contents.get(&from.get()).copied().unwrap_or(0);
+        self.contents.insert(to.get(), contents);
+        Ok(())
+    }
 }
 
 impl Platform for FakeMachine {
@@ -498,9 +564,24 @@ impl World {
     }
 
     /// From now on, the VM's first root table is poison: no one may look at it.
-    pub(super) fn lose_root_table(&self, vm: usize) {
+    pub(super) fn lose_root_table(&self, vm: usize) -> Pa {
         let root = self.vm(vm).stage2.lock().vttbr_el2() & 0xffff_ffff_fffe;
         self.tables[vm].0.lost.store(root, Ordering::Relaxed);
+        Pa::new(root)
+    }
+
+    /// From now on, the table that the VM's first block of device memory was split into is poison.
+    pub(super) fn lose_split_table(&self, vm: usize) -> Pa {
+        let root = self.vm(vm).stage2.lock().vttbr_el2() & 0xffff_ffff_fffe;
+        let words = self.tables[vm].table(Pa::new(root)).unwrap();
+        let at = usize::try_from(DEVICE_AT[vm] / G1).unwrap();
+        let table = words[at].load(Ordering::Relaxed) & 0xffff_ffff_f000;
+        self.tables[vm].0.lost.store(table, Ordering::Relaxed);
+        Pa::new(table)
+    }
+
+    pub(super) fn media<R>(&self, with: impl FnOnce(&mut FakeMedia) -> R) -> R {
+        with(&mut self.hypervisor.platform.media.lock().unwrap())
     }
 
     /// From now on, the VM's first root table holds a word that Cordon never writes.
@@ -525,6 +606,8 @@ fn devmem() -> DevMem<'static> {
     let range = |pa, size| PaRange::new(pa, size).unwrap();
     let bar = devmem.register(Kind::Bar, range(DEVICE, G1), "bar", None);
     let rams = RAM.map(|pa| devmem.register(Kind::Ram, range(pa, M2), "ram", None));
+    let spare = devmem.register(Kind::Spare, range(SPARES, M2), "spares", None);
+    spare.unwrap();
     for (vm, ram) in rams.into_iter().enumerate() {
         for ((ipa, pa, size), region) in pieces(vm).into_iter().zip([ram, bar]) {
             let mapping = Mapping {

@@ -180,7 +180,6 @@ fn a_permission_fault_is_not_tried_again() {
     let world = World::new();
     for syndrome in [
         esr::data(esr::PERMISSION),
-        esr::data(esr::PERMISSION) | esr::S1PTW,
         esr::data(esr::PERMISSION) | access(2, 0) & !FAULT,
     ] {
         let (next, cpu) = world.fault(0, syndrome, RAM_AT);

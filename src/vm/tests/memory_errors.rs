@@ -353,8 +353,8 @@ fn a_hole_that_a_walk_meets_first_counts_as_a_last_level_table() {
 fn a_lost_stage_2_table_stops_its_vm_and_no_other() {
     for syndrome in [on_walk(3), on_walk(1) | esr::S1PTW] {
         let world = World::new();
-        assert!(world.firmware.report(CORDONS));
-        world.lose_root_table(0);
+        let root = world.lose_root_table(0);
+        assert!(world.firmware.report(root));
         let (next, cpu) = world.sea(0, syndrome, IPA);
         assert_eq!(next, Next::Park);
         assert!(cpu.delivered.is_empty());

@@ -6,10 +6,14 @@ mod fake;
 mod faults;
 mod loading;
 mod memory_errors;
+mod mending;
 mod model;
 mod monitor;
 mod quick;
+#[cfg(feature = "model")]
+mod races;
 mod registers;
 mod restarting;
 mod serrors;
+mod services;
 mod stopping;

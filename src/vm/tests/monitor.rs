@@ -102,7 +102,7 @@ fn a_map_is_told_as_a_whole_and_by_region() {
     let told = typed(&world, "stage2 one");
     assert!(
         told[0].starts_with(
-            "cordon: event=stage2 vm=one when=asked 1g=0 2m=512 4k=511 hole=1 tables="
+            "cordon: event=stage2 vm=one when=asked 1g=0 2m=512 4k=511 hole=1 hole_bytes=0x1000 dropped=0 tables="
         )
     );
     let leaves = told.iter().filter(|it| it.contains("event=leaves vm=one"));
@@ -174,7 +174,8 @@ fn memory_and_its_users_are_listed() {
     };
     assert_eq!((mappings("one"), mappings("two")), (2, 2));
     let regions = list.iter().filter(|it| it.contains("event=memory"));
-    assert_eq!(regions.count(), 3);
+    // Each VM's RAM, the device memory of both, and spare pages.
+    assert_eq!(regions.count(), 4);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! How VMs end, and that the others do not notice.
 
-use super::fake::{CORDONS, DEVICE, DEVICE_AT, FakeCpu, RAM_AT, World, esr};
+use super::fake::{DEVICE, DEVICE_AT, FakeCpu, RAM_AT, World, esr};
 use crate::addr::Pa;
 use crate::ras::contain::AddressSpaces;
 use crate::ras::esr::class;
@@ -27,8 +27,8 @@ fn interrupt(world: &World, who: (usize, usize)) -> Next {
 /// VM 0 is stopped because a table of its own was lost.
 fn with_lost_table() -> World {
     let world = World::new();
-    world.lose_root_table(0);
-    assert!(world.firmware.report(CORDONS));
+    let root = world.lose_root_table(0);
+    assert!(world.firmware.report(root));
     assert_eq!(world.sea(0, SEA + 7, DEVICE_AT[0]).0, Next::Park);
     world.kicks();
     world
@@ -159,6 +159,10 @@ fn vms_are_found_by_their_vmid_and_unknown_ones_have_no_map() {
     }
     let unknown = Vmid::new(3).unwrap();
     assert!(hypervisor.vm(unknown).is_none());
-    assert!(hypervisor.make_hole(unknown, Ipa::new(0)).is_none());
+    assert!(
+        hypervisor
+            .make_hole(unknown, Ipa::new(0), Pa::new(0))
+            .is_none()
+    );
     assert!(!hypervisor.give_up(unknown, &"nobody"));
 }

@@ -156,7 +156,11 @@ impl<'a> TreeWriter<'a> {
                 Some(Appearance::Pmem) => self.text(&path, "as", "pmem")?,
                 Some(Appearance::Dax) => self.text(&path, "as", "dax")?,
             }
-            self.additions(&path, &["source", "index", "offset", "size", "ipa", "as"])?;
+            if let Some(policy) = &memory.policy {
+                self.text(&path, "policy", policy)?;
+            }
+            let written = ["source", "index", "offset", "size", "ipa", "as", "policy"];
+            self.additions(&path, &written)?;
             self.fdt.end_node(node)?;
         }
         for (index, device) in vm.device.iter().enumerate() {

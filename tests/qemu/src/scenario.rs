@@ -228,6 +228,8 @@ pub struct DeviceMemory {
     /// What it is told that this is, where it is not Cordon's own kind.
     #[serde(rename = "as")]
     pub appearance: Option<Appearance>,
+    /// What is done when a page of it goes bad, where that is not the default.
+    pub policy: Option<String>,
 }
 
 fn zero() -> Spanned<u32> {

@@ -100,7 +100,12 @@ impl<P: Platform> Hypervisor<P> {
     /// The memory behind the first of `pages`, and behind those after it as long as it is contiguous. By
     /// what is registered: holes do not count.
     pub(super) fn memory_behind(&self, vm: Vmid, pages: Pages) -> Option<PaRange> {
-        let behind = |ipa| Some(self.ras.devmem.resolve(vm, ipa)?.0);
+        let behind = |ipa| {
+            Some(
+                self.ras
+                    .frame_of(self.ras.devmem.resolve(vm, ipa)?.0.page()),
+            )
+        };
         let first = behind(pages.range().start())?;
         let places = pages.iter().zip((0..).step_by(PAGE_SIZE as usize));
         let contiguous = places.take_while(|(ipa, offset)| {
