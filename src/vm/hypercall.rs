@@ -133,12 +133,16 @@ const fn only(status: i64) -> Hypercall {
 }
 
 impl Hypercall {
+    /// Whether the identifier is in the range of these services: fast calls (bit 31) of owner 6
+    /// (bits 29 to 24), in both widths (bit 30).
+    pub const fn is_one(function: u32) -> bool {
+        function & 0xbf00_0000 == 0x8600_0000
+    }
+
     /// Decodes a call by its w0 and x1 to x3; `None` where it is none of the vendor-specific hypervisor
     /// services.
     pub fn decode(function: u32, [a, b, c]: [u64; 3]) -> Option<Self> {
-        /// Fast calls (bit 31) of owner 6 (bits 29 to 24), in both widths (bit 30).
-        const RANGE: (u32, u32) = (0xbf00_0000, 0x8600_0000);
-        if function & RANGE.0 != RANGE.1 {
+        if !Self::is_one(function) {
             return None;
         }
         let invalid = only(status::INVALID);

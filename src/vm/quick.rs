@@ -10,6 +10,7 @@
 
 use super::cpu::GuestCpu;
 use super::exit::{Exit, device};
+use super::hypercall::Hypercall;
 use super::hypervisor::Platform;
 use super::id_registers;
 use super::psci::Call;
@@ -43,7 +44,11 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     /// A call whose answer its number decides.
     fn quick_call(&mut self) -> bool {
         let [function, a, b, c] = [0, 1, 2, 3].map(|number| self.cpu.register(number));
-        let Call::Answer(answer) = Call::decode((function & 0xffff_ffff) as u32, [a, b, c]) else {
+        let function = (function & 0xffff_ffff) as u32;
+        if Hypercall::is_one(function) {
+            return false;
+        }
+        let Call::Answer(answer) = Call::decode(function, [a, b, c]) else {
             return false;
         };
         self.cpu.set_register(0, answer.cast_unsigned());
