@@ -57,7 +57,11 @@ pub(crate) fn check() -> Result<Outcome> {
     })
 }
 
+/// A guest that found its machine by ACPI has no tree.
 fn is_there() -> Result<bool> {
+    if !Path::new(TREE).exists() {
+        return Ok(false);
+    }
     for entry in fs::read_dir(TREE).context(TREE)? {
         if entry?.file_name().to_string_lossy().starts_with("pmem@") {
             return Ok(true);
