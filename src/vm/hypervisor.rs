@@ -532,8 +532,7 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Tells a guest with ACPI of an error that it need not act on at once.
     pub fn report(&self, vm: &Vm<P>, report: Report) {
-        if let Some(errors) = &vm.errors {
-            let effect = errors.found(report);
+        if let Some(effect) = (vm.errors.as_ref()).and_then(|errors| errors.found(report)) {
             log::info!(target: "ras", "event=reported vm={} source=1 ipa={} severity={}", vm.name, report.ipa, report.severity);
             vm.signal(&self.platform, effect, None);
         }

@@ -98,6 +98,12 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
 
     /// The guest touched a hole that was there already.
     pub(super) fn touched(&mut self, abort: &Abort, ipa: Ipa, pa: Pa) -> Next {
+        // There is nothing in lost memory that a cache would have to write back or forget, and a kernel
+        // that cleans what others wrote there has not consumed anything.
+        if abort.cache_maintenance && !abort.stage1_walk {
+            self.cpu.skip_instruction();
+            return Next::Resume;
+        }
         if self.must_wait() {
             return Next::Resume;
         }

@@ -74,6 +74,8 @@ pub enum Effect {
     None,
     /// The error interrupt is due: source 1 has a record.
     Interrupt,
+    /// The error that the guest had made shows itself: it is to be told of it.
+    Show(Report),
     /// The guest wants an error made. Its answer goes to [`ErrorDevice::injected`].
     Inject(Injection),
 }
@@ -163,7 +165,7 @@ impl<M: PhysMemory> ErrorDevice<M> {
             register::EXECUTE if value == 1 => return state.execute(),
             register::TRIGGER => {
                 if let Some(report) = state.latent.take() {
-                    return state.find(report);
+                    return Effect::Show(report);
                 }
             }
             _ if offset == register::ACK[0] && acknowledges => state.consumed.release(),
@@ -216,13 +218,12 @@ impl<M: PhysMemory> ErrorDevice<M> {
             .publish(&mut state.memory, pa, &report, sequence)
     }
 
-    /// Has the guest told of an error that nobody has consumed, in its turn.
-    pub fn found(&self, report: Report) -> Effect {
+    /// Has the guest told of an error that nobody has consumed, in its turn. `None` where that is the one
+    /// that it is having made: it decides by itself when that shows.
+    pub fn found(&self, report: Report) -> Option<Effect> {
         let state = &mut *self.state.lock();
-        if state.making == Some(report.ipa) {
-            return Effect::None;
-        }
-        state.find(report)
+        let is_own = state.making == Some(report.ipa);
+        (!is_own).then(|| state.find(report))
     }
 
     /// Reports that found no room in the queue since the VM was made.
