@@ -302,6 +302,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         }
         let (seq, vm) = (event.sequence, &self.vm.name);
         match errors.consumed(report) {
+            Ok(()) if !loops::is_worth_a_line(self.vcpu.streak.count()) => {}
             Ok(()) => {
                 log::info!(target: "ras", "event=reported seq={seq} vm={vm} source=0 ipa={}", report.ipa);
             }
