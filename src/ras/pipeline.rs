@@ -21,7 +21,7 @@
 //! `poison` is never held while a stage 2 is. `filter` is a leaf, and held for one decision.
 
 use super::contain::{AddressSpaces, Containment};
-use super::cper::{Body, Section, Severity, StatusBlock};
+use super::cper::{Body, Section, SectionFlags, Severity, StatusBlock};
 use super::esr::Level;
 use super::event::{Announcer, Consumer, ErrorEvent, Origin, Stage};
 use super::filter::Filter;
@@ -225,8 +225,12 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         log::info!(target: "ras", "event=detected {event}{} {}", VmName(&event, spaces), section.line());
         if section.severity == Severity::Corrected
             && let Some(range) = ranges.peek()
+            && self.corrected(&event, *range)
         {
-            self.corrected(&event, *range);
+            let threshold = section.flags.contains(SectionFlags::THRESHOLD_EXCEEDED);
+            for page in self.devmem.mappings_of(range.start().page()) {
+                spaces.corrected(page.vm, page.ipa, threshold);
+            }
         }
         for range in ranges.filter(|_| section.severity.is_uncorrected()) {
             let event = ErrorEvent {

@@ -12,6 +12,7 @@ use super::vgic::{CpuInterface, Timers, VcpuSet, Vgic, Wiring};
 use super::vuart::{Terminal, Vuart};
 use crate::addr::{Ipa, PaRange, Vmid};
 use crate::ras::contain::AddressSpaces;
+use crate::ras::cper::Severity;
 use crate::ras::event::{Consumer, ErrorEvent};
 use crate::ras::ghes::PhysMemory;
 use crate::ras::loops;
@@ -585,6 +586,22 @@ impl<P: Platform> AddressSpaces for Hypervisor<P> {
         let consumes = matches!(event.consumer, Some(Consumer::Vcpu { vm, .. }) if vm == vmid);
         if let Some(vm) = self.vm(vmid).filter(|_| !consumes) {
             self.report(vm, Report::lost(ipa.page()));
+        }
+    }
+
+    /// A guest with ACPI is told of those, too: where there are too many, it moves what is in the page.
+    fn corrected(&self, vmid: Vmid, ipa: Ipa, threshold: bool) {
+        if let Some(vm) = self.vm(vmid).filter(|vm| !vm.is_stopped()) {
+            let severity = Severity::Corrected;
+            let ipa = ipa.page();
+            self.report(
+                vm,
+                Report {
+                    ipa,
+                    severity,
+                    threshold,
+                },
+            );
         }
     }
 

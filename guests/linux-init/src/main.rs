@@ -68,6 +68,7 @@ fn obey(line: &str, victims: &mut Victims) {
         "touch" | "store" | "call" | "send" | "loop" | "where" | "verify" => {
             victims.command(word, rest)
         }
+        "busy" => victims.busy(rest),
         "patrol" => check::patrol(rest),
         "disk-write" => disk::write(rest),
         "disk-read" => disk::read(rest),

@@ -63,8 +63,9 @@ pub mod register {
     pub const STATE_END: u64 = 0;
 }
 
-/// How often an access to lost memory is retried while the guest has a record to acknowledge.
-const PATIENCE: u32 = 10_000;
+/// How often an access to lost memory is retried while the guest has a record to acknowledge: for seconds,
+/// because the vCPU that has to do it may be one whose CPU is somewhere else, if the machine is a VM itself.
+const PATIENCE: u32 = if cfg!(test) { 1000 } else { 1_000_000 };
 
 /// What a write to a register leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,12 +194,7 @@ impl<M: PhysMemory> ErrorDevice<M> {
     /// acknowledged yet. That is a matter of some hundred instructions of another vCPU, so a guest that
     /// is waited for in vain is not waited for ever.
     pub fn must_wait(&self) -> bool {
-        let state = &mut *self.state.lock();
-        if state.consumed.is_free() || state.waits == PATIENCE {
-            return false;
-        }
-        state.waits += 1;
-        true
+        self.state.lock().must_wait()
     }
 
     /// Leaves a record of an error that somebody is about to be told of by an abort.
@@ -207,6 +203,9 @@ impl<M: PhysMemory> ErrorDevice<M> {
     /// [`NotTold`]: the guest has not acknowledged the last one, or cannot be left one.
     pub fn consumed(&self, report: Report) -> Result<(), NotTold> {
         let state = &mut *self.state.lock();
+        if state.must_wait() {
+            return Err(NotTold::NotYet);
+        }
         if !state.consumed.is_free() {
             return Err(NotTold::Busy);
         }
@@ -240,6 +239,14 @@ impl<M: PhysMemory> State<M> {
         }
         self.put(shared::INJECTION, &[0; shared::INJECTION_SIZE])?;
         self.put(shared::TRIGGER, &trigger_table())
+    }
+
+    fn must_wait(&mut self) -> bool {
+        if self.consumed.is_free() || self.waits == PATIENCE {
+            return false;
+        }
+        self.waits += 1;
+        true
     }
 
     fn put(&mut self, offset: u64, bytes: &[u8]) -> Result<(), MemoryError> {

@@ -86,7 +86,7 @@ fn a_consumed_page_is_in_the_first_block_until_it_is_acknowledged() {
     let (at, severity, first) = record(&device, 0).unwrap();
     assert_eq!((at, severity), (0x5000_1000, Severity::Recoverable));
     assert_eq!((device.read(ACK[0]), device.read(ACK[1])), (0, 1));
-    assert_eq!(device.consumed(page(1)), Err(NotTold::Busy));
+    assert_eq!(device.consumed(page(1)), Err(NotTold::NotYet));
     assert_eq!(record(&device, 0).unwrap().2, first);
     assert_eq!(acknowledge(&device, 0), Effect::None);
     assert_eq!(device.consumed(page(1)), Ok(()));
@@ -134,7 +134,7 @@ fn only_bit_0_acknowledges() {
     let device = device();
     device.consumed(page(0)).unwrap();
     assert_eq!(device.write(ACK[0], !1), Effect::None);
-    assert_eq!(device.consumed(page(1)), Err(NotTold::Busy));
+    assert_eq!(device.consumed(page(1)), Err(NotTold::NotYet));
 }
 
 #[test]
