@@ -39,6 +39,12 @@ pub trait AddressSpaces {
     /// The VM has lost the page at `ipa`, and its map shows it. Called once for each page that it loses.
     fn lost(&self, vm: Vmid, ipa: Ipa, event: &ErrorEvent);
 
+    /// An error in the page at `ipa` was corrected: nothing is lost. `threshold` says that there are more of
+    /// them than there should be.
+    fn corrected(&self, vm: Vmid, ipa: Ipa, threshold: bool) {
+        let _ = (vm, ipa, threshold);
+    }
+
     /// Stops a VM whose map can no longer be trusted. Whether it ran until now.
     fn give_up(&self, vm: Vmid, why: &dyn fmt::Display) -> bool;
 }

@@ -286,9 +286,13 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         self.announcer.announce(&event, Stage::Detected);
         if section.severity == Severity::Corrected {
             self.announcer.announce(&event, Stage::Corrected);
-            if let Some(range) = ranges.peek() {
-                let exceeded = section.flags.contains(SectionFlags::THRESHOLD_EXCEEDED);
-                self.corrected(&event, *range, exceeded);
+            let exceeded = section.flags.contains(SectionFlags::THRESHOLD_EXCEEDED);
+            if let Some(range) = ranges.peek()
+                && self.corrected(&event, *range, exceeded)
+            {
+                for page in self.devmem.mappings_of(range.start().page()) {
+                    spaces.corrected(page.vm, page.ipa, exceeded);
+                }
             }
         }
         say(&self.journal, &Note::Detected(event), Some(section), spaces);

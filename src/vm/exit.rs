@@ -400,6 +400,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         };
         match errors.write(offset, value) {
             Effect::Inject(injection) => errors.injected(self.inject_for_firmware(&injection)),
+            Effect::Show(report) => self.hypervisor.report(self.vm, report),
             effect => {
                 let here = Some(self.vcpu.pcpu);
                 self.vm.signal(&self.hypervisor.platform, effect, here);

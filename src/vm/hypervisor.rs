@@ -12,6 +12,7 @@ use super::vgic::{CpuInterface, Timers, VcpuSet, Vgic, Wiring};
 use super::vuart::{Terminal, Vuart};
 use crate::addr::{Ipa, Pa, PaRange, Vmid};
 use crate::ras::contain::AddressSpaces;
+use crate::ras::cper::Severity;
 use crate::ras::event::{Consumer, ErrorEvent};
 use crate::ras::ghes::PhysMemory;
 use crate::ras::loops;
@@ -548,8 +549,7 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Tells a guest with ACPI of an error that it need not act on at once.
     pub fn report(&self, vm: &Vm<P>, report: Report) {
-        if let Some(errors) = &vm.errors {
-            let effect = errors.found(report);
+        if let Some(effect) = (vm.errors.as_ref()).and_then(|errors| errors.found(report)) {
             log::info!(target: "ras", "event=reported vm={} source=1 ipa={} severity={}", vm.name, report.ipa, report.severity);
             vm.signal(&self.platform, effect, None);
         }
@@ -624,6 +624,22 @@ impl<P: Platform> AddressSpaces for Hypervisor<P> {
         let consumes = matches!(event.consumer, Some(Consumer::Vcpu { vm, .. }) if vm == vmid);
         if let Some(vm) = self.vm(vmid).filter(|_| !consumes) {
             self.report(vm, Report::lost(ipa.page()));
+        }
+    }
+
+    /// A guest with ACPI is told of those, too: where there are too many, it moves what is in the page.
+    fn corrected(&self, vmid: Vmid, ipa: Ipa, threshold: bool) {
+        if let Some(vm) = self.vm(vmid).filter(|vm| !vm.is_stopped()) {
+            let severity = Severity::Corrected;
+            let ipa = ipa.page();
+            self.report(
+                vm,
+                Report {
+                    ipa,
+                    severity,
+                    threshold,
+                },
+            );
         }
     }
 

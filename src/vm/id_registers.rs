@@ -11,6 +11,9 @@
 //! - FEAT_RAS, first version: virtual SErrors have a syndrome, error records are read as none.
 //! - The breakpoints and watchpoints of the debug architecture: a vCPU has its CPU for itself.
 //!
+//! FEAT_DPB is hidden but works: what a kernel that knows it cleans of lost memory by `DC CVAP`, some
+//! machines report as a load, and then that kernel dies of it. By `DC CVAC` it cleans the same.
+//!
 //! Hidden, among others, and trapped or disabled so that they cannot be used all the same: EL2 and
 //! EL3, SME, MPAM, activity monitors, the PMU (there is no interrupt for it), statistical
 //! profiling, trace and branch recording, limited ordering regions, LPA2, transactions, and all
@@ -112,7 +115,6 @@ const ID_AA64ISAR0: &[Field] = &[
 ];
 
 const ID_AA64ISAR1: &[Field] = &[
-    (0, UpTo(2)),  // DPB
     (4, UpTo(5)),  // APA
     (8, UpTo(5)),  // API
     (12, UpTo(1)), // JSCVT

@@ -5,7 +5,7 @@
 //! guest hears of it, so that its handler runs with the hole in place.
 
 use super::cpu::GuestCpu;
-use super::error_device::{ErrorDevice, Report};
+use super::error_device::{ErrorDevice, NotTold, Report};
 use super::exit::{Exit, Next};
 use super::hypervisor::{Platform, StopReason};
 use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange};
@@ -120,6 +120,12 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
 
     /// The guest touched a hole that was there already.
     pub(super) fn touched(&mut self, abort: &Abort, ipa: Ipa, pa: Pa) -> Next {
+        // There is nothing in lost memory that a cache would have to write back or forget, and a kernel
+        // that cleans what others wrote there has not consumed anything.
+        if abort.cache_maintenance && !abort.stage1_walk {
+            self.cpu.skip_instruction();
+            return Next::Resume;
+        }
         if self.must_wait() || self.hypervisor.ras.mender.is_busy(pa) {
             return Next::Resume;
         }
@@ -334,8 +340,8 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         (state, attempt): (&GuestState, Attempt),
     ) -> Next {
         let exception = inject::external_abort(state, abort);
-        if exception.is_ok() {
-            self.leave_record(event, ipa);
+        if exception.is_ok() && !self.leave_record(event, ipa) {
+            return Next::Resume;
         }
         if let Ok(injected) = &exception {
             self.vm.vseas.fetch_add(1, Ordering::Relaxed);
@@ -366,23 +372,29 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     /// Tells a guest with ACPI which page its access met, before the abort does. Linux looks for a record
     /// when a process is interrupted; when its kernel is, it does not, and one that was left there would stay
     /// and be taken for another page's. So it hears of that page as of one that nobody has consumed.
-    fn leave_record(&self, event: &ErrorEvent, ipa: Option<Ipa>) {
+    ///
+    /// False where the access is to be made again, because another vCPU left a record a moment ago.
+    fn leave_record(&self, event: &ErrorEvent, ipa: Option<Ipa>) -> bool {
         let (Some(errors), Some(ipa)) = (&self.vm.errors, ipa) else {
-            return;
+            return true;
         };
         let report = Report::lost(ipa.page());
         if self.cpu.exception_level() != 0 {
-            return self.hypervisor.report(self.vm, report);
+            self.hypervisor.report(self.vm, report);
+            return true;
         }
         let (seq, vm) = (event.sequence, &self.vm.name);
         match errors.consumed(report) {
+            Ok(()) if !loops::is_worth_a_line(self.vcpu.streak.count()) => {}
             Ok(()) => {
                 log::info!(target: "ras", "event=reported seq={seq} vm={vm} source=0 ipa={}", report.ipa);
             }
+            Err(NotTold::NotYet) => return false,
             Err(why) => {
                 log::warn!("event=error what=guest-record vm={vm} why={why} seq={seq}");
             }
         }
+        true
     }
 
     fn say_loop(

@@ -18,7 +18,7 @@ const BUS: &str = "/sys/bus/nd";
 pub(crate) fn device() -> Result<()> {
     modules::load(modules::DAX)?;
     put("/sys/bus/dax/drivers/device_dax/new_id", "dax0.0")?;
-    modules::wait_for("/dev/dax0.0")?;
+    modules::wait_for_character("dax0.0")?;
     let size = fs::read_to_string("/sys/bus/dax/devices/dax0.0/size").context("size")?;
     report(&format!("event=dax size={}", size.trim()));
     Ok(())
@@ -28,7 +28,7 @@ pub(crate) fn device() -> Result<()> {
 /// where they are, or through the page cache.
 pub(crate) fn file_system(kind: &str) -> Result<()> {
     modules::load(modules::NVDIMM)?;
-    modules::wait_for("/dev/pmem0")?;
+    modules::wait_for("pmem0")?;
     let dax = match kind {
         "fsdax" => {
             map_pages()?;
@@ -64,7 +64,7 @@ fn map_pages() -> Result<()> {
     put(&format!("{device}/align"), "2097152")?;
     put(&format!("{device}/namespace"), "namespace0.0")?;
     put(&format!("{BUS}/drivers/nd_pmem/bind"), "pfn0.0")?;
-    modules::wait_for("/dev/pmem0")?;
+    modules::wait_for("pmem0")?;
     Ok(())
 }
 

@@ -57,6 +57,7 @@ pub(crate) fn check() -> Result<Outcome> {
     })
 }
 
+/// A guest that found its machine by ACPI has no tree.
 fn is_there() -> Result<bool> {
     if !Path::new(TREE).exists() {
         return Ok(false);

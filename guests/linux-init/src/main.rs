@@ -11,6 +11,7 @@ mod device_memory;
 mod disk;
 mod einj;
 mod losses;
+mod memory;
 mod modules;
 mod power;
 mod report;
@@ -62,10 +63,12 @@ fn obey(line: &str, victims: &mut Victims) {
         "fsdax" | "disk" => dax::file_system(word),
         "einj" => einj::inject(rest),
         "losses" => losses::losses(),
+        "memory" => memory::memory(rest),
         "victim" => victims.start(rest),
         "touch" | "store" | "call" | "send" | "loop" | "where" | "verify" => {
             victims.command(word, rest)
         }
+        "busy" => victims.busy(rest),
         "patrol" => check::patrol(rest),
         "disk-write" => disk::write(rest),
         "disk-read" => disk::read(rest),

@@ -61,10 +61,18 @@ fn find(name: &str) -> Option<(PathBuf, i32)> {
 /// Waits until a block device can be opened, and returns its file. That is there a little before it can;
 /// whoever tries then makes the kernel look for a driver, and complain.
 pub(crate) fn wait_for(name: &str) -> Result<PathBuf> {
+    wait_until_open(name, &Path::new("/sys/class/block").join(name).join("bdi"))
+}
+
+/// The same for a character device, which can be opened as soon as it has a file.
+pub(crate) fn wait_for_character(name: &str) -> Result<PathBuf> {
+    wait_until_open(name, &Path::new("/dev").join(name))
+}
+
+fn wait_until_open(name: &str, sign: &Path) -> Result<PathBuf> {
     let begun = Instant::now();
     let device = Path::new("/dev").join(name);
-    let registered = Path::new("/sys/class/block").join(name).join("bdi");
-    while !(registered.exists() && File::open(&device).is_ok()) {
+    while !(sign.exists() && File::open(&device).is_ok()) {
         anyhow::ensure!(begun.elapsed() < PATIENCE, "no {}", device.display());
         std::thread::sleep(Duration::from_millis(10));
     }

@@ -81,6 +81,15 @@ impl Victims {
         self.answer(command, name)
     }
 
+    /// `busy SECONDS`: all victims verify their memory at once, again and again.
+    pub(crate) fn busy(&mut self, seconds: &str) -> Result<()> {
+        for victim in self.0.values_mut() {
+            let _ = writeln!(victim.commands, "busy {seconds}");
+        }
+        let names: Vec<String> = self.0.keys().cloned().collect();
+        names.iter().try_for_each(|name| self.answer("busy", name))
+    }
+
     /// Passes on the one line that a victim answers with. One that answers nothing is gone.
     fn answer(&mut self, command: &str, name: &str) -> Result<()> {
         let victim = self.0.get_mut(name).context("no victim of that name")?;

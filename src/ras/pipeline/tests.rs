@@ -45,6 +45,13 @@ impl Firmware {
         firmware
     }
 
+    /// Zeros in place of all that, and where they begin.
+    pub(crate) fn zeros(size: usize) -> (Self, Pa) {
+        let zeros = Self::default();
+        zeros.0.lock().unwrap().bytes = std::vec![0; size];
+        (zeros, POINTER)
+    }
+
     /// The sources as Cordon knows them.
     pub(crate) fn sources(&self) -> Sources<Self> {
         let source = GenericSource {

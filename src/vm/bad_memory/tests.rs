@@ -29,9 +29,6 @@ fn pairs(value: Option<&[u8]>) -> Ranges {
     numbers.chunks(2).map(|pair| (pair[0], pair[1])).collect()
 }
 
-/// Start and size of runs of memory.
-type Runs = Vec<(u64, u64)>;
-
 /// The runs that the tree reserves, and those of its device memory.
 fn told(blob: &[u8]) -> (Ranges, Ranges) {
     let fdt = CheckedFdt::new(blob).unwrap();

@@ -63,8 +63,9 @@ pub mod register {
     pub const STATE_END: u64 = 0;
 }
 
-/// How often an access to lost memory is retried while the guest has a record to acknowledge.
-const PATIENCE: u32 = 10_000;
+/// How often an access to lost memory is retried while the guest has a record to acknowledge: for seconds,
+/// because the vCPU that has to do it may be one whose CPU is somewhere else, if the machine is a VM itself.
+const PATIENCE: u32 = if cfg!(test) { 1000 } else { 1_000_000 };
 
 /// What a write to a register leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +75,8 @@ pub enum Effect {
     None,
     /// The error interrupt is due: source 1 has a record.
     Interrupt,
+    /// The error that the guest had made shows itself: it is to be told of it.
+    Show(Report),
     /// The guest wants an error made. Its answer goes to [`ErrorDevice::injected`].
     Inject(Injection),
 }
@@ -163,7 +166,7 @@ impl<M: PhysMemory> ErrorDevice<M> {
             register::EXECUTE if value == 1 => return state.execute(),
             register::TRIGGER => {
                 if let Some(report) = state.latent.take() {
-                    return state.find(report);
+                    return Effect::Show(report);
                 }
             }
             _ if offset == register::ACK[0] && acknowledges => state.consumed.release(),
@@ -191,12 +194,7 @@ impl<M: PhysMemory> ErrorDevice<M> {
     /// acknowledged yet. That is a matter of some hundred instructions of another vCPU, so a guest that
     /// is waited for in vain is not waited for ever.
     pub fn must_wait(&self) -> bool {
-        let state = &mut *self.state.lock();
-        if state.consumed.is_free() || state.waits == PATIENCE {
-            return false;
-        }
-        state.waits += 1;
-        true
+        self.state.lock().must_wait()
     }
 
     /// Leaves a record of an error that somebody is about to be told of by an abort.
@@ -205,6 +203,9 @@ impl<M: PhysMemory> ErrorDevice<M> {
     /// [`NotTold`]: the guest has not acknowledged the last one, or cannot be left one.
     pub fn consumed(&self, report: Report) -> Result<(), NotTold> {
         let state = &mut *self.state.lock();
+        if state.must_wait() {
+            return Err(NotTold::NotYet);
+        }
         if !state.consumed.is_free() {
             return Err(NotTold::Busy);
         }
@@ -216,13 +217,12 @@ impl<M: PhysMemory> ErrorDevice<M> {
             .publish(&mut state.memory, pa, &report, sequence)
     }
 
-    /// Has the guest told of an error that nobody has consumed, in its turn.
-    pub fn found(&self, report: Report) -> Effect {
+    /// Has the guest told of an error that nobody has consumed, in its turn. `None` where that is the one
+    /// that it is having made: it decides by itself when that shows.
+    pub fn found(&self, report: Report) -> Option<Effect> {
         let state = &mut *self.state.lock();
-        if state.making == Some(report.ipa) {
-            return Effect::None;
-        }
-        state.find(report)
+        let is_own = state.making == Some(report.ipa);
+        (!is_own).then(|| state.find(report))
     }
 
     /// Reports that found no room in the queue since the VM was made.
@@ -239,6 +239,14 @@ impl<M: PhysMemory> State<M> {
         }
         self.put(shared::INJECTION, &[0; shared::INJECTION_SIZE])?;
         self.put(shared::TRIGGER, &trigger_table())
+    }
+
+    fn must_wait(&mut self) -> bool {
+        if self.consumed.is_free() || self.waits == PATIENCE {
+            return false;
+        }
+        self.waits += 1;
+        true
     }
 
     fn put(&mut self, offset: u64, bytes: &[u8]) -> Result<(), MemoryError> {

@@ -44,7 +44,9 @@ impl Report {
 /// Why a guest was not told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotTold {
-    /// It has not acknowledged the last record.
+    /// It has not acknowledged the last record yet: who has consumed an error should try again.
+    NotYet,
+    /// It has not acknowledged the last record, and was waited for in vain.
     Busy,
     /// The block's memory cannot be written.
     Memory(MemoryError),
@@ -53,6 +55,7 @@ pub enum NotTold {
 impl fmt::Display for NotTold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NotYet => f.write_str("not-acknowledged-yet"),
             Self::Busy => f.write_str("not-acknowledged"),
             Self::Memory(error) => error.fmt(f),
         }

@@ -86,7 +86,7 @@ fn a_consumed_page_is_in_the_first_block_until_it_is_acknowledged() {
     let (at, severity, first) = record(&device, 0).unwrap();
     assert_eq!((at, severity), (0x5000_1000, Severity::Recoverable));
     assert_eq!((device.read(ACK[0]), device.read(ACK[1])), (0, 1));
-    assert_eq!(device.consumed(page(1)), Err(NotTold::Busy));
+    assert_eq!(device.consumed(page(1)), Err(NotTold::NotYet));
     assert_eq!(record(&device, 0).unwrap().2, first);
     assert_eq!(acknowledge(&device, 0), Effect::None);
     assert_eq!(device.consumed(page(1)), Ok(()));
@@ -97,9 +97,9 @@ fn a_consumed_page_is_in_the_first_block_until_it_is_acknowledged() {
 #[test]
 fn what_was_found_waits_its_turn_and_none_is_lost_or_reordered() {
     let device = device();
-    assert_eq!(device.found(page(0)), Effect::Interrupt);
+    assert_eq!(device.found(page(0)), Some(Effect::Interrupt));
     for number in 1..20 {
-        assert_eq!(device.found(page(number)), Effect::None);
+        assert_eq!(device.found(page(number)), Some(Effect::None));
     }
     for number in 0..20 {
         assert_eq!(record(&device, 1).unwrap().0, page(number).ipa.get());
@@ -134,7 +134,7 @@ fn only_bit_0_acknowledges() {
     let device = device();
     device.consumed(page(0)).unwrap();
     assert_eq!(device.write(ACK[0], !1), Effect::None);
-    assert_eq!(device.consumed(page(1)), Err(NotTold::Busy));
+    assert_eq!(device.consumed(page(1)), Err(NotTold::NotYet));
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn a_bad_block_is_no_reason_to_stop() {
     let device = device();
     device.state.lock().memory.broken = true;
     assert!(matches!(device.consumed(page(0)), Err(NotTold::Memory(_))));
-    assert_eq!(device.found(page(1)), Effect::None);
+    assert_eq!(device.found(page(1)), Some(Effect::None));
     assert_eq!(device.write(register::EXECUTE, 1), Effect::None);
     assert_eq!(device.read(register::STATUS), 2);
 }
@@ -165,11 +165,13 @@ fn an_injected_error_shows_itself_when_it_is_triggered() {
     let effect = device.write(register::EXECUTE, 1);
     assert_eq!(effect, Effect::Inject(Injection { kind, page }));
     // Cordon reports what is lost to whoever loses it; here that would be too soon.
-    assert_eq!(device.found(Report::lost(page)), Effect::None);
+    assert_eq!(device.found(Report::lost(page)), None);
     device.injected(Some(Report::lost(page)));
     assert_eq!(device.read(register::STATUS), 0);
     assert_eq!(record(&device, 1), None);
-    assert_eq!(device.write(register::TRIGGER, 1), Effect::Interrupt);
+    let report = Report::lost(page);
+    assert_eq!(device.write(register::TRIGGER, 1), Effect::Show(report));
+    assert_eq!(device.found(report), Some(Effect::Interrupt));
     assert_eq!(record(&device, 1).unwrap().0, page.get());
     // Once.
     let _ = acknowledge(&device, 1);

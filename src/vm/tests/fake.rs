@@ -17,10 +17,12 @@ use crate::ras::pipeline::tests::{Firmware, Recorder, poison_set};
 use crate::ras::triage;
 use crate::stage2::{Attrs, Census, Config, FrameSource, Level, Lookup, Stage2, TableMemory, Tlb};
 use crate::vm::boot::{Boot, Contents, Image, LoadError};
-use crate::vm::config::IpaRange;
+use crate::vm::config::{ERROR_AREA, IpaRange};
 use crate::vm::cpu::GuestCpu;
 use crate::vm::device::{Device, DeviceKind};
+use crate::vm::error_device::ErrorDevice;
 use crate::vm::exit::{Exit, Next};
+use crate::vm::guest_acpi::place::shared;
 use crate::vm::hypervisor::{Hypervisor, Platform, Vm};
 use crate::vm::vcpu::Vcpu;
 use crate::vm::vgic::{CpuInterface, Others, PhysicalDistributor, Timers, Wire, Wiring};
@@ -480,11 +482,26 @@ impl World {
         })
     }
 
+    /// VM 0 has ACPI. What Cordon shares with it is returned, and where that begins.
+    pub(super) fn with_acpi() -> (Self, (Firmware, Pa)) {
+        let (memory, at) = Firmware::zeros(usize::try_from(shared::SIZE).unwrap());
+        let device = ErrorDevice::new(memory.clone(), at, ERROR_AREA.0);
+        let promises = triage::Machine {
+            feat_ras: true,
+            isolates_vms: false,
+        };
+        (Self::build(promises, Some(device)), (memory, at))
+    }
+
     pub(super) fn with(promises: triage::Machine) -> Self {
+        Self::build(promises, None)
+    }
+
+    fn build(promises: triage::Machine, mut errors: Option<ErrorDevice<Firmware>>) -> Self {
         let firmware = Firmware::new();
         let tables: Vec<Tables> = (0..2).map(|_| Tables::new(FRAMES)).collect();
         let tlbs: Vec<TlbLog> = (0..2).map(|_| TlbLog::default()).collect();
-        let vms = (0..2).map(|at| build(at, &tables[at], &tlbs[at]));
+        let vms = (0..2).map(|at| build(at, &tables[at], &tlbs[at]).with_errors(errors.take()));
         let vms = vms.collect();
         let ras = Ras::new(devmem(), poison_set(POISON_CAPACITY), firmware.sources());
         let stages = Recorder::subscribed_to(&ras);

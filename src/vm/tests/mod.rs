@@ -2,6 +2,7 @@
 
 mod calls;
 mod devices;
+mod error_records;
 mod fake;
 mod faults;
 mod loading;

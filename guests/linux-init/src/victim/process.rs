@@ -5,6 +5,7 @@ use super::map::{self, Memory, PAGE};
 use anyhow::{Context, Result, bail};
 use std::fmt::Write as _;
 use std::io::{Write, stdin, stdout};
+use std::time::{Duration, Instant};
 
 /// `RET`, twice: a word of code.
 const CODE: u64 = 0xd65f_03c0_d65f_03c0;
@@ -105,6 +106,7 @@ impl Victim {
             "loop" => self.touch_again(argument),
             "where" => self.find(number(argument)? as usize),
             "verify" => Ok(self.verify()),
+            "busy" => self.verify_for(argument),
             _ => bail!("unknown-command"),
         }
     }
@@ -163,6 +165,19 @@ impl Victim {
             Err(_) => write!(line, "ipa=none")?,
         }
         Ok(line)
+    }
+
+    /// `SECONDS`: verifies again and again. Reports what it found the last time.
+    fn verify_for(&self, seconds: &str) -> Result<String> {
+        let (begun, end) = (Instant::now(), Duration::from_secs(number(seconds)?));
+        let mut rounds = 0_u64;
+        loop {
+            let found = self.verify();
+            rounds += 1;
+            if begun.elapsed() >= end {
+                return Ok(format!("rounds={rounds} {found}"));
+            }
+        }
     }
 
     /// Reads everything once. A page is lost from its first signal on.
