@@ -4,7 +4,7 @@ use crate::arch::aarch64::mmio::Ecam;
 use crate::arch::aarch64::mmu::{self, Window};
 use alloc::vec::Vec;
 use cordon::addr::{PAGE_SIZE, Pa, PaRange};
-use cordon::platform::fdt::{CheckedFdt, FdtError};
+use cordon::platform::fdt::{CheckedFdt, FdtError, without_nops};
 use cordon::platform::machine::{Machine, MachineError};
 use cordon::platform::pci::{self, DeviceBar};
 use core::fmt;
@@ -46,7 +46,8 @@ pub fn read(dtb: Pa) -> Result<Machine, Error> {
     let size = CheckedFdt::total_size(&head).map_err(Error::Fdt)?;
     drop(head);
     let blob = memory(dtb, size as u64)?;
-    let fdt = CheckedFdt::new(&blob).map_err(Error::Fdt)?;
+    let closed_up = without_nops(&blob).map_err(Error::Fdt)?;
+    let fdt = CheckedFdt::new(closed_up.as_deref().unwrap_or(&blob)).map_err(Error::Fdt)?;
     Machine::from_fdt(&fdt, dtb).map_err(Error::Machine)
 }
 
