@@ -96,9 +96,10 @@ fn find_machine(dtb: Pa) -> Option<Machine> {
     match machine::read(dtb) {
         Ok(machine) => Some(machine),
         Err(error) => {
-            // Nothing says where a console is. On QEMU's `virt` it is here, and on another
-            // machine these bytes go nowhere that matters: no memory is there to be written.
-            let _ = uart::init(uart::VIRT_PL011, log::LevelFilter::Info);
+            // Where nothing says where a console is, it is here on QEMU's `virt`; on another machine
+            // these bytes spoil nothing but a word of one that starts nothing anyway.
+            let console = error.console().unwrap_or(uart::VIRT_PL011);
+            let _ = uart::init(&console, log::LevelFilter::Info);
             log::error!("event=error what=dtb at={dtb} {error}");
             None
         }
@@ -112,9 +113,9 @@ fn options(machine: &Machine) -> Options {
 }
 
 fn start_console(machine: &Machine, options: &Options) {
-    if let Some(registers) = machine.uart {
+    if let Some(uart) = &machine.host_uart() {
         // Without a console there is nobody to tell that there is none.
-        let _ = uart::init(registers.start(), options.loglevel);
+        let _ = uart::init(uart, options.loglevel);
     }
     // The UART does not fail.
     let _ = uart::CONSOLE.lock().set_raw(options.raw_console);
