@@ -11,6 +11,7 @@ mod run;
 mod shell;
 mod test;
 mod toolchain;
+mod uboot;
 mod workspace;
 
 use anyhow::Result;
@@ -71,6 +72,7 @@ fn dispatch(cli: &Cli) -> Result<bool> {
             println!("QEMU: {}", qemu::ensure()?.version);
             images::build()?;
             println!("Linux: {}", guests::ensure()?);
+            println!("U-Boot: {}", uboot::ensure()?);
             Ok(true)
         }
         Command::Build => {
