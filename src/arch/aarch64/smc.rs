@@ -1,6 +1,6 @@
 //! What Cordon asks of the firmware below it: PSCI, by SMC.
 
-use smccc::{Smc, psci};
+use smccc::{Hvc, Smc, psci};
 
 /// Starts a CPU at `entry` with `context` in x0.
 ///
@@ -20,6 +20,15 @@ pub fn psci_version() -> Option<psci::Version> {
 pub fn system_off() -> ! {
     // An error leaves nothing better to do than what follows.
     let _ = psci::system_off::<Smc>();
+    loop {
+        aarch64_cpu::asm::wfi();
+    }
+}
+
+/// The same from EL1, where a hypervisor has PSCI's place.
+pub fn system_off_by_hvc() -> ! {
+    // As above.
+    let _ = psci::system_off::<Hvc>();
     loop {
         aarch64_cpu::asm::wfi();
     }
