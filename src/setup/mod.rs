@@ -30,7 +30,7 @@ use cordon::addr::{Pa, PaRange};
 use cordon::devmem::DevMem;
 use cordon::platform::bundle::Bundle;
 use cordon::platform::cmdline::{self, Bbm, Options};
-use cordon::platform::machine::{Machine, Reserved, ReservedBy};
+use cordon::platform::machine::{Conduit, Machine, Reserved, ReservedBy};
 use cordon::platform::memory::FreeMemory;
 use cordon::ras::pipeline::Ras;
 use cordon::ras::poison::{PoisonSet, PoisonedPage};
@@ -60,6 +60,7 @@ pub fn run(dtb: Pa, door: Door) {
     };
     let options = options(&machine);
     start_console(&machine, &options);
+    look_for_psci(&machine);
     cpu_records(&machine);
     let mut free = free_memory(&machine);
     let inputs = Inputs::find(&machine, &mut free, door);
@@ -123,6 +124,17 @@ fn start_console(machine: &Machine, options: &Options) {
     for word in cmdline::parse(line).1 {
         log::warn!("event=error what=bootargs {word}");
     }
+}
+
+/// Without PSCI by SMC there is one CPU, and nobody who turns it off.
+fn look_for_psci(machine: &Machine) {
+    let why = match machine.psci {
+        Some(Conduit::Smc) => return,
+        Some(Conduit::Hvc) => "by-hvc",
+        None => "not-in-device-tree",
+    };
+    smc::forget();
+    log::warn!("event=no-psci why={why}");
 }
 
 /// Boot CPU first, then the others as the DTB has them.
