@@ -16,16 +16,22 @@ impl Board {
     pub(crate) fn model(self) -> Option<&'static str> {
         match self {
             Self::Virt => None,
+            Self::VirtGicv2 => Some("virt,virtualization=on,gic-version=2"),
             Self::XlnxVersalVirt => Some("xlnx-versal-virt"),
             Self::Imx8mmEvk => Some("imx8mm-evk"),
         }
+    }
+
+    /// Whether its CPUs are what they are.
+    pub(crate) fn has_own_cpus(self) -> bool {
+        !matches!(self, Self::Virt | Self::VirtGicv2)
     }
 
     /// CPUs that QEMU counts too: Versal's two real-time processors, which nobody starts.
     pub(crate) fn more_cpus(self) -> u32 {
         match self {
             Self::XlnxVersalVirt => 2,
-            Self::Virt | Self::Imx8mmEvk => 0,
+            Self::Virt | Self::VirtGicv2 | Self::Imx8mmEvk => 0,
         }
     }
 
@@ -33,7 +39,7 @@ impl Board {
     pub(crate) fn uarts_before(self) -> usize {
         match self {
             Self::Imx8mmEvk => 1,
-            Self::Virt | Self::XlnxVersalVirt => 0,
+            Self::Virt | Self::VirtGicv2 | Self::XlnxVersalVirt => 0,
         }
     }
 }

@@ -454,7 +454,7 @@ fn arguments(tools: &Tools, scenario: &Scenario, bundle: Option<&Path>) -> Vec<O
         arguments.push(value.into());
     };
     add("-M", board.as_ref());
-    if machine.board.model().is_none() {
+    if !machine.board.has_own_cpus() {
         add("-cpu", cpu.as_ref());
     }
     add("-accel", "tcg,thread=multi".as_ref());

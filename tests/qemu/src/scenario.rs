@@ -86,6 +86,8 @@ pub enum Board {
     /// QEMU's own.
     #[default]
     Virt,
+    /// The same with the interrupt controller that Cordon has no use for.
+    VirtGicv2,
     /// AMD's Versal.
     XlnxVersalVirt,
     /// NXP's evaluation kit of the i.MX 8M Mini.
