@@ -11,7 +11,7 @@ use ::acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
 use cordon::addr::{Pa, PaRange};
 use cordon::platform::acpi::{CheckedTables, Madt, PhysicalBytes};
 use cordon::platform::bundle::Bundle;
-use cordon::platform::fdt::CheckedFdt;
+use cordon::platform::fdt::{CheckedFdt, without_nops};
 use cordon::platform::machine::Machine;
 use cordon::platform::memory::FreeMemory;
 use cordon::platform::table_loader::{self, Host, Zone};
@@ -24,7 +24,11 @@ pub(crate) use seeds::seeds;
 
 /// Target `fdt`: the device tree that the machine's loader hands over.
 pub fn fdt(blob: &[u8]) {
-    let fdt = match CheckedFdt::new(blob) {
+    let closed_up = match without_nops(blob) {
+        Ok(closed_up) => closed_up,
+        Err(error) => return why_and_keys(&error.to_string()),
+    };
+    let fdt = match CheckedFdt::new(closed_up.as_deref().unwrap_or(blob)) {
         Ok(fdt) => fdt,
         Err(error) => return why_and_keys(&error.to_string()),
     };

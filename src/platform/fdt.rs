@@ -12,11 +12,13 @@
 //! - names are NUL-terminated printable ASCII, properties' values lie inside the block, and
 //!   `#address-cells` and `#size-cells` are one cell.
 //!
-//! `FDT_NOP` is refused, since the crate asserts when it meets one between properties. The crate's
-//! look-up by path is kept out of reach too: it resolves a missing path through `/aliases` without
+//! `FDT_NOP` is refused, since the crate asserts when it meets one between properties: [`without_nops`]
+//! makes a blob without any. The crate's look-up by path is kept out of reach too: it resolves a missing path through `/aliases` without
 //! end when an alias names itself. What is left, [`CheckedFdt::root`] and iteration, cannot panic.
 //!
 //! The format is chapter 5 of the Devicetree Specification 0.4.
+
+mod nops;
 
 use core::fmt;
 
@@ -24,6 +26,7 @@ use fdt::Fdt;
 use fdt::node::FdtNode;
 
 use crate::addr::{Pa, PaRange};
+pub use nops::without_nops;
 
 /// Largest blob that is read, in bytes: what Linux allows a boot loader to pass (`booting.rst`).
 pub const MAX_SIZE: usize = 2 << 20;

@@ -11,6 +11,7 @@ mod devices;
 mod discover;
 #[cfg(test)]
 mod tests;
+mod uart;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -19,6 +20,7 @@ use core::ops::RangeInclusive;
 
 use crate::addr::{Pa, PaRange};
 pub use devices::{HostDevice, HostInterrupt, MAX_DEVICES};
+pub use uart::{HostUart, UartKind};
 
 /// What was found out about the machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,8 +33,11 @@ pub struct Machine {
     pub cpus: Vec<Mpidr>,
     /// How PSCI 0.2 or later is called, where there is one.
     pub psci: Option<Conduit>,
-    /// The registers of the PL011 that is `stdout-path`, or else of the first one.
+    /// The registers of the UART that is `stdout-path`, or else of the first one, of those that there
+    /// are drivers for.
     pub uart: Option<PaRange>,
+    /// The driver that it wants.
+    pub uart_kind: Option<UartKind>,
     /// INTID of its interrupt, where that is one of the GIC's shared ones.
     pub uart_interrupt: Option<u32>,
     /// The interrupt controller, where it is a GICv3.

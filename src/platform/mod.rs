@@ -14,6 +14,7 @@ pub mod dt;
 pub mod fdt;
 pub mod fw_cfg;
 pub mod image;
+pub mod imx_uart;
 pub mod machine;
 pub mod memory;
 pub mod page_set;

@@ -8,7 +8,8 @@
 //!
 //! The order matters and is kept for each function: decoding off, sizes by the all-ones method
 //! (7.5.1.2.1), addresses, decoding on. A function that decodes memory already was placed by
-//! firmware and keeps its addresses, as other functions were placed around it.
+//! firmware and keeps its addresses, as other functions were placed around it; a BAR of it that
+//! firmware only sized is placed.
 //!
 //! Configuration space answers what it likes. Sizes are checked to be powers of two, addresses to
 //! lie in the host bridge's window and apart from each other; bus 0 has 256 functions at most.
@@ -221,15 +222,15 @@ pub fn find_device_memory(config: &mut impl ConfigSpace, host: &PcieHost) -> Pci
         findings: PciFindings::default(),
     };
     // Those that firmware placed come first: the others are placed around them.
-    let (placed, unplaced): (Vec<Bdf>, Vec<Bdf>) = functions
+    let mut functions: Vec<(Placed, Bdf)> = functions
         .into_iter()
-        .partition(|function| pci.decodes(*function));
-    for (functions, keep) in [(placed, true), (unplaced, false)] {
-        for function in functions {
-            match pci.ready(function, keep) {
-                Ok(bars) => pci.findings.bars.extend(bars),
-                Err(error) => pci.findings.errors.push(error),
-            }
+        .map(|function| (pci.placed(function), function))
+        .collect();
+    functions.sort_unstable();
+    for (placed, function) in functions {
+        match pci.ready(function, placed != Placed::No) {
+            Ok(bars) => pci.findings.bars.extend(bars),
+            Err(error) => pci.findings.errors.push(error),
         }
     }
     pci.findings
@@ -294,6 +295,25 @@ struct MemoryBar {
     prefetchable: bool,
 }
 
+impl MemoryBar {
+    /// Whether this is what the all-ones method left, and no address: no window is at the end of 64
+    /// bits.
+    fn is_left_over(self) -> bool {
+        self.is_64bit && self.address >> 32 == u64::from(u32::MAX)
+    }
+}
+
+/// How much of a function firmware placed, in the order in which functions are readied.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Placed {
+    /// All of it.
+    Yes,
+    /// It decodes memory, but a BAR was only sized: U-Boot does so with one that is too large for it.
+    Partly,
+    /// Nothing.
+    No,
+}
+
 struct Pci<'c, C> {
     config: &'c mut C,
     window32: Window,
@@ -302,8 +322,17 @@ struct Pci<'c, C> {
 }
 
 impl<C: ConfigSpace> Pci<'_, C> {
-    fn decodes(&mut self, function: Bdf) -> bool {
-        self.config.read32(function, register::COMMAND_STATUS) & register::MEMORY != 0
+    fn placed(&mut self, function: Bdf) -> Placed {
+        if self.config.read32(function, register::COMMAND_STATUS) & register::MEMORY == 0 {
+            return Placed::No;
+        }
+        // Whether a word is a BAR or the upper half of one does not matter here: this only decides who
+        // is first.
+        let mut halves = (0..register::BAR_COUNT).map(register::bar);
+        match halves.any(|offset| self.config.read32(function, offset) == u32::MAX) {
+            true => Placed::Partly,
+            false => Placed::Yes,
+        }
     }
 
     fn set_decoding(&mut self, function: Bdf, on: bool) {
@@ -424,7 +453,7 @@ impl<C: ConfigSpace> Pci<'_, C> {
         } else {
             &mut self.window32
         };
-        if keep {
+        if keep && !bar.is_left_over() {
             return window.keep(address, size).ok_or(PciError::BadPlace {
                 function,
                 index,

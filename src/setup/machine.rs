@@ -4,20 +4,30 @@ use crate::arch::aarch64::mmio::Ecam;
 use crate::arch::aarch64::mmu::{self, Window};
 use alloc::vec::Vec;
 use cordon::addr::{PAGE_SIZE, Pa, PaRange};
-use cordon::platform::fdt::{CheckedFdt, FdtError};
-use cordon::platform::machine::{Machine, MachineError};
+use cordon::platform::fdt::{CheckedFdt, FdtError, without_nops};
+use cordon::platform::machine::{HostUart, Machine, MachineError};
 use cordon::platform::pci::{self, DeviceBar};
 use core::fmt;
 
-/// Why there is no machine to speak of. It comes before there is a console, so few will see it.
+/// Why there is no machine to speak of.
 #[derive(Debug)]
 pub enum Error {
     /// The memory of the DTB cannot be mapped.
     Map(mmu::Error),
     /// The blob is damaged.
     Fdt(FdtError),
-    /// The blob is in order, what it says is not.
-    Machine(MachineError),
+    /// The blob is in order, what it says is not. Its UART may be, nevertheless.
+    Machine(MachineError, Option<HostUart>),
+}
+
+impl Error {
+    /// Where it can be said.
+    pub fn console(&self) -> Option<HostUart> {
+        match self {
+            Self::Machine(_, console) => *console,
+            Self::Map(_) | Self::Fdt(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for Error {
@@ -25,7 +35,7 @@ impl fmt::Display for Error {
         match self {
             Self::Map(error) => write!(f, "why={error}"),
             Self::Fdt(error) => error.fmt(f),
-            Self::Machine(error) => error.fmt(f),
+            Self::Machine(error, _) => error.fmt(f),
         }
     }
 }
@@ -46,8 +56,9 @@ pub fn read(dtb: Pa) -> Result<Machine, Error> {
     let size = CheckedFdt::total_size(&head).map_err(Error::Fdt)?;
     drop(head);
     let blob = memory(dtb, size as u64)?;
-    let fdt = CheckedFdt::new(&blob).map_err(Error::Fdt)?;
-    Machine::from_fdt(&fdt, dtb).map_err(Error::Machine)
+    let closed_up = without_nops(&blob).map_err(Error::Fdt)?;
+    let fdt = CheckedFdt::new(closed_up.as_deref().unwrap_or(&blob)).map_err(Error::Fdt)?;
+    Machine::from_fdt(&fdt, dtb).map_err(|error| Error::Machine(error, Machine::console(&fdt)))
 }
 
 /// A window on `size` bytes of RAM that a boot loader left for Cordon.

@@ -30,7 +30,7 @@ use cordon::addr::{Pa, PaRange};
 use cordon::devmem::DevMem;
 use cordon::platform::bundle::Bundle;
 use cordon::platform::cmdline::{self, Bbm, Options};
-use cordon::platform::machine::{Machine, Reserved, ReservedBy};
+use cordon::platform::machine::{Conduit, Machine, Reserved, ReservedBy};
 use cordon::platform::memory::FreeMemory;
 use cordon::ras::pipeline::Ras;
 use cordon::ras::poison::{PoisonSet, PoisonedPage};
@@ -61,6 +61,7 @@ pub fn run(dtb: Pa, door: Door) {
     };
     let options = options(&machine);
     start_console(&machine, &options);
+    look_for_psci(&machine);
     cpu_records(&machine);
     let mut free = free_memory(&machine);
     let inputs = Inputs::find(&machine, &mut free, door);
@@ -106,9 +107,10 @@ fn find_machine(dtb: Pa) -> Option<Machine> {
     match machine::read(dtb) {
         Ok(machine) => Some(machine),
         Err(error) => {
-            // Nothing says where a console is. On QEMU's `virt` it is here, and on another
-            // machine these bytes go nowhere that matters: no memory is there to be written.
-            let _ = uart::init(uart::VIRT_PL011, log::LevelFilter::Info);
+            // Where nothing says where a console is, it is here on QEMU's `virt`; on another machine
+            // these bytes spoil nothing but a word of one that starts nothing anyway.
+            let console = error.console().unwrap_or(uart::VIRT_PL011);
+            let _ = uart::init(&console, log::LevelFilter::Info);
             log::error!("event=error what=dtb at={dtb} {error}");
             None
         }
@@ -122,9 +124,9 @@ fn options(machine: &Machine) -> Options {
 }
 
 fn start_console(machine: &Machine, options: &Options) {
-    if let Some(registers) = machine.uart {
+    if let Some(uart) = &machine.host_uart() {
         // Without a console there is nobody to tell that there is none.
-        let _ = uart::init(registers.start(), options.loglevel);
+        let _ = uart::init(uart, options.loglevel);
     }
     // The UART does not fail.
     let _ = uart::CONSOLE.lock().set_raw(options.raw_console);
@@ -132,6 +134,17 @@ fn start_console(machine: &Machine, options: &Options) {
     for word in cmdline::parse(line).1 {
         log::warn!("event=error what=bootargs {word}");
     }
+}
+
+/// Without PSCI by SMC there is one CPU, and nobody who turns it off.
+fn look_for_psci(machine: &Machine) {
+    let why = match machine.psci {
+        Some(Conduit::Smc) => return,
+        Some(Conduit::Hvc) => "by-hvc",
+        None => "not-in-device-tree",
+    };
+    smc::forget();
+    log::warn!("event=no-psci why={why}");
 }
 
 /// Boot CPU first, then the others as the DTB has them.

@@ -144,7 +144,7 @@ fn files(directory: &Path) -> Result<Vec<String>> {
 }
 
 /// The names of the packages that were downloaded, which hold their versions.
-fn versions(archives: &Path) -> Result<String> {
+pub(crate) fn versions(archives: &Path) -> Result<String> {
     let mut names: Vec<String> = fs::read_dir(archives)?
         .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
         .filter_map(|name| name.strip_suffix(".deb").map(str::to_owned))
@@ -190,7 +190,7 @@ fn build_init() -> Result<PathBuf> {
 }
 
 /// Copies a file that changes seldom.
-fn install(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn install(from: &Path, to: &Path) -> Result<()> {
     let (a, b) = (fs::metadata(from)?, fs::metadata(to));
     let same = b.is_ok_and(|b| b.len() == a.len() && b.modified().ok() >= a.modified().ok());
     if !same {

@@ -12,6 +12,7 @@ mod run;
 mod shell;
 mod test;
 mod toolchain;
+mod uboot;
 mod workspace;
 
 use anyhow::Result;
@@ -74,6 +75,7 @@ fn dispatch(cli: &Cli) -> Result<bool> {
             println!("QEMU: {}", qemu::ensure()?.version);
             images::build()?;
             println!("Linux: {}", guests::ensure()?);
+            println!("U-Boot: {}", uboot::ensure()?);
             Ok(true)
         }
         Command::Build => {

@@ -1,6 +1,6 @@
 //! `cargo xtask run`: one scenario, for a person to watch.
 
-use crate::{guests, images, qemu, shell, workspace};
+use crate::{guests, images, qemu, shell, uboot, workspace};
 use anyhow::{Context, Result, bail};
 use cordon_qemu::machine::{Port, Tools};
 use cordon_qemu::outcome::Outcome;
@@ -93,6 +93,9 @@ pub(crate) fn tools(scenarios: &[&Scenario]) -> Result<Tools> {
     images::build()?;
     if guests::wanted(scenarios.iter().copied()) {
         guests::ensure()?;
+    }
+    if uboot::wanted(scenarios.iter().copied()) {
+        uboot::ensure()?;
     }
     let qemu = qemu::ensure()?;
     Ok(Tools {

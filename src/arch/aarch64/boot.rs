@@ -8,6 +8,9 @@
 //!   and got no x0; it copies itself to RAM and finds the DTB at the start of RAM.
 //! - *secondary*: a further CPU, started by PSCI CPU_ON with x0 = PA of a [`SecondaryBoot`].
 //!
+//! At another exception level Cordon can do nothing but say so: with the MMU off, the image relocated and
+//! nothing else set up, it goes to [`super::elsewhere`].
+//!
 //! The boot table maps the gigabyte that holds the image, and nothing else. It lasts until
 //! [`super::mmu`] has built the real one.
 #![expect(unsafe_code, reason = "reset code has no Rust to stand on yet")]
@@ -86,9 +89,6 @@ unsafe extern "C" fn _start() -> ! {
 unsafe extern "C" fn primary_entry() -> ! {
     naked_asm!(
         "msr    daifset, #0xf",
-        "mrs    x4, CurrentEL",
-        "cmp    x4, #(2 << 2)",
-        "b.ne   {park}",
         "mov    x20, x0",                       // DTB
         "adrp   x21, __image_start",            // where the image is
         "mov    x22, #0",                       // door: image
@@ -111,7 +111,6 @@ unsafe extern "C" fn primary_entry() -> ! {
         "adr    x0, {in_ram}",                  // its offset: the image was linked at 0
         "add    x0, x0, x21",
         "br     x0",
-        park = sym park,
         in_ram = sym relocate_and_start,
         reset_dtb = const RESET_DTB_PA,
         reset_image = const RESET_IMAGE_PA,
@@ -147,6 +146,9 @@ unsafe extern "C" fn relocate_and_start() -> ! {
     "3:  stp    xzr, xzr, [x0], #16",
         "cmp    x0, x1",
         "b.lo   3b",
+        "mrs    x4, CurrentEL",
+        "cmp    x4, #(2 << 2)",
+        "b.ne   5f",
         // The boot table: the gigabytes of the image's first and last byte.
         "adrp   x0, {table}",
         "add    x0, x0, :lo12:{table}",
@@ -178,6 +180,16 @@ unsafe extern "C" fn relocate_and_start() -> ! {
         "mov    x0, x20",
         "mov    x1, x22",
         "b      {main}",
+        // Not EL2.
+    "5:  msr    spsel, #1",
+        "adrp   x0, __stacks_start",
+        "ldr    x1, =__stack_slot_size",
+        "add    sp, x0, x1",
+        "mov    x29, #0",
+        "mov    x30, #0",
+        "mov    x0, x20",
+        "b      {elsewhere}",
+        elsewhere = sym super::elsewhere::say_so,
         relative = const R_AARCH64_RELATIVE,
         park = sym park,
         invalidate = sym invalidate_to_poc,
@@ -313,7 +325,7 @@ pub unsafe extern "C" fn switch_table(root: u64) {
     )
 }
 
-/// Nothing can be said or done: no console is known yet, or this is not EL2.
+/// Nothing can be said or done: no console is known yet.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
 unsafe extern "C" fn park() -> ! {

@@ -10,6 +10,7 @@
 use super::smc;
 use super::uart;
 use aarch64_cpu::registers::{MPIDR_EL1, Readable};
+use cordon::platform::machine::UartKind;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -22,14 +23,26 @@ const NOBODY: u64 = 0;
 /// Where the UART is, 0 for nowhere.
 #[unsafe(link_section = ".bss.crash")]
 static UART: AtomicU64 = AtomicU64::new(0);
+/// Whether it is an i.MX UART.
+#[unsafe(link_section = ".bss.crash")]
+static IS_IMX: AtomicBool = AtomicBool::new(false);
 
 /// The report is out, and what was left to be said before it is being printed.
 #[unsafe(link_section = ".bss.crash")]
 static FLUSHING: AtomicBool = AtomicBool::new(false);
 
-/// Remembers where the UART is.
-pub fn remember_uart(base: u64) {
+/// Remembers where the UART is, and what it is.
+pub fn remember_uart(kind: UartKind, base: u64) {
+    IS_IMX.store(kind == UartKind::Imx, Ordering::Relaxed);
     UART.store(base, Ordering::Relaxed);
+}
+
+fn port() -> uart::Port {
+    let kind = match IS_IMX.load(Ordering::Relaxed) {
+        false => UartKind::Pl011,
+        true => UartKind::Imx,
+    };
+    uart::steal(kind, UART.load(Ordering::Relaxed))
 }
 
 /// Prints what `report` writes, then turns the machine off.
@@ -39,13 +52,13 @@ pub fn stop(report: impl FnOnce(&mut dyn Write) -> fmt::Result) -> ! {
         Ok(_) => {}
         Err(first) if first == own => {
             if FLUSHING.load(Ordering::Relaxed) {
-                say_halt(&mut uart::steal(UART.load(Ordering::Relaxed)));
+                say_halt(&mut port());
             }
             smc::system_off()
         }
         Err(_) => wait_for_ever(),
     }
-    let mut port = uart::steal(UART.load(Ordering::Relaxed));
+    let mut port = port();
     // A UART that does not print leaves nothing to do but stop, which follows.
     let _ = writeln!(port, "\ncordon: event=crash mpidr={own:#x}");
     let _ = report(&mut port);

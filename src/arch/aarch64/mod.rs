@@ -8,6 +8,7 @@ pub mod boot;
 pub mod cpu;
 pub mod crash;
 pub mod device;
+pub mod elsewhere;
 pub mod fault;
 pub mod features;
 pub mod fixup;

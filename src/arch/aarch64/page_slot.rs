@@ -88,8 +88,8 @@ impl Slot {
     }
 
     /// What was written is to be seen by observers without caches, too: guests may have them off.
-    fn clean(&self) {
-        tlb::clean_to_poc(self.address, PAGE_SIZE);
+    fn clean(&self) -> Result<(), MediaError> {
+        tlb::clean_to_poc(self.address, PAGE_SIZE).map_err(|_| MediaError::Poisoned)
     }
 }
 
@@ -202,8 +202,7 @@ pub fn clear(page: Pa) -> Result<(), MediaError> {
     // SAFETY: writes one page, which is mapped, and which is no memory of Cordon's: EL2 has no other address
     // for it. An abort ends at the landing.
     outcome(unsafe { page_clear(slot.address) })?;
-    slot.clean();
-    Ok(())
+    slot.clean()
 }
 
 /// Copies a page to another, which must be nobody's.
@@ -215,6 +214,5 @@ pub fn copy(from: Pa, to: Pa) -> Result<(), MediaError> {
     let (from, to) = (Slot::open(0, from)?, Slot::open(1, to)?);
     // SAFETY: as for `verify` and `clear`.
     outcome(unsafe { page_copy(from.address, to.address) })?;
-    to.clean();
-    Ok(())
+    to.clean()
 }

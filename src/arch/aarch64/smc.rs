@@ -1,6 +1,19 @@
 //! What Cordon asks of the firmware below it: PSCI, by SMC.
 
-use smccc::{Smc, psci};
+use core::sync::atomic::{AtomicBool, Ordering};
+use smccc::{Hvc, Smc, psci};
+
+/// Nobody is there to be called: an SMC would be undefined, or worse.
+static IS_ABSENT: AtomicBool = AtomicBool::new(false);
+
+/// Nothing of this is called from now on.
+pub fn forget() {
+    IS_ABSENT.store(true, Ordering::Relaxed);
+}
+
+fn is_absent() -> bool {
+    IS_ABSENT.load(Ordering::Relaxed)
+}
 
 /// Starts a CPU at `entry` with `context` in x0.
 ///
@@ -8,18 +21,35 @@ use smccc::{Smc, psci};
 ///
 /// PSCI's own.
 pub fn cpu_on(mpidr: u64, entry: u64, context: u64) -> Result<(), psci::Error> {
+    if is_absent() {
+        return Err(psci::Error::NotSupported);
+    }
     psci::cpu_on::<Smc>(mpidr, entry, context)
 }
 
 /// PSCI's version as `major.minor`, or `None` where nobody answers.
 pub fn psci_version() -> Option<psci::Version> {
+    if is_absent() {
+        return None;
+    }
     psci::version::<Smc>().ok()
 }
 
 /// Turns the machine off. Comes back only if firmware will not, and then there is nothing to do.
 pub fn system_off() -> ! {
-    // An error leaves nothing better to do than what follows.
-    let _ = psci::system_off::<Smc>();
+    if !is_absent() {
+        // An error leaves nothing better to do than what follows.
+        let _ = psci::system_off::<Smc>();
+    }
+    loop {
+        aarch64_cpu::asm::wfi();
+    }
+}
+
+/// The same from EL1, where a hypervisor has PSCI's place.
+pub fn system_off_by_hvc() -> ! {
+    // As above.
+    let _ = psci::system_off::<Hvc>();
     loop {
         aarch64_cpu::asm::wfi();
     }
@@ -36,6 +66,9 @@ pub mod poison_switch {
 
     /// Whether this machine's memory can be poisoned by its firmware.
     pub fn is_there() -> bool {
+        if super::is_absent() {
+            return false;
+        }
         let [signature, version, ..] = Smc::call64(IDENTIFY, [0; 17]);
         signature == SIGNATURE && version == 1
     }

@@ -1,22 +1,24 @@
-//! The console's PL011, and the `log` backend behind which all of Cordon's lines go there.
+//! The console's UART, and the `log` backend behind which all of Cordon's lines go there.
 //!
 //! A record's target is the line's prefix: `log::info!(target: "ras", "event=...")` prints
 //! `ras: event=...`; everything without a target of its own is `cordon: `.
 #![expect(unsafe_code, reason = "device registers")]
 
+mod driver;
+
 use super::{crash, mmu};
 use crate::machine;
-use arm_pl011_uart::{Interrupts, PL011Registers, Uart, UniqueMmioPointer};
 use cordon::addr::{PAGE_SIZE, Pa, PaRange};
 use cordon::console::{Screen, Switchboard};
+use cordon::platform::machine::{HostUart, UartKind};
 use core::fmt;
-use core::ptr::NonNull;
+use driver::AnyUart;
 use log::{LevelFilter, Log, Metadata, Record};
 use spin::{Mutex, MutexGuard};
 
 /// The physical UART, once it is found.
 pub struct Port {
-    uart: Option<Uart<'static>>,
+    uart: Option<AnyUart>,
     /// It did not take a byte for so long that nobody can be listening.
     stuck: bool,
 }
@@ -41,22 +43,18 @@ impl Port {
     /// Sends `byte`, or drops it where the FIFO does not drain.
     fn put(&mut self, byte: u8) {
         let Some(uart) = &mut self.uart else { return };
+        let uart = uart.driver();
         let patience = if self.stuck { 1 } else { PATIENCE };
-        self.stuck = !(0..patience).any(|_| !uart.is_tx_fifo_full());
+        self.stuck = !(0..patience).any(|_| !uart.is_full());
         if !self.stuck {
-            uart.write_word(byte);
+            uart.send(byte);
         }
     }
 
     /// Whether there is to be an interrupt when something is typed.
     fn announce_input(&mut self, wanted: bool) {
-        let interrupts = Interrupts::RXI | Interrupts::RTI;
         if let Some(uart) = &mut self.uart {
-            uart.set_interrupt_masks(if wanted {
-                interrupts
-            } else {
-                Interrupts::empty()
-            });
+            uart.driver().announce_input(wanted);
         }
     }
 }
@@ -68,7 +66,7 @@ impl Screen for Port {
 
     /// Line errors count as nothing typed.
     fn key(&mut self) -> Option<u8> {
-        self.uart.as_mut()?.read_word().ok().flatten()
+        self.uart.as_mut()?.driver().receive()
     }
 }
 
@@ -118,37 +116,41 @@ impl Log for Logger {
 }
 
 /// Where QEMU's `virt` has its first PL011 (`hw/arm/virt.c`, VIRT_UART0).
-pub const VIRT_PL011: Pa = Pa::new(0x0900_0000);
+pub const VIRT_PL011: HostUart = HostUart {
+    kind: UartKind::Pl011,
+    registers: match PaRange::new(Pa::new(0x0900_0000), PAGE_SIZE) {
+        Some(range) => range,
+        None => unreachable!(),
+    },
+};
 
-/// Starts printing on the PL011 at `base`, at the level `level`.
+/// Starts printing on `uart`, at the level `level`.
 ///
 /// # Errors
 ///
 /// If the registers cannot be mapped.
-pub fn init(base: Pa, level: LevelFilter) -> Result<(), mmu::Error> {
+pub fn init(uart: &HostUart, level: LevelFilter) -> Result<(), mmu::Error> {
+    let base = uart.registers.start();
+    // What a node says of the size is no matter: all registers of each kind are in one page.
     if let Some(range) = PaRange::new(base, PAGE_SIZE) {
         mmu::map_device(range)?;
     }
-    CONSOLE.lock().sink().uart = open(base.get());
-    crash::remember_uart(base.get());
+    // SAFETY: mapped as device memory for good, and no other driver has it: `map_device` refuses a
+    // second one.
+    CONSOLE.lock().sink().uart = unsafe { AnyUart::open(uart.kind, base.get()) };
+    crash::remember_uart(uart.kind, base.get());
     // Fails only if there is a logger already.
     let _ = log::set_logger(&LOGGER);
     log::set_max_level(level);
     Ok(())
 }
 
-/// The port as firmware or QEMU left it: its line settings are none of Cordon's business.
-fn open(base: u64) -> Option<Uart<'static>> {
-    let registers = NonNull::new(base as *mut PL011Registers)?;
-    // SAFETY: mapped as device memory for good, and no other driver has it: `map_device` refuses
-    // a second one.
-    Some(Uart::new(unsafe { UniqueMmioPointer::new(registers) }))
-}
-
 /// A port of one's own on the UART at `base`, bypassing the lock: only for the last words of a machine that stops.
-pub fn steal(base: u64) -> Port {
+pub fn steal(kind: UartKind, base: u64) -> Port {
     Port {
-        uart: open(base),
+        // SAFETY: the UART of `init`, or with the MMU off that of the device tree; whoever drove it
+        // does not come to a next register access of consequence any more.
+        uart: unsafe { AnyUart::open(kind, base) },
         stuck: false,
     }
 }

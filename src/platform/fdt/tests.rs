@@ -295,3 +295,84 @@ proptest! {
         }
     }
 }
+
+/// VIRT with `NOP` put before every token.
+fn with_nops() -> Vec<u8> {
+    let start = offset(VIRT, 8).unwrap();
+    let size = offset(VIRT, 36).unwrap();
+    let strings_at = offset(VIRT, 12).unwrap();
+    let strings = &VIRT[strings_at..][..offset(VIRT, 32).unwrap()];
+    let mut tokens = Structure {
+        bytes: &VIRT[start..start + size],
+        strings,
+        start,
+        pos: 0,
+    };
+    let mut structure = Vec::new();
+    loop {
+        let from = tokens.pos;
+        let token = tokens.next().unwrap();
+        match token {
+            BEGIN_NODE => tokens.node_name(from == 0).unwrap(),
+            PROP => tokens.property(from).unwrap(),
+            _ => {}
+        }
+        structure.extend_from_slice(&NOP.to_be_bytes());
+        structure.extend_from_slice(&tokens.bytes[from..tokens.pos]);
+        if token == END {
+            break;
+        }
+    }
+    let mut blob = VIRT[..start.min(strings_at)].to_vec();
+    let (structure_at, strings_at) = (blob.len(), blob.len() + structure.len());
+    let fields = [
+        (4, strings_at + strings.len()),
+        (8, structure_at),
+        (12, strings_at),
+        (36, structure.len()),
+    ];
+    for (at, value) in fields {
+        blob[at..at + 4].copy_from_slice(&(value as u32).to_be_bytes());
+    }
+    [&blob, structure.as_slice(), strings].concat()
+}
+
+#[test]
+fn a_tree_with_nops_everywhere_is_read_as_the_same_tree() {
+    let blob = with_nops();
+    assert!(matches!(CheckedFdt::new(&blob), Err(FdtError::Nop { .. })));
+    let closed_up = without_nops(&blob).unwrap().unwrap();
+    let fdt = CheckedFdt::new(&closed_up).unwrap();
+    assert_eq!(fdt.size(), blob.len());
+    let original = CheckedFdt::new(VIRT).unwrap();
+    assert_eq!(read_all(&fdt), read_all(&original));
+    let machine = |fdt: &CheckedFdt<'_>| {
+        let mut machine =
+            crate::platform::machine::Machine::from_fdt(fdt, Pa::new(0x4000_0000)).unwrap();
+        // The blob's own place, whose size differs.
+        machine.reserved.clear();
+        machine
+    };
+    assert_eq!(machine(&fdt), machine(&original));
+}
+
+#[test]
+fn a_tree_without_nops_is_not_copied() {
+    assert_eq!(without_nops(VIRT), Ok(None));
+}
+
+proptest! {
+    #![proptest_config(fuzz_config())]
+
+    /// Whatever is in it, closing it up does not panic, and what comes out is checked as all is.
+    #[test]
+    fn damaged_trees_with_nops_are_closed_up_or_refused(damage in damage(VIRT.len())) {
+        let mut blob = with_nops();
+        damage.apply(&mut blob);
+        if let Ok(Some(closed_up)) = without_nops(&blob)
+            && let Ok(fdt) = CheckedFdt::new(&closed_up)
+        {
+            read_all(&fdt);
+        }
+    }
+}

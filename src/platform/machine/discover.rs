@@ -14,8 +14,8 @@ use fdt::node::FdtNode;
 
 use super::devices::{Candidate, MAX_DEVICES};
 use super::{
-    Conduit, GicV3, Machine, MachineError, Mpidr, PciWindow, PcieHost, Reserved, ReservedBy,
-    TimerInterrupts,
+    Conduit, GicV3, HostUart, Machine, MachineError, Mpidr, PciWindow, PcieHost, Reserved,
+    ReservedBy, TimerInterrupts, UartKind,
 };
 use crate::addr::{Pa, PaRange};
 use crate::platform::dt::{self, Bus};
@@ -30,15 +30,7 @@ impl Machine {
     /// [`MachineError`] for a tree that lacks RAM or CPUs, or describes something wrongly.
     pub fn from_fdt(fdt: &CheckedFdt<'_>, dtb: Pa) -> Result<Self, MachineError> {
         let root = fdt.root().ok_or(MachineError::NoRam)?;
-        let mut walk = Walk {
-            machine: Self::default(),
-            path: String::new(),
-            stdout: stdout_path(root),
-            seen: BTreeSet::new(),
-            devices: Vec::new(),
-            interrupt_parent: None,
-            gic: None,
-        };
+        let mut walk = Walk::new(root);
         walk.chosen(root)?;
         walk.children(root, None)?;
         let mut machine = walk.machine;
@@ -52,6 +44,23 @@ impl Machine {
             return Err(MachineError::NoCpus);
         }
         Ok(machine)
+    }
+
+    /// The UART of a machine that may be described wrongly otherwise: where to say so.
+    pub fn console(fdt: &CheckedFdt<'_>) -> Option<HostUart> {
+        let root = fdt.root()?;
+        let mut walk = Walk::new(root);
+        walk.uarts(root, None);
+        walk.machine.host_uart()
+    }
+
+    /// The conduit of a machine that may be described wrongly otherwise: how to turn it off.
+    pub fn conduit(fdt: &CheckedFdt<'_>) -> Option<Conduit> {
+        let root = fdt.root()?;
+        let mut walk = Walk::new(root);
+        // Without one, or with a wrong one, there is nobody to call.
+        let _ = walk.psci(dt::child(root, "psci")?);
+        walk.machine.psci
     }
 
     fn reserve_blobs(&mut self, fdt: &CheckedFdt<'_>, dtb: Pa) -> Result<(), MachineError> {
@@ -108,6 +117,19 @@ struct Walk {
 }
 
 impl Walk {
+    /// At `root`.
+    fn new(root: Node<'_, '_>) -> Self {
+        Self {
+            machine: Machine::default(),
+            path: String::new(),
+            stdout: stdout_path(root),
+            seen: BTreeSet::new(),
+            devices: Vec::new(),
+            interrupt_parent: None,
+            gic: None,
+        }
+    }
+
     fn bad(&self, property: &'static str) -> MachineError {
         MachineError::BadProperty {
             node: self.path.clone(),
@@ -184,8 +206,8 @@ impl Walk {
         }
         if self.path.starts_with("/reserved-memory/") {
             self.reserved_memory(node, bus)
-        } else if is("arm,pl011") {
-            self.uart(node, bus)
+        } else if let Some(kind) = UartKind::of(node) {
+            self.uart(node, bus, kind)
         } else if is("arm,gic-v3") && self.machine.gic.is_none() {
             self.gic(node, bus)
         } else if is("arm,armv8-timer") && self.machine.timer.is_none() {
@@ -269,16 +291,38 @@ impl Walk {
         Ok(())
     }
 
-    fn uart(&mut self, node: Node<'_, '_>, bus: &Bus<'_, '_>) -> Result<(), MachineError> {
+    fn uart(
+        &mut self,
+        node: Node<'_, '_>,
+        bus: &Bus<'_, '_>,
+        kind: UartKind,
+    ) -> Result<(), MachineError> {
         let chosen = self
             .stdout
             .as_ref()
             .is_some_and(|wanted| path_matches(&self.path, wanted));
         if chosen || self.machine.uart.is_none() {
             self.machine.uart = self.reg(node, bus)?.first().copied();
+            self.machine.uart_kind = Some(kind);
             self.machine.uart_interrupt = interrupt(node).and_then(|cells| spi(&cells));
         }
         Ok(())
+    }
+
+    /// The UARTs below `node`, whatever else is wrong there.
+    fn uarts<'a>(&mut self, node: Node<'_, 'a>, above: Option<&Bus<'_, 'a>>) {
+        let bus = Bus::of(node, above);
+        for child in node.children().filter(|child| dt::is_usable(*child)) {
+            let parent_len = self.path.len();
+            self.path.push('/');
+            self.path.push_str(child.name);
+            if let Some(kind) = UartKind::of(child) {
+                // One that is described wrongly is no console.
+                let _ = self.uart(child, &bus, kind);
+            }
+            self.uarts(child, Some(&bus));
+            self.path.truncate(parent_len);
+        }
     }
 
     /// `reg` is the distributor, then the redistributor regions, then frames that only a GICv2

@@ -35,6 +35,7 @@ fn virt(psci: Option<Conduit>, dtb_size: usize) -> Machine {
         cpus: (0..4).map(Mpidr).collect(),
         psci,
         uart: Some(range(0x0900_0000, 0x1000)),
+        uart_kind: Some(UartKind::Pl011),
         uart_interrupt: Some(33),
         gic: Some(GicV3 {
             distributor: range(0x0800_0000, 0x1_0000),
@@ -180,10 +181,14 @@ impl Node {
         writer.end_node(node).unwrap();
     }
 
-    fn read(&self) -> Result<Machine, MachineError> {
+    fn blob(&self) -> Vec<u8> {
         let mut writer = FdtWriter::new().unwrap();
         self.write(&mut writer);
-        read(&writer.finish().unwrap())
+        writer.finish().unwrap()
+    }
+
+    fn read(&self) -> Result<Machine, MachineError> {
+        read(&self.blob())
     }
 }
 
@@ -289,6 +294,37 @@ fn a_device_behind_a_bus_that_the_cpu_cannot_reach_is_an_error() {
         .with("#size-cells", cells(&[1]))
         .child(pl011("serial", 0x4000));
     assert_eq!(board().child(soc).read(), Err(bad("/soc/serial", "reg")));
+}
+
+#[test]
+fn the_uarts_driver_is_chosen_by_what_it_is_compatible_with() {
+    for (compatible, kind) in [
+        ("arm,pl011\0arm,primecell\0", Some(UartKind::Pl011)),
+        ("fsl,imx8mm-uart\0fsl,imx6q-uart\0", Some(UartKind::Imx)),
+        ("ns16550a\0", None),
+    ] {
+        let uart = pl011("uart@1000", 0x1000).with("compatible", compatible);
+        let machine = board().child(uart).read().unwrap();
+        assert_eq!(machine.uart_kind, kind, "{compatible}");
+    }
+}
+
+#[test]
+fn a_tree_that_is_wrong_elsewhere_still_has_a_console() {
+    let psci = node("psci")
+        .with("compatible", "arm,psci-1.0\0")
+        .with("method", "hvc\0");
+    let tree = node("")
+        .with("#address-cells", cells(&[1]))
+        .with("#size-cells", cells(&[1]))
+        .child(psci)
+        .child(pl011("uart@1000", 0x1000));
+    assert_eq!(tree.read(), Err(MachineError::NoRam));
+    let blob = tree.blob();
+    let fdt = CheckedFdt::new(&blob).unwrap();
+    let console = Machine::console(&fdt).map(|uart| uart.registers);
+    assert_eq!(console, Some(range(0x1000, 0x1000)));
+    assert_eq!(Machine::conduit(&fdt), Some(Conduit::Hvc));
 }
 
 #[test]

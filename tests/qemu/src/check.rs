@@ -31,6 +31,7 @@ pub(crate) fn check(scenario: &Scenario) -> Result {
     }
     check_totals(scenario)?;
     crate::disk::check(scenario)?;
+    crate::board::check(scenario)?;
     check_direct(scenario)?;
     for mutation in &scenario.bundle.mutate {
         check_mutation(scenario, mutation)?;
@@ -53,13 +54,14 @@ fn check_damage(s: &Scenario) -> Result {
         let bytes = mutation.patch.as_ref().map(|patch| &patch.bytes);
         check_hex(s, "dtb.patch.bytes", bytes)?;
     }
-    ensure(s, !any_dtb || s.machine.boot != Boot::Kernel, 0..0, || {
-        "dtb: with boot = \"kernel\" the tree is nowhere in particular".into()
+    let is_loaded = matches!(s.machine.boot, Boot::Kernel | Boot::Uboot | Boot::El1);
+    ensure(s, !any_dtb || !is_loaded, 0..0, || {
+        "dtb: with boot = \"kernel\" and its like the tree is nowhere in particular".into()
     })?;
     let variants = s.variant.iter().filter_map(|variant| variant.acpi.as_ref());
     for acpi in s.acpi.iter().chain(variants) {
-        ensure(s, s.machine.boot != Boot::Kernel, 0..0, || {
-            "acpi: with boot = \"kernel\" nobody looks for tables".into()
+        ensure(s, !is_loaded, 0..0, || {
+            "acpi: with boot = \"kernel\" and its like nobody looks for tables".into()
         })?;
         for mutation in &acpi.mutate {
             let one = mutation.patch.is_some() != mutation.unlink.is_some();

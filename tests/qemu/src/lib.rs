@@ -15,6 +15,7 @@
 //! a scenario cannot pass without it: every wait is bounded, every figure was measured.
 
 mod acpi;
+mod board;
 pub mod bundle;
 mod check;
 pub mod cpio;

@@ -8,7 +8,7 @@
 use crate::line::Line;
 use crate::qtest::Qtest;
 use crate::scenario::{Boot, Scenario};
-use crate::{acpi, disk, dtb};
+use crate::{acpi, board, disk, dtb};
 use anyhow::{Context, Result, bail};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -125,6 +125,7 @@ impl Machine {
             arguments.extend(["-fw_cfg".into(), file.into()]);
         }
         arguments.extend(disk::attach(scenario, &logs)?);
+        arguments.extend(board::attach(scenario, &logs)?);
         write_script(&logs, tools, &arguments, &ports)?;
 
         let child = spawn(tools, &arguments, &chardevs(&ports, &sockets.path), &logs)?;
@@ -397,7 +398,7 @@ fn store_bundle(logs: &Path, bundle: &[u8]) -> Result<PathBuf> {
 fn ports(scenario: &Scenario) -> Vec<Port> {
     let mut ports = match scenario.machine.boot {
         Boot::El3 => vec![Port::Uart0, Port::Secure, Port::Qmp],
-        Boot::Kernel | Boot::Bios | Boot::Direct => vec![Port::Uart0, Port::Qmp],
+        _ => vec![Port::Uart0, Port::Qmp],
     };
     if scenario.needs_memory() {
         ports.push(Port::Qtest);
@@ -426,12 +427,12 @@ fn chardevs(ports: &[Port], sockets: &Path) -> Vec<OsString> {
 fn arguments(tools: &Tools, scenario: &Scenario, bundle: Option<&Path>) -> Vec<OsString> {
     let machine = &scenario.machine;
     // An address-only pointer authentication costs TCG half its time; nothing here depends on it.
-    let (board, cpu) = match machine.boot {
+    let (virt, cpu) = match machine.boot {
         Boot::El3 => (
             "virt,secure=on,virtualization=on,gic-version=3,ras=on",
             "max,x-rme=on,pauth-impdef=on",
         ),
-        Boot::Kernel => (
+        Boot::Kernel | Boot::Uboot => (
             "virt,virtualization=on,gic-version=3",
             "max,pauth-impdef=on",
         ),
@@ -439,13 +440,13 @@ fn arguments(tools: &Tools, scenario: &Scenario, bundle: Option<&Path>) -> Vec<O
             "virt,virtualization=on,gic-version=3,ras=on",
             "max,pauth-impdef=on",
         ),
-        Boot::Direct => ("virt,gic-version=3", "max,pauth-impdef=on"),
+        Boot::El1 | Boot::Direct => ("virt,gic-version=3", "max,pauth-impdef=on"),
     };
     let cpu = machine.cpu.as_deref().unwrap_or(cpu);
     let board = match scenario.acpi {
         // The names of the files are free then, and QEMU offers no tables of its own.
-        Some(_) => format!("{},acpi=off", board.replace(",ras=on", "")),
-        None => board.to_owned(),
+        Some(_) => format!("{},acpi=off", virt.replace(",ras=on", "")),
+        None => machine.board.model().unwrap_or(virt).to_owned(),
     };
     let mut arguments: Vec<OsString> = Vec::new();
     let mut add = |option: &str, value: &OsStr| {
@@ -457,14 +458,17 @@ fn arguments(tools: &Tools, scenario: &Scenario, bundle: Option<&Path>) -> Vec<O
         None => board,
     };
     add("-M", board.as_ref());
-    add("-cpu", cpu.as_ref());
+    if !machine.board.has_own_cpus() {
+        add("-cpu", cpu.as_ref());
+    }
     if machine.icount {
         add("-accel", "tcg,thread=single".as_ref());
         add("-icount", "shift=0,sleep=off".as_ref());
     } else {
         add("-accel", "tcg,thread=multi".as_ref());
     }
-    add("-smp", machine.cpus.as_ref().to_string().as_ref());
+    let cpus = machine.cpus.as_ref() + machine.board.more_cpus();
+    add("-smp", cpus.to_string().as_ref());
     add(
         "-m",
         format!("{}M", machine.memory.as_ref().0 >> 20).as_ref(),
@@ -487,7 +491,11 @@ fn arguments(tools: &Tools, scenario: &Scenario, bundle: Option<&Path>) -> Vec<O
             add("-bios", tools.images.join("firmware.bin").as_ref());
             add("-kernel", cordon.as_ref());
         }
-        Boot::Kernel => add("-kernel", cordon.as_ref()),
+        Boot::Uboot => {
+            add("-bios", tools.images.join("u-boot.bin").as_ref());
+            add("-kernel", cordon.as_ref());
+        }
+        Boot::Kernel | Boot::El1 => add("-kernel", cordon.as_ref()),
         Boot::Bios => add("-bios", cordon.as_ref()),
         Boot::Direct => {
             for vm in &scenario.vm {
@@ -504,7 +512,9 @@ fn arguments(tools: &Tools, scenario: &Scenario, bundle: Option<&Path>) -> Vec<O
     }
     if let Some(bundle) = bundle {
         match machine.boot {
-            Boot::El3 | Boot::Kernel | Boot::Direct => add("-initrd", bundle.as_ref()),
+            Boot::El3 | Boot::Kernel | Boot::Uboot | Boot::El1 | Boot::Direct => {
+                add("-initrd", bundle.as_ref());
+            }
             Boot::Bios => {
                 let mut file = OsString::from("name=opt/cordon/bundle,file=");
                 file.push(bundle);
@@ -519,6 +529,9 @@ fn arguments(tools: &Tools, scenario: &Scenario, bundle: Option<&Path>) -> Vec<O
         add(option, value.as_ref());
     }
     arguments.push("-no-reboot".into());
+    for _ in 0..machine.board.uarts_before() {
+        arguments.extend(["-serial", "null"].map(OsString::from));
+    }
     if scenario.needs_memory() {
         arguments.extend(["-qtest-log", "none"].map(OsString::from));
     }

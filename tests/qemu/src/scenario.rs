@@ -71,8 +71,27 @@ pub enum Boot {
     Kernel,
     /// Cordon itself at the reset vector.
     Bios,
+    /// Debian's U-Boot at EL2, which takes the image and the bundle from QEMU and does `booti`.
+    Uboot,
+    /// QEMU's own loader, on a machine whose CPUs have no EL2.
+    El1,
     /// No Cordon: the one VM's kernel at EL1 of a machine of its own, to compare with.
     Direct,
+}
+
+/// Which machine it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Board {
+    /// QEMU's own.
+    #[default]
+    Virt,
+    /// The same with the interrupt controller that Cordon has no use for.
+    VirtGicv2,
+    /// AMD's Versal.
+    XlnxVersalVirt,
+    /// NXP's evaluation kit of the i.MX 8M Mini.
+    Imx8mmEvk,
 }
 
 /// The `[machine]` table.
@@ -81,6 +100,9 @@ pub enum Boot {
 pub struct Machine {
     /// How it comes up.
     pub boot: Boot,
+    /// Which it is.
+    #[serde(default)]
+    pub board: Board,
     /// Physical CPUs.
     pub cpus: Spanned<u32>,
     /// Ordinary RAM.
@@ -736,7 +758,7 @@ impl Scenario {
     pub fn interactive(&self) -> Self {
         let mut scenario = self.clone();
         // With the others there is nobody who would hand it over.
-        if matches!(self.machine.boot, Boot::El3 | Boot::Kernel) {
+        if matches!(self.machine.boot, Boot::El3 | Boot::Kernel | Boot::Uboot) {
             let cmdline = self.machine.cmdline.as_ref();
             let cmdline = cmdline.map_or("", |line| line.as_ref());
             let cmdline = format!("{cmdline} console=raw").trim_start().to_owned();

@@ -243,7 +243,19 @@ fn what_cannot_be_meant_is_refused_with_file_line_and_key() {
             7,
             "machine.cmdline",
         ),
-        ("boot = \"el3\"", "boot = \"el1\"", 6, "el1"),
+        ("boot = \"el3\"", "boot = \"el9\"", 6, "el9"),
+        (
+            "boot = \"el3\"",
+            "boot = \"el3\"\nboard = \"imx8mm-evk\"",
+            0,
+            "machine.board",
+        ),
+        (
+            "boot = \"el3\"",
+            "boot = \"kernel\"\nboard = \"imx8mm-evk\"",
+            0,
+            "machine.board",
+        ),
         ("memory = \"1G\"", "memory = \"1Q\"", 8, "1Q"),
         ("captur", "kaptur", 29, "kapture"),
     ] {

@@ -1,0 +1,154 @@
+//! Machines other than QEMU's `virt`: models of boards that exist.
+//!
+//! What is there is there: CPUs, their kind and what memory there is are the board's. QEMU itself
+//! makes the device tree of one of them and wants to be given that of the other, as it would come from
+//! the board's maker; what of it a hypervisor looks at is written here, by NXP's reference manual and in
+//! the words of Linux's bindings.
+
+use crate::scenario::{Board, Boot, Scenario, ScenarioError};
+use anyhow::{Context, Result};
+use std::ffi::OsString;
+use std::path::Path;
+use vm_fdt::{FdtWriter, FdtWriterResult};
+
+impl Board {
+    /// QEMU's name of it, but for `virt`, whose name depends on how it comes up.
+    pub(crate) fn model(self) -> Option<&'static str> {
+        match self {
+            Self::Virt => None,
+            Self::VirtGicv2 => Some("virt,virtualization=on,gic-version=2"),
+            Self::XlnxVersalVirt => Some("xlnx-versal-virt"),
+            Self::Imx8mmEvk => Some("imx8mm-evk"),
+        }
+    }
+
+    /// Whether its CPUs are what they are.
+    pub(crate) fn has_own_cpus(self) -> bool {
+        !matches!(self, Self::Virt | Self::VirtGicv2)
+    }
+
+    /// CPUs that QEMU counts too: Versal's two real-time processors, which nobody starts.
+    pub(crate) fn more_cpus(self) -> u32 {
+        match self {
+            Self::XlnxVersalVirt => 2,
+            Self::Virt | Self::VirtGicv2 | Self::Imx8mmEvk => 0,
+        }
+    }
+
+    /// UARTs before the one that has the console: the EVK's is its second.
+    pub(crate) fn uarts_before(self) -> usize {
+        match self {
+            Self::Imx8mmEvk => 1,
+            Self::Virt | Self::VirtGicv2 | Self::XlnxVersalVirt => 0,
+        }
+    }
+}
+
+/// What cannot be meant.
+pub(crate) fn check(s: &Scenario) -> std::result::Result<(), ScenarioError> {
+    let machine = &s.machine;
+    if machine.board == Board::Virt {
+        return Ok(());
+    }
+    let own = machine.device_memory.is_empty() && machine.disk.is_empty() && machine.cpu.is_none();
+    if machine.boot == Boot::Kernel && own && s.acpi.is_none() {
+        return Ok(());
+    }
+    let message = "machine.board: a board has boot = \"kernel\", and no device-memory, disk, cpu or acpi but its own";
+    Err(s.error(0..0, message))
+}
+
+/// The arguments for what has to be made first, in `logs`.
+pub(crate) fn attach(scenario: &Scenario, logs: &Path) -> Result<Vec<OsString>> {
+    if scenario.machine.board != Board::Imx8mmEvk {
+        return Ok(Vec::new());
+    }
+    let path = logs.join("board.dtb");
+    let tree = imx8mm(*scenario.machine.cpus.as_ref()).context("the board's device tree")?;
+    std::fs::write(&path, tree).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(vec!["-dtb".into(), path.into()])
+}
+
+const GIC: u32 = 1;
+/// Types and flags of interrupts (`arm,gic-v3.yaml`).
+const SPI: u32 = 0;
+const PPI: u32 = 1;
+const HIGH: u32 = 4;
+
+/// The i.MX 8M Mini on its EVK. QEMU adds the memory, PSCI and `/chosen`'s words.
+fn imx8mm(cpus: u32) -> FdtWriterResult<Vec<u8>> {
+    let mut fdt = FdtWriter::new()?;
+    let root = fdt.begin_node("")?;
+    fdt.property_string_list(
+        "compatible",
+        vec!["fsl,imx8mm-evk".into(), "fsl,imx8mm".into()],
+    )?;
+    fdt.property_u32("interrupt-parent", GIC)?;
+    fdt.property_u32("#address-cells", 2)?;
+    fdt.property_u32("#size-cells", 2)?;
+    let aliases = fdt.begin_node("aliases")?;
+    fdt.property_string("serial1", "/soc@0/bus@30800000/serial@30890000")?;
+    fdt.end_node(aliases)?;
+    let chosen = fdt.begin_node("chosen")?;
+    fdt.property_string("stdout-path", "serial1:115200n8")?;
+    fdt.end_node(chosen)?;
+    let all = fdt.begin_node("cpus")?;
+    fdt.property_u32("#address-cells", 1)?;
+    fdt.property_u32("#size-cells", 0)?;
+    for cpu in 0..cpus {
+        let node = fdt.begin_node(&format!("cpu@{cpu}"))?;
+        fdt.property_string("device_type", "cpu")?;
+        fdt.property_string("compatible", "arm,cortex-a53")?;
+        fdt.property_u32("reg", cpu)?;
+        fdt.property_string("enable-method", "psci")?;
+        fdt.end_node(node)?;
+    }
+    fdt.end_node(all)?;
+    let timer = fdt.begin_node("timer")?;
+    fdt.property_string("compatible", "arm,armv8-timer")?;
+    let timers = [13, 14, 11, 10].map(|number| [PPI, number, HIGH]);
+    fdt.property_array_u32("interrupts", timers.as_flattened())?;
+    fdt.end_node(timer)?;
+    imx8mm_soc(&mut fdt)?;
+    fdt.end_node(root)?;
+    fdt.finish()
+}
+
+/// The part of the EVK that is in the chip.
+fn imx8mm_soc(fdt: &mut FdtWriter) -> FdtWriterResult<()> {
+    let soc = fdt.begin_node("soc@0")?;
+    fdt.property_string("compatible", "simple-bus")?;
+    fdt.property_u32("#address-cells", 1)?;
+    fdt.property_u32("#size-cells", 1)?;
+    fdt.property_array_u32("ranges", &[0, 0, 0, 0x3e00_0000])?;
+    let bus = fdt.begin_node("bus@30800000")?;
+    fdt.property_string("compatible", "simple-bus")?;
+    fdt.property_u32("#address-cells", 1)?;
+    fdt.property_u32("#size-cells", 1)?;
+    fdt.property_array_u32("ranges", &[0x3080_0000, 0x3080_0000, 0x40_0000])?;
+    for (address, interrupt) in [
+        (0x3086_0000, 26),
+        (0x3088_0000, 28),
+        (0x3089_0000, 27),
+        (0x30a6_0000, 29),
+    ] {
+        let uart = fdt.begin_node(&format!("serial@{address:x}"))?;
+        fdt.property_string_list(
+            "compatible",
+            vec!["fsl,imx8mm-uart".into(), "fsl,imx6q-uart".into()],
+        )?;
+        fdt.property_array_u32("reg", &[address, 0x1_0000])?;
+        fdt.property_array_u32("interrupts", &[SPI, interrupt, HIGH])?;
+        fdt.end_node(uart)?;
+    }
+    fdt.end_node(bus)?;
+    let gic = fdt.begin_node("interrupt-controller@38800000")?;
+    fdt.property_string("compatible", "arm,gic-v3")?;
+    fdt.property_array_u32("reg", &[0x3880_0000, 0x1_0000, 0x3888_0000, 0xc_0000])?;
+    fdt.property_u32("#interrupt-cells", 3)?;
+    fdt.property_null("interrupt-controller")?;
+    fdt.property_array_u32("interrupts", &[PPI, 9, HIGH])?;
+    fdt.property_u32("phandle", GIC)?;
+    fdt.end_node(gic)?;
+    fdt.end_node(soc)
+}
