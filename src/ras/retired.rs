@@ -184,6 +184,7 @@ mod tests {
 
     proptest! {
         #[test]
+        #[cfg_attr(miri, ignore = "slow, and there is nothing unsafe in it")]
         fn any_bytes_are_read_to_their_end(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let pages: u64 = table(&bytes).chain(list(&bytes)).flatten().map(|it| it.size() / PAGE_SIZE).sum();
             prop_assert!(pages <= 2 * MAX_PAGES);

@@ -253,6 +253,7 @@ fn calls_and_traps_are_decoded() {
 proptest::proptest! {
     /// What the quick decoder says is what the thorough one says.
     #[test]
+    #[cfg_attr(miri, ignore = "slow, and there is nothing unsafe in it")]
     fn both_decoders_agree(
         class in proptest::sample::select(&[0x00_u64, 0x01, 0x07, 0x16, 0x17, 0x18, 0x20, 0x24, 0x25, 0x2f][..]),
         iss in 0_u64..1 << 25,

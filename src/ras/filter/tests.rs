@@ -167,6 +167,7 @@ fn a_region_that_goes_takes_its_rules_and_the_order_of_the_others_stays() {
 
 proptest! {
     #[test]
+    #[cfg_attr(miri, ignore = "slow, and there is nothing unsafe in it")]
     fn any_text_is_read_or_refused(text in "(drop:|pass:)?((vm|region|pa|via|severity|x)?=?[a-z0-9+,]{0,8}){0,4}") {
         let _ = Rule::parse(&text, by_name);
     }

@@ -212,6 +212,7 @@ proptest! {
 
     /// Against a queue of numbers: what was taken is said, once, in order.
     #[test]
+    #[cfg_attr(miri, ignore = "slow, and there is nothing unsafe in it")]
     fn notes_come_out_as_they_went_in(rounds in proptest::collection::vec(0_usize..CAPACITY + 10, 1..20)) {
         let journal = deferring();
         let mut next = 0;

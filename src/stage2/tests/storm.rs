@@ -247,6 +247,7 @@ proptest! {
     })]
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes Miri more than ten minutes; the steps have tests of their own")]
     fn no_frame_is_lost_and_all_blocks_are_back_when_a_storm_is_over(
         requests in prop::collection::vec(request(), 1..if cfg!(miri) { 4 } else { 32 }),
         reserve in 0usize..9,
