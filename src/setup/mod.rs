@@ -20,7 +20,9 @@ mod sources;
 mod vms;
 
 use crate::arch::aarch64::mmio::SharedMemory;
-use crate::arch::aarch64::{cpu, features, gic, guest, heap, layout, mmu, page_slot, smc, uart};
+use crate::arch::aarch64::{
+    cpu, features, gic, guest, heap, layout, mem, mmu, page_slot, smc, uart,
+};
 use crate::exit::{Seat, halt};
 use crate::machine::{HYPERVISOR, ThisMachine};
 use aarch64_cpu::registers::{CNTFRQ_EL0, ID_AA64MMFR0_EL1, ID_AA64MMFR2_EL1, MPIDR_EL1, Readable};
@@ -391,6 +393,7 @@ pub fn confine() {
 
 /// EL2's own memory management, before anything else.
 pub fn early() -> Result<(), mmu::Error> {
+    mem::allow_unaligned();
     heap::init();
     mmu::init()?;
     page_slot::init();

@@ -1,14 +1,23 @@
 //! Copying and filling memory, which is much of what a memory error costs.
 //!
 //! The compiler's own `memcpy` is made for CPUs that must not access memory unaligned. EL2 may
-//! (SCTLR_EL2.A is 0), for it runs with its MMU on and copies Normal memory alone.
+//! (SCTLR_EL2.A is 0), once its MMU is on and what it copies is Normal memory: [`allow_unaligned`].
 #![expect(
     unsafe_code,
     reason = "the symbol that the compiler calls, and loops in assembly"
 )]
 
 use core::arch::naked_asm;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// The MMU is on.
+static UNALIGNED: AtomicBool = AtomicBool::new(false);
+
+/// From now on memory may be accessed unaligned: the MMU is on. Before, RAM is Device memory, where such an
+/// access is a fault (Arm ARM B2.7.2).
+pub fn allow_unaligned() {
+    UNALIGNED.store(true, Ordering::Relaxed);
+}
 
 /// Copies `size` bytes, and returns `to`.
 ///
@@ -19,7 +28,10 @@ use core::sync::atomic::AtomicU64;
 #[unsafe(naked)]
 pub unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, size: usize) -> *mut u8 {
     naked_asm!(
-        "mov  x3, x0",
+        "orr  x4, x0, x1",
+        "tst  x4, #7",
+        "b.ne 8f",
+        "9: mov x3, x0",
         "subs x2, x2, #32",
         "b.lo 2f",
         "1: ldp x4, x5, [x1], #16",
@@ -45,6 +57,17 @@ pub unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, size: usize) -> *m
         "ldrb w4, [x1]",
         "strb w4, [x3]",
         "7: ret",
+        "8: adrp x4, {unaligned}",
+        "ldrb w4, [x4, :lo12:{unaligned}]",
+        "cbnz w4, 9b",
+        "mov  x3, x0",
+        "cbz  x2, 7b",
+        "10: ldrb w4, [x1], #1",
+        "strb w4, [x3], #1",
+        "subs x2, x2, #1",
+        "b.ne 10b",
+        "ret",
+        unaligned = sym UNALIGNED,
     )
 }
 

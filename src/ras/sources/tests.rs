@@ -9,6 +9,7 @@ use crate::addr::PaRange;
 use crate::addr::{PAGE_SIZE, Pa, Vmid};
 use crate::devmem::{DevMem, Kind};
 use crate::ras::cper::{BlockWriter, Memory, MemoryErrorType, SectionHead, Severity, Timestamp};
+use crate::ras::event::Subscriber;
 use crate::ras::event::{Consumer, ErrorEvent, Origin, Stage};
 use crate::ras::hest::{GenericSource, Notification, ReadAck};
 use crate::ras::pipeline::tests::{Notes, poison_set};
@@ -160,7 +161,9 @@ impl Bench {
                     .push((event.origin, consumed, event.pa()));
             }
         };
-        let notify = std::boxed::Box::leak(std::boxed::Box::new(notify));
+        static NOTIFIED: Mutex<Vec<&'static dyn Subscriber>> = Mutex::new(Vec::new());
+        let notify: &'static dyn Subscriber = std::boxed::Box::leak(std::boxed::Box::new(notify));
+        NOTIFIED.lock().unwrap().push(notify);
         ras.announcer.register(notify).unwrap();
         Self {
             firmware,
