@@ -6,7 +6,7 @@
 
 use super::features::Features;
 use super::vectors::{self, GuestFrame};
-use super::vgic::VirtualInterface;
+use super::vgic::{VirtualInterface, count_list_registers};
 use super::{cpu::PerCpu, features, reset};
 use crate::machine::ThisMachine;
 use aarch64_cpu::registers::{
@@ -62,6 +62,7 @@ pub struct Confinement {
 /// Traps: SMC, ID registers, implementation-defined registers, LORegions, external aborts (TEA), SErrors and
 /// interrupts go to EL2. Pointer authentication, MTE and FP are the guest's to use.
 pub fn confine(to: &Confinement, features: &Features) {
+    count_list_registers();
     VTCR_EL2.set(to.vtcr);
     VTTBR_EL2.set(to.vttbr);
     set_virtual_midr(MIDR_EL1.get());

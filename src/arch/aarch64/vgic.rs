@@ -4,8 +4,9 @@
 use aarch64_cpu::registers::{
     CNTP_CTL_EL0, CNTV_CTL_EL0, ICH_HCR_EL2, ICH_VMCR_EL2, ICH_VTR_EL2, Readable, Writeable,
 };
-use cordon::vm::vgic::{CpuInterface, PHYSICAL_TIMER, VIRTUAL_TIMER};
+use cordon::vm::vgic::{CpuInterface, MAX_LISTS, PHYSICAL_TIMER, VIRTUAL_TIMER};
 use core::arch::asm;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// CNTx_CTL_EL0: ENABLE, IMASK and ISTATUS are bits 0 to 2.
 const TIMER_ASKS: u64 = 0b101;
@@ -84,6 +85,17 @@ macro_rules! active_priorities {
     };
 }
 
+/// How many list registers every CPU has that has a vCPU. Asked for on every interrupt, so it is kept:
+/// registers of the interface can be slow to read.
+static LIST_REGISTERS: AtomicUsize = AtomicUsize::new(MAX_LISTS);
+
+/// Counts this CPU's list registers. No guest runs yet.
+pub fn count_list_registers() {
+    // ICH_VTR_EL2.ListRegs, less one.
+    let count = (ICH_VTR_EL2.get() & 0xf) as usize + 1;
+    LIST_REGISTERS.fetch_min(count, Ordering::Relaxed);
+}
+
 impl VirtualInterface {
     /// Nothing in any register, no priority active, the guest's own controls as after a reset.
     pub fn reset(&mut self) {
@@ -110,8 +122,7 @@ impl VirtualInterface {
 impl CpuInterface for VirtualInterface {
     #[inline]
     fn list_registers(&self) -> usize {
-        // ICH_VTR_EL2.ListRegs, less one.
-        (ICH_VTR_EL2.get() & 0xf) as usize + 1
+        LIST_REGISTERS.load(Ordering::Relaxed)
     }
 
     #[inline]

@@ -121,9 +121,9 @@ impl Top {
 
 impl View<'_> {
     /// One of this vCPU's own interrupts may have become pending. (Of shared ones it hears by a knock,
-    /// and rebuilds.)
-    pub fn refresh(&mut self, cpu: &mut impl CpuInterface) {
-        if self.lists.overflow || !self.has_room_for_own(cpu) {
+    /// and rebuilds.) `empty` is [`CpuInterface::empty_lists`] since the guest last ran.
+    pub fn refresh(&mut self, empty: u16, cpu: &mut impl CpuInterface) {
+        if self.lists.overflow || !self.has_room_for_own(empty, cpu) {
             self.rebuild(cpu);
         }
     }
@@ -131,7 +131,7 @@ impl View<'_> {
     /// Whether no list register holds anything, and no physical interrupt waits for a virtual one to
     /// end: then the state is all there is.
     pub fn is_at_rest(&mut self, cpu: &impl CpuInterface) -> bool {
-        self.retire(cpu);
+        self.retire(cpu.empty_lists());
         self.lists.used == 0 && !self.lists.overflow && self.own.forwarded == 0
     }
 
@@ -144,17 +144,18 @@ impl View<'_> {
         })
     }
 
-    /// Gives up the registers of interrupts that the guest is done with.
-    pub fn retire(&mut self, cpu: &impl CpuInterface) {
-        for index in ones((self.lists.used & cpu.empty_lists()).into()) {
+    /// Gives up the registers of interrupts that the guest is done with: those of `empty` that are in
+    /// use.
+    pub fn retire(&mut self, empty: u16) {
+        for index in ones((self.lists.used & empty).into()) {
             self.fold(index, 0);
         }
     }
 
     /// Puts what of its own became pending into free registers. False if there are too few, or if what
     /// became pending is in one already.
-    fn has_room_for_own(&mut self, cpu: &mut impl CpuInterface) -> bool {
-        self.retire(cpu);
+    fn has_room_for_own(&mut self, empty: u16, cpu: &mut impl CpuInterface) -> bool {
+        self.retire(empty);
         if self.own.again(self.groups) != 0 {
             return false;
         }

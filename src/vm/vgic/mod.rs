@@ -35,6 +35,7 @@ use crate::ras::esr::SystemRegister;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 pub use hardware::{PhysicalDistributor, Wire, Wiring};
+pub use lists::MAX_LISTS;
 use redistributor::Redistributor;
 use registers::FRAME_SIZE;
 use sgi::{Generator, Sgi};
@@ -244,12 +245,14 @@ impl Vgic {
     /// The physical interrupt behind the timer `intid` of `vcpu` fired, on this CPU; its priority
     /// was dropped, but it is active until the guest deactivates the virtual one.
     pub fn timer(&self, vcpu: usize, intid: u16, cpu: &mut impl CpuInterface) {
+        // All CPUs' timers like to fire at once, and this can be known without the lock.
+        let empty = cpu.empty_lists();
         if let Some(mut view) = self.state.lock().view(vcpu) {
             // The last one has been deactivated, or this one could not have fired.
-            view.retire(cpu);
+            view.retire(empty);
             view.own.line |= 1 << (intid % 32);
             view.own.forwarded |= 1 << (intid % 32);
-            view.refresh(cpu);
+            view.refresh(empty, cpu);
         }
     }
 
@@ -452,7 +455,7 @@ impl Vgic {
         if others.contains(from)
             && let Some(mut view) = state.view(from)
         {
-            view.refresh(cpu);
+            view.refresh(cpu.empty_lists(), cpu);
         }
         others.without(from)
     }
