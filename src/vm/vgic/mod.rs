@@ -324,13 +324,15 @@ impl Vgic {
     /// Their owners are [kicked](Others::kick) and empty them; they keep them empty while they are
     /// recalled, and look after them when that is over. Whoever waits here may be recalled too, and
     /// obeys, so that two who want something of each other both get it.
+    ///
+    /// Also whether anybody was recalled: what was in their list registers may be for this vCPU now.
     fn recall(
         &self,
         vcpu: usize,
         (frame, offset): (Frame, u64),
         cpu: &mut impl CpuInterface,
         others: &impl Others,
-    ) -> MutexGuard<'_, State> {
+    ) -> (MutexGuard<'_, State>, bool) {
         let mut recalled = VcpuSet::NONE;
         loop {
             let state = self.state.lock();
@@ -339,7 +341,7 @@ impl Vgic {
                 for door in recalled.iter().filter_map(|vcpu| self.doors.get(vcpu)) {
                     door.recalls.fetch_sub(1, Ordering::Release);
                 }
-                return state;
+                return (state, recalled != VcpuSet::NONE);
             }
             drop(state);
             for owner in away.iter().filter(|owner| !recalled.contains(*owner)) {
@@ -415,7 +417,7 @@ impl Vgic {
             return VcpuSet::NONE;
         }
         let place = (Frame::Distributor, distributor::place_of(intid));
-        let mut state = self.recall(vcpu, place, cpu, others);
+        let (mut state, _) = self.recall(vcpu, place, cpu, others);
         if let Some(mut view) = state.view(vcpu) {
             view.gather(cpu);
             view.deactivate(intid);
@@ -468,34 +470,46 @@ impl Vgic {
         if !offset.is_multiple_of(size.into()) {
             return 0;
         }
-        let shows_state = shows_state(frame, offset);
-        let mut state = if shows_state {
-            self.recall(vcpu, (frame, offset), cpu, others)
-        } else {
-            self.state.lock()
-        };
-        // What is in list registers has to be known; mostly there is nothing.
-        let mut gathered = false;
-        if shows_state && let Some(mut view) = state.view(vcpu) {
-            gathered = !view.is_at_rest(cpu);
-            if gathered {
-                view.gather(cpu);
+        if shows_state(frame, offset) {
+            return self.read_state(vcpu, (frame, offset, size), cpu, others);
+        }
+        let state = self.state.lock();
+        match frame {
+            Frame::Distributor => state.read_distributor(offset, size),
+            Frame::Redistributors => {
+                let (owner, offset) = split(offset);
+                state.read_redistributor(owner, offset, size, 0)
             }
+        }
+    }
+
+    /// The same of a register that shows what may be in list registers.
+    fn read_state(
+        &self,
+        vcpu: usize,
+        (frame, offset, size): (Frame, u64, u8),
+        cpu: &mut impl CpuInterface,
+        others: &impl Others,
+    ) -> u64 {
+        let (mut state, recalled) = self.recall(vcpu, (frame, offset), cpu, others);
+        // Mostly there is nothing in them.
+        let mut gathered = false;
+        if let Some(mut view) = state.view(vcpu)
+            && !view.is_at_rest(cpu)
+        {
+            view.gather(cpu);
+            gathered = true;
         }
         let value = match frame {
             Frame::Distributor => state.read_distributor(offset, size),
             Frame::Redistributors => {
                 let (owner, offset) = split(offset);
-                let lines = if shows_state {
-                    others.timer_lines(owner)
-                } else {
-                    0
-                };
+                let lines = others.timer_lines(owner);
                 state.read_redistributor(owner, offset, size, lines)
             }
         };
         if let Some(mut view) = state.view(vcpu)
-            && (gathered || shows_state && view.has_shared_candidates())
+            && (gathered || recalled && view.has_shared_candidates())
         {
             view.rebuild(cpu);
         }
@@ -514,7 +528,7 @@ impl Vgic {
         if !offset.is_multiple_of(size.into()) {
             return VcpuSet::NONE;
         }
-        let mut state = self.recall(vcpu, (frame, offset), cpu, others);
+        let (mut state, _) = self.recall(vcpu, (frame, offset), cpu, others);
         if let Some(mut view) = state.view(vcpu) {
             view.gather(cpu);
         }
