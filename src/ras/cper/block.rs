@@ -8,7 +8,6 @@ use zerocopy::little_endian::U64;
 use super::wire::{self, DataEntryHeader, REVISION_WITH_TIMESTAMP, StatusBlockHeader};
 use super::{
     ArmProcessor, CperError, Guid, Memory, Pcie, Severity, Timestamp, What, section_type, valid,
-    valid_then,
 };
 
 /// Size in bytes of the head of a Generic Error Status Block.
@@ -223,8 +222,8 @@ impl<'a> Entry<'a> {
             severity,
             revision: self.header.revision.get(),
             flags: SectionFlags::from_bits_retain(self.header.flags),
-            fru_id: valid_then(validation, FRU_ID, || self.header.fru_id),
-            fru_text: valid_then(validation, FRU_TEXT, || FruText(self.header.fru_text)),
+            fru_id: valid(validation, FRU_ID, self.header.fru_id),
+            fru_text: valid(validation, FRU_TEXT, FruText(self.header.fru_text)),
             timestamp: self
                 .timestamp
                 .and_then(|raw| valid(validation, TIMESTAMP, Timestamp::new(raw.get()))),

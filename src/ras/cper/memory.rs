@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::wire::{self, Memory2, MemoryExtension, MemoryShort};
-use super::{CperError, What, valid, valid_then};
+use super::{CperError, What, valid};
 use crate::addr::{PAGE_SIZE, Pa, PaRange};
 
 /// Which of the three encodings a memory section has.
@@ -136,24 +136,24 @@ impl Memory {
         let v = wire.validation.get();
         Self {
             format: MemoryFormat::Short,
-            error_status: valid_then(v, common_bit::STATUS, || wire.error_status.get()),
-            address: valid_then(v, common_bit::ADDRESS, || {
-                Pa::new(wire.physical_address.get())
-            }),
-            address_mask: valid_then(v, common_bit::ADDRESS_MASK, || {
-                wire.physical_address_mask.get()
-            }),
-            node: valid_then(v, common_bit::NODE, || wire.node.get()),
-            card: valid_then(v, common_bit::CARD, || wire.card.get()),
-            module: valid_then(v, common_bit::MODULE, || wire.module.get()),
-            bank: valid_then(v, common_bit::BANK, || wire.bank.get()),
-            device: valid_then(v, common_bit::DEVICE, || wire.device.get().into()),
-            row: valid_then(v, common_bit::ROW, || wire.row.get().into()),
-            column: valid_then(v, common_bit::COLUMN, || wire.column.get().into()),
-            bit_position: valid_then(v, bit::BIT_POSITION, || wire.bit_position.get().into()),
-            requestor: valid_then(v, bit::REQUESTOR, || wire.requestor_id.get()),
-            responder: valid_then(v, bit::RESPONDER, || wire.responder_id.get()),
-            target: valid_then(v, bit::TARGET, || wire.target_id.get()),
+            error_status: valid(v, common_bit::STATUS, wire.error_status.get()),
+            address: valid(v, common_bit::ADDRESS, Pa::new(wire.physical_address.get())),
+            address_mask: valid(
+                v,
+                common_bit::ADDRESS_MASK,
+                wire.physical_address_mask.get(),
+            ),
+            node: valid(v, common_bit::NODE, wire.node.get()),
+            card: valid(v, common_bit::CARD, wire.card.get()),
+            module: valid(v, common_bit::MODULE, wire.module.get()),
+            bank: valid(v, common_bit::BANK, wire.bank.get()),
+            device: valid(v, common_bit::DEVICE, wire.device.get().into()),
+            row: valid(v, common_bit::ROW, wire.row.get().into()),
+            column: valid(v, common_bit::COLUMN, wire.column.get().into()),
+            bit_position: valid(v, bit::BIT_POSITION, wire.bit_position.get().into()),
+            requestor: valid(v, bit::REQUESTOR, wire.requestor_id.get()),
+            responder: valid(v, bit::RESPONDER, wire.responder_id.get()),
+            target: valid(v, bit::TARGET, wire.target_id.get()),
             error_type: valid(v, bit::ERROR_TYPE, MemoryErrorType(wire.error_type)),
             ..Self::default()
         }
@@ -171,11 +171,9 @@ impl Memory {
             format: MemoryFormat::Full,
             row: base.row.map(|row| row | high_row.unwrap_or(0)),
             chip: valid(v, bit::CHIP, extension.extended >> 5),
-            rank: valid_then(v, bit::RANK, || extension.rank.get().into()),
-            card_handle: valid_then(v, bit::CARD_HANDLE, || extension.card_handle.get().into()),
-            module_handle: valid_then(v, bit::MODULE_HANDLE, || {
-                extension.module_handle.get().into()
-            }),
+            rank: valid(v, bit::RANK, extension.rank.get().into()),
+            card_handle: valid(v, bit::CARD_HANDLE, extension.card_handle.get().into()),
+            module_handle: valid(v, bit::MODULE_HANDLE, extension.module_handle.get().into()),
             ..base
         }
     }
@@ -186,29 +184,29 @@ impl Memory {
         let v = wire.validation.get();
         Ok(Self {
             format: MemoryFormat::Second,
-            error_status: valid_then(v, common_bit::STATUS, || wire.error_status.get()),
-            address: valid_then(v, common_bit::ADDRESS, || {
-                Pa::new(wire.physical_address.get())
-            }),
-            address_mask: valid_then(v, common_bit::ADDRESS_MASK, || {
-                wire.physical_address_mask.get()
-            }),
-            node: valid_then(v, common_bit::NODE, || wire.node.get()),
-            card: valid_then(v, common_bit::CARD, || wire.card.get()),
-            module: valid_then(v, common_bit::MODULE, || wire.module.get()),
-            bank: valid_then(v, common_bit::BANK, || wire.bank.get()),
-            device: valid_then(v, common_bit::DEVICE, || wire.device.get()),
-            row: valid_then(v, common_bit::ROW, || wire.row.get()),
-            column: valid_then(v, common_bit::COLUMN, || wire.column.get()),
-            rank: valid_then(v, bit2::RANK, || wire.rank.get()),
-            bit_position: valid_then(v, bit2::BIT_POSITION, || wire.bit_position.get()),
+            error_status: valid(v, common_bit::STATUS, wire.error_status.get()),
+            address: valid(v, common_bit::ADDRESS, Pa::new(wire.physical_address.get())),
+            address_mask: valid(
+                v,
+                common_bit::ADDRESS_MASK,
+                wire.physical_address_mask.get(),
+            ),
+            node: valid(v, common_bit::NODE, wire.node.get()),
+            card: valid(v, common_bit::CARD, wire.card.get()),
+            module: valid(v, common_bit::MODULE, wire.module.get()),
+            bank: valid(v, common_bit::BANK, wire.bank.get()),
+            device: valid(v, common_bit::DEVICE, wire.device.get()),
+            row: valid(v, common_bit::ROW, wire.row.get()),
+            column: valid(v, common_bit::COLUMN, wire.column.get()),
+            rank: valid(v, bit2::RANK, wire.rank.get()),
+            bit_position: valid(v, bit2::BIT_POSITION, wire.bit_position.get()),
             chip: valid(v, bit2::CHIP, wire.chip_id),
-            requestor: valid_then(v, bit2::REQUESTOR, || wire.requestor_id.get()),
-            responder: valid_then(v, bit2::RESPONDER, || wire.responder_id.get()),
-            target: valid_then(v, bit2::TARGET, || wire.target_id.get()),
+            requestor: valid(v, bit2::REQUESTOR, wire.requestor_id.get()),
+            responder: valid(v, bit2::RESPONDER, wire.responder_id.get()),
+            target: valid(v, bit2::TARGET, wire.target_id.get()),
             error_type: valid(v, bit2::ERROR_TYPE, MemoryErrorType(wire.error_type)),
-            card_handle: valid_then(v, bit2::CARD_HANDLE, || wire.card_handle.get()),
-            module_handle: valid_then(v, bit2::MODULE_HANDLE, || wire.module_handle.get()),
+            card_handle: valid(v, bit2::CARD_HANDLE, wire.card_handle.get()),
+            module_handle: valid(v, bit2::MODULE_HANDLE, wire.module_handle.get()),
         })
     }
 

@@ -223,9 +223,3 @@ impl core::error::Error for CperError {}
 fn valid<T>(validation: u64, bit: u32, value: T) -> Option<T> {
     (validation & (1 << bit) != 0).then_some(value)
 }
-
-/// The same, of a value that is only worked out where it counts: a field of a record lies unaligned, and is put
-/// together from bytes.
-fn valid_then<T>(validation: u64, bit: u32, value: impl FnOnce() -> T) -> Option<T> {
-    (validation >> bit & 1 == 1).then(value)
-}
