@@ -21,6 +21,7 @@ pub mod deadlines;
 pub mod devmem;
 pub mod platform;
 pub mod ras;
+pub mod sort;
 pub mod stage2;
 pub mod sync;
 pub mod vm;

@@ -46,7 +46,15 @@ pub fn texts(value: &[u8]) -> impl Iterator<Item = &str> {
 
 /// Whether `compatible` lists `wanted`.
 pub fn is_compatible(node: FdtNode<'_, '_>, wanted: &str) -> bool {
-    value(node, "compatible").is_some_and(|list| texts(list).any(|one| one == wanted))
+    value(node, "compatible").is_some_and(|list| lists(list, wanted))
+}
+
+/// Whether the string list has `wanted` in it. For whoever asks for several: finding a property means going
+/// through all that are before it.
+pub fn lists(list: &[u8], wanted: &str) -> bool {
+    let wanted = wanted.as_bytes();
+    list.split_inclusive(|&byte| byte == 0)
+        .any(|one| one.strip_suffix(&[0]) == Some(wanted))
 }
 
 /// Whether the normal world may use the device: `status` is absent or `okay`. A device of the

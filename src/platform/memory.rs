@@ -126,7 +126,7 @@ impl FreeMemory {
         reserved: impl IntoIterator<Item = PaRange>,
     ) -> Self {
         let mut spans: Vec<Span> = ram.into_iter().filter_map(|ram| ram_span(&ram)).collect();
-        spans.sort_unstable();
+        crate::sort::sort(&mut spans);
         let mut free = Self {
             spans: merge(&spans),
         };

@@ -82,7 +82,7 @@ impl PageSet {
             !joined
         });
         self.ranges.push(added);
-        self.ranges.sort_unstable_by_key(|range| range.start());
+        crate::sort::sort_by_key(&mut self.ranges, |range| range.start());
     }
 }
 

@@ -226,16 +226,14 @@ pub fn find_device_memory(config: &mut impl ConfigSpace, host: &PcieHost) -> Pci
         .into_iter()
         .map(|function| (pci.placed(function), function))
         .collect();
-    functions.sort_unstable();
+    crate::sort::sort(&mut functions);
     for (placed, function) in functions {
         match pci.ready(function, placed != Placed::No) {
             Ok(bars) => pci.findings.bars.extend(bars),
             Err(error) => pci.findings.errors.push(error),
         }
     }
-    pci.findings
-        .bars
-        .sort_by_key(|bar| (bar.function, bar.index));
+    crate::sort::sort_by_key(&mut pci.findings.bars, |bar| (bar.function, bar.index));
     pci.findings
 }
 

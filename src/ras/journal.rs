@@ -15,6 +15,7 @@
 use super::contain::AddressSpaces;
 use super::cper::Section;
 use super::event::{Attempt, Consumer, ErrorEvent};
+use super::pipeline::Injection;
 use crate::addr::{Ipa, Pa, Vmid};
 use crate::stage2::Hole;
 use alloc::vec::Vec;
@@ -37,6 +38,12 @@ const MAX_SECTION: usize = 192;
 pub enum Note {
     /// An error was learned of, from a section of a record, which is noted with it.
     Detected(ErrorEvent),
+    /// An error was asked for: by a VM, or by the operator.
+    Injected {
+        event: ErrorEvent,
+        kind: Injection,
+        by: Option<Vmid>,
+    },
     /// An exception came, and no record.
     NoRecord(ErrorEvent),
     /// A mapping of a page was taken away. `block` is the size in bytes of what mapped it.
@@ -280,6 +287,15 @@ impl<V: AddressSpaces> fmt::Display for Line<'_, V> {
                 write!(f, "event=detected {event}{}", self.vm_of(&event))?;
                 self.section
                     .map_or(Ok(()), |section| write!(f, " {}", section.line()))
+            }
+            Note::Injected { event, kind, by } => {
+                let (severity, by) = (event.severity, by.map_or("operator", name));
+                write!(f, "event=detected {event} section=none severity={severity}")?;
+                if let Some(range) = event.range {
+                    let (pa, pages) = (range.start().page(), range.pfns().count());
+                    write!(f, " pa={pa} pages={pages}")?;
+                }
+                write!(f, " kind={kind} by={by}")
             }
             Note::NoRecord(event) => write!(f, "event=no-record {event}{}", self.vm_of(&event)),
             Note::Contained {

@@ -11,7 +11,7 @@
 //! Synchronous aborts of EL2 itself must not take it.
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicI8, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicI8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use intrusive_collections::{
     Bound, KeyAdapter, RBTree, RBTreeAtomicLink, SinglyLinkedList, SinglyLinkedListAtomicLink,
@@ -33,11 +33,16 @@ pub struct PoisonedPage {
     free: SinglyLinkedListAtomicLink,
     pfn: AtomicU64,
     sequence: AtomicU64,
-    touches: AtomicU64,
     consumers: AtomicU64,
+    /// 32 bits, so that a node is a line of a cache.
+    touches: AtomicU32,
     acknowledged: AtomicBool,
     walk_level: AtomicI8,
 }
+
+/// On a machine of 64 bits.
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<PoisonedPage>() == 64);
 
 intrusive_adapter!(ByPfn<'a> = &'a PoisonedPage: PoisonedPage { tree => RBTreeAtomicLink });
 intrusive_adapter!(Free<'a> = &'a PoisonedPage: PoisonedPage { free => SinglyLinkedListAtomicLink });
@@ -61,8 +66,8 @@ impl PoisonedPage {
             free: SinglyLinkedListAtomicLink::new(),
             pfn: AtomicU64::new(0),
             sequence: AtomicU64::new(0),
-            touches: AtomicU64::new(0),
             consumers: AtomicU64::new(0),
+            touches: AtomicU32::new(0),
             acknowledged: AtomicBool::new(false),
             walk_level: AtomicI8::new(NO_LEVEL),
         }
@@ -78,16 +83,16 @@ impl PoisonedPage {
         self.sequence.load(Relaxed)
     }
 
-    /// How often the page was accessed since it was contained.
+    /// How often the page was accessed since it was contained. It goes no further than 2^32 - 1.
     pub fn touches(&self) -> u64 {
-        self.touches.load(Relaxed)
+        self.touches.load(Relaxed).into()
     }
 
     /// Counts an access and returns how many there have been.
     pub fn touch(&self) -> u64 {
-        let touches = self.touches().saturating_add(1);
+        let touches = self.touches.load(Relaxed).saturating_add(1);
         self.touches.store(touches, Relaxed);
-        touches
+        touches.into()
     }
 
     /// The CPUs whose guests have consumed the page, as bits by [`cpu_bit`].
@@ -194,6 +199,9 @@ pub struct Removed {
 /// The bad pages of the machine.
 pub struct PoisonSet<'a> {
     pages: RBTree<ByPfn<'a>>,
+    /// Nodes that have never been in the tree, whatever is in them.
+    fresh: &'a mut [PoisonedPage],
+    /// Nodes that were, and are free again.
     free: SinglyLinkedList<Free<'a>>,
     len: usize,
     capacity: usize,
@@ -203,18 +211,24 @@ impl<'a> PoisonSet<'a> {
     /// An empty set that can hold as many pages as `nodes` has elements. It owns them as long as they
     /// live; what they held before is gone.
     pub fn new(nodes: &'a mut [PoisonedPage]) -> Self {
-        nodes.fill_with(PoisonedPage::new);
-        let nodes: &'a [PoisonedPage] = nodes;
-        let mut free = SinglyLinkedList::new(Free::new());
-        for node in nodes.iter().rev() {
-            free.push_front(node);
-        }
         Self {
             pages: RBTree::new(ByPfn::new()),
-            free,
+            free: SinglyLinkedList::new(Free::new()),
             len: 0,
             capacity: nodes.len(),
+            fresh: nodes,
         }
+    }
+
+    /// A node that is not in use.
+    fn take(&mut self) -> Option<&'a PoisonedPage> {
+        self.free.pop_front().or_else(|| {
+            let node = core::mem::take(&mut self.fresh).split_first_mut();
+            let (node, rest) = node?;
+            self.fresh = rest;
+            *node = PoisonedPage::new();
+            Some(node)
+        })
     }
 
     /// How many pages are bad.
@@ -237,7 +251,7 @@ impl<'a> PoisonSet<'a> {
         if let Some(page) = self.pages.find(&pfn.get()).clone_pointer() {
             return Insert::Known(page);
         }
-        let Some(page) = self.free.pop_front() else {
+        let Some(page) = self.take() else {
             return Insert::Full;
         };
         page.pfn.store(pfn.get(), Relaxed);

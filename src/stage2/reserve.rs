@@ -40,7 +40,7 @@ impl Reserve {
         reserve
             .all
             .extend(reserve.frames.iter().map(|frame| (*frame, false)));
-        reserve.all.sort_unstable();
+        crate::sort::sort(&mut reserve.all);
         Ok(reserve)
     }
 

@@ -9,7 +9,6 @@ use super::descriptor::split_word;
 use super::env::TableMemory;
 use super::granule::Level;
 use super::reserve::Reserve;
-use super::table::fill;
 use crate::addr::{Ipa, Pa};
 
 /// Builds the subtree for a split.
@@ -56,7 +55,7 @@ impl<'m, M: TableMemory> Builder<'_, 'm, M> {
         let (frame, words) = self.reserve.take(granule, self.memory)?;
         self.tables += 1;
         let first = place.leaf.encode(level);
-        fill(words, first, granule.span(level));
+        self.memory.fill(words, first, granule.span(level));
         let offset = self.ipa.get() & (granule.span(place.level) - 1);
         let part = Place {
             word: words.get(granule.index(self.ipa, level))?,

@@ -42,7 +42,7 @@ impl core::error::Error for EditError {}
 pub fn runs(ranges: impl Iterator<Item = IpaRange>) -> Vec<IpaRange> {
     let pages = |range: IpaRange| (range.start().page(), range.last().page());
     let mut ranges: Vec<(Ipa, Ipa)> = ranges.map(pages).collect();
-    ranges.sort_unstable();
+    crate::sort::sort(&mut ranges);
     let mut joined: Vec<(Ipa, Ipa)> = Vec::new();
     for (first, last) in ranges {
         match joined.last_mut() {

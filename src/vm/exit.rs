@@ -424,7 +424,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             cpu: self.vcpu.pcpu,
             consumer: None,
         };
-        let by = Some(self.vm.name.as_str());
+        let by = Some(self.vm.vmid);
         let ras = &self.hypervisor.ras;
         ras.inject(&occasion, range, kind, by, self.hypervisor);
         Some(Report {

@@ -139,6 +139,14 @@ impl Hypercall {
         function & 0xbf00_0000 == 0x8600_0000
     }
 
+    /// Whether the identifier, which [is one](Self::is_one) of these services', is that of a call that
+    /// is not there: its answer is [`status::NOT_SUPPORTED`] whatever the arguments.
+    pub const fn is_unknown(function: u32) -> bool {
+        let number = function.wrapping_sub(function::CAPABILITIES);
+        let announced = number < u64::BITS && CALLS >> number & 1 == 1;
+        !announced && function != function::UID && function != function::REVISION
+    }
+
     /// Decodes a call by its w0 and x1 to x3; `None` where it is none of the vendor-specific hypervisor
     /// services.
     pub fn decode(function: u32, [a, b, c]: [u64; 3]) -> Option<Self> {
@@ -236,6 +244,15 @@ mod tests {
             let call = decode(0xc600_0000 + number, [0, 1, 0]);
             let is_there = call != only(status::NOT_SUPPORTED);
             assert_eq!(CALLS >> number & 1 == 1, is_there, "{number}");
+        }
+    }
+
+    #[test]
+    fn a_call_that_is_not_there_is_known_by_its_number_alone() {
+        let starts = [0x8600_0000, 0xc600_0000, 0x8600_ff00, 0xc600_ff00];
+        for function in starts.into_iter().flat_map(|start| start..start + 0x50) {
+            let not_there = decode(function, [0, 1, 0]) == only(status::NOT_SUPPORTED);
+            assert_eq!(Hypercall::is_unknown(function), not_there, "{function:#x}");
         }
     }
 

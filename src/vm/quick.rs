@@ -10,7 +10,7 @@
 
 use super::cpu::GuestCpu;
 use super::exit::{Exit, device};
-use super::hypercall::Hypercall;
+use super::hypercall::{Hypercall, status};
 use super::hypervisor::Platform;
 use super::id_registers;
 use super::psci::Call;
@@ -43,16 +43,17 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
 
     /// A call whose answer its number decides.
     fn quick_call(&mut self) -> bool {
-        let [function, a, b, c] = [0, 1, 2, 3].map(|number| self.cpu.register(number));
-        let function = (function & 0xffff_ffff) as u32;
-        if Hypercall::is_one(function) {
-            return false;
-        }
-        let Call::Answer(answer) = Call::decode(function, [a, b, c]) else {
-            return false;
+        // SMCCC: the function identifier is w0, whatever is in the upper half.
+        let function = (self.cpu.register(0) & 0xffff_ffff) as u32;
+        let answer = if Hypercall::is_one(function) {
+            Hypercall::is_unknown(function).then_some(status::NOT_SUPPORTED)
+        } else {
+            Call::quick(function, || self.cpu.register(1))
         };
-        self.cpu.set_register(0, answer.cast_unsigned());
-        true
+        if let Some(answer) = answer {
+            self.cpu.set_register(0, answer.cast_unsigned());
+        }
+        answer.is_some()
     }
 
     /// The register of an ID that is read, or one that sends an interrupt.

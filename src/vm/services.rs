@@ -97,7 +97,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             consumer: consumed.consumer.filter(|_| required),
             ..consumed
         };
-        let by = Some(vm.name.as_str());
+        let by = Some(vm.vmid);
         let event = hypervisor
             .ras
             .inject(&occasion, range, kind, by, hypervisor);

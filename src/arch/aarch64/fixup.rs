@@ -91,17 +91,27 @@ macro_rules! trapped_end {
     };
 }
 
-/// Copies `size` bytes, 16 at a time as far as possible.
+/// Copies `size` bytes, 32 at a time as far as possible.
 #[unsafe(naked)]
 unsafe extern "C" fn trapped_copy(to: *mut u8, from: *const u8, size: usize) -> Trapped {
     naked_asm!(
         trapped_begin!("trapped_copy_start"),
-        "1: cmp x2, #16",
-        "b.lo 2f",
+        "subs x2, x2, #32",
+        "b.lo 3f",
+        "1: ldp x3, x4, [x1], #16",
+        "ldp x5, x6, [x1], #16",
+        "stp x3, x4, [x0], #16",
+        "stp x5, x6, [x0], #16",
+        "subs x2, x2, #32",
+        "b.hs 1b",
+        // What is left is x2 + 32, below 32.
+        "3: tbz x2, #4, 4f",
         "ldp x3, x4, [x1], #16",
         "stp x3, x4, [x0], #16",
-        "sub x2, x2, #16",
-        "b 1b",
+        "4: tbz x2, #3, 5f",
+        "ldr x3, [x1], #8",
+        "str x3, [x0], #8",
+        "5: and x2, x2, #7",
         "2: cbz x2, trapped_copy_end",
         "ldrb w3, [x1], #1",
         "strb w3, [x0], #1",
@@ -116,11 +126,21 @@ unsafe extern "C" fn trapped_copy(to: *mut u8, from: *const u8, size: usize) -> 
 unsafe extern "C" fn trapped_zero(at: *mut u8, size: usize) -> Trapped {
     naked_asm!(
         trapped_begin!("trapped_zero_start"),
-        "1: cmp x1, #16",
-        "b.lo 2f",
-        "stp xzr, xzr, [x0], #16",
-        "sub x1, x1, #16",
-        "b 1b",
+        "subs x1, x1, #128",
+        "b.lo 3f",
+        "1: stp xzr, xzr, [x0]",
+        "stp xzr, xzr, [x0, #16]",
+        "stp xzr, xzr, [x0, #32]",
+        "stp xzr, xzr, [x0, #48]",
+        "stp xzr, xzr, [x0, #64]",
+        "stp xzr, xzr, [x0, #80]",
+        "stp xzr, xzr, [x0, #96]",
+        "stp xzr, xzr, [x0, #112]",
+        "add x0, x0, #128",
+        "subs x1, x1, #128",
+        "b.hs 1b",
+        // What is left is x1 + 128, below 128.
+        "3: and x1, x1, #127",
         "2: cbz x1, trapped_zero_end",
         "strb wzr, [x0], #1",
         "sub x1, x1, #1",
@@ -156,11 +176,25 @@ unsafe extern "C" fn trapped_write(to: *mut u64, value: u64) -> Trapped {
 unsafe extern "C" fn trapped_clean(start: u64, end: u64, line: u64) -> Trapped {
     naked_asm!(
         trapped_begin!("trapped_clean_start"),
-        "1: cmp x0, x1",
+        "sub x1, x1, x2, lsl #2",
+        "b 2f",
+        // Four lines at once while there are as many.
+        "1: dc civac, x0",
+        "add x0, x0, x2",
+        "dc civac, x0",
+        "add x0, x0, x2",
+        "dc civac, x0",
+        "add x0, x0, x2",
+        "dc civac, x0",
+        "add x0, x0, x2",
+        "2: cmp x0, x1",
+        "b.ls 1b",
+        "add x1, x1, x2, lsl #2",
+        "3: cmp x0, x1",
         "b.hs trapped_clean_end",
         "dc civac, x0",
         "add x0, x0, x2",
-        "b 1b",
+        "b 3b",
         trapped_end!("trapped_clean_end"),
     )
 }

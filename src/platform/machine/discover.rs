@@ -198,7 +198,8 @@ impl Walk {
     }
 
     fn device(&mut self, node: Node<'_, '_>, bus: &Bus<'_, '_>) -> Result<(), MachineError> {
-        let is = |compatible| dt::is_compatible(node, compatible);
+        let compatible = dt::value(node, "compatible").unwrap_or_default();
+        let is = |wanted| dt::lists(compatible, wanted);
         match dt::value(node, "device_type").and_then(dt::text) {
             Some("memory") if self.is_at_root() => return self.memory(node, bus),
             Some("cpu") if self.path.starts_with("/cpus/") => return self.cpu(node, bus),

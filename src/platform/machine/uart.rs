@@ -27,8 +27,9 @@ impl UartKind {
 
     /// The driver for `node`, if it is a UART that has one.
     pub(super) fn of(node: FdtNode<'_, '_>) -> Option<Self> {
+        let list = dt::value(node, "compatible")?;
         let mut known = Self::COMPATIBLE.into_iter();
-        let found = known.find(|(compatible, _)| dt::is_compatible(node, compatible));
+        let found = known.find(|(compatible, _)| dt::lists(list, compatible));
         found.map(|(_, kind)| kind)
     }
 }

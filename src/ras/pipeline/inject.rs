@@ -5,8 +5,8 @@
 //! only Cordon's map says otherwise. So they show containment on any machine, also one without
 //! firmware that could poison anything.
 
-use super::{Occasion, Ras};
-use crate::addr::PaRange;
+use super::{Note, Occasion, Ras, say};
+use crate::addr::{PaRange, Vmid};
 use crate::ras::contain::AddressSpaces;
 use crate::ras::cper::Severity;
 use crate::ras::event::{ErrorEvent, Stage};
@@ -72,14 +72,17 @@ impl<S: PhysMemory> Ras<'_, S> {
         occasion: &Occasion,
         range: PaRange,
         kind: Injection,
-        by: Option<&str>,
+        by: Option<Vmid>,
         spaces: &V,
     ) -> ErrorEvent {
         let event = occasion.event(self.next_sequence(), kind.severity(), Some(range));
         self.announcer.announce(&event, Stage::Detected);
-        let (pa, pages) = (range.start().page(), range.pfns().count());
-        let (severity, by) = (event.severity, by.unwrap_or("operator"));
-        log::info!(target: "ras", "event=detected {event} section=none severity={severity} pa={pa} pages={pages} kind={kind} by={by}");
+        say(
+            &self.journal,
+            &Note::Injected { event, kind, by },
+            None,
+            spaces,
+        );
         match kind {
             Injection::Corrected => {
                 self.corrected(&event, range, false);

@@ -206,7 +206,7 @@ fn memory_map(vm: &Machine, places: &Places, lost: &[IpaRange]) -> Vec<Descripto
             reserved.clone(),
         ));
     }
-    map.sort_by_key(|descriptor| descriptor.start.get());
+    crate::sort::sort_by_key(&mut map, |descriptor| descriptor.start.get());
     map
 }
 
@@ -217,7 +217,7 @@ fn pieces(
     mut reserved: Vec<(IpaRange, Kind)>,
 ) -> Vec<Descriptor> {
     reserved.retain(|(range, _)| whole.contains_range(*range));
-    reserved.sort_by_key(|(range, _)| range.start());
+    crate::sort::sort_by_key(&mut reserved, |(range, _)| range.start());
     let mut pieces = Vec::with_capacity(2 * reserved.len() + 1);
     let mut at = whole.start();
     for (range, kind) in reserved {

@@ -2,7 +2,7 @@
 
 use super::VcpuSet;
 use super::bank::{Bank, Groups};
-use super::registers::{self, Register};
+use super::registers::{self, Place, Register};
 use super::state::State;
 
 /// Banks of shared interrupts: INTIDs 32 to 127.
@@ -103,15 +103,19 @@ impl State {
             (IIDR, 4) => registers::IIDR,
             (IROUTER..=IROUTER_END, _) => self.read_route(offset, size),
             (IDENTIFICATION.., 4) => registers::identification(offset),
-            _ => match Register::at(offset) {
-                Some((Register::SetPending | Register::ClearPending, bank, _)) if size == 4 => bank
-                    .checked_sub(1)
-                    .map_or(0, |bank| self.pending_spis(bank)),
-                Some((register, bank, byte)) => self
-                    .spi_bank(bank)
-                    .map_or(0, |spis| spis.bank.read(register, byte, size)),
-                None => 0,
-            },
+            _ => Register::at(offset).map_or(0, |place| self.read_shared(place, size)),
+        }
+    }
+
+    /// What a load of `size` bytes from a register with a place for each shared interrupt gives.
+    pub fn read_shared(&self, (register, bank, byte): Place, size: u8) -> u64 {
+        match register {
+            Register::SetPending | Register::ClearPending if size == 4 => bank
+                .checked_sub(1)
+                .map_or(0, |bank| self.pending_spis(bank)),
+            _ => self
+                .spi_bank(bank)
+                .map_or(0, |spis| spis.bank.read(register, byte, size)),
         }
     }
 
@@ -127,18 +131,24 @@ impl State {
 
     /// Whose list registers hold interrupts that the state at `offset` is about.
     pub fn distributor_away(&self, offset: u64) -> VcpuSet {
-        let mut away = VcpuSet::NONE;
-        let (spis, interrupts) = match (offset, Register::at(offset)) {
-            (_, Some((register, bank, _))) if register.shows_state() => {
-                (self.spi_bank(bank), u32::MAX)
-            }
+        match (offset, Register::at(offset)) {
+            (_, Some((register, bank, _))) if register.shows_state() => self.spis_away(bank),
             (IROUTER..=IROUTER_END, _) => {
                 let intid = (offset - IROUTER) / 8;
-                (self.spi_bank((intid / 32) as usize), 1 << (intid % 32))
+                self.away_of((intid / 32) as usize, 1 << (intid % 32))
             }
-            _ => return away,
-        };
-        if let Some(spis) = spis {
+            _ => VcpuSet::NONE,
+        }
+    }
+
+    /// Whose list registers hold shared interrupts of this bank.
+    pub fn spis_away(&self, bank: usize) -> VcpuSet {
+        self.away_of(bank, u32::MAX)
+    }
+
+    fn away_of(&self, bank: usize, interrupts: u32) -> VcpuSet {
+        let mut away = VcpuSet::NONE;
+        if let Some(spis) = self.spi_bank(bank) {
             for number in ones(spis.bank.in_flight & interrupts) {
                 away.insert(spis.holder[usize::from(number % 32)].into());
             }

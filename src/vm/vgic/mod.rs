@@ -327,17 +327,37 @@ impl Vgic {
     /// Their owners are [kicked](Others::kick) and empty them; they keep them empty while they are
     /// recalled, and look after them when that is over. Whoever waits here may be recalled too, and
     /// obeys, so that two who want something of each other both get it.
+    ///
+    /// Also whether anybody was recalled: what was in their list registers may be for this vCPU now.
+    #[inline]
     fn recall(
         &self,
         vcpu: usize,
-        (frame, offset): (Frame, u64),
+        away: impl Fn(&State) -> VcpuSet,
+        cpu: &mut impl CpuInterface,
+        others: &impl Others,
+    ) -> (MutexGuard<'_, State>, bool) {
+        let state = self.state.lock();
+        if away(&state).without(vcpu) == VcpuSet::NONE {
+            return (state, false);
+        }
+        drop(state);
+        (self.recall_all(vcpu, &away, cpu, others), true)
+    }
+
+    /// The same where somebody has to be recalled, or had to be a moment ago.
+    #[cold]
+    fn recall_all(
+        &self,
+        vcpu: usize,
+        away: &dyn Fn(&State) -> VcpuSet,
         cpu: &mut impl CpuInterface,
         others: &impl Others,
     ) -> MutexGuard<'_, State> {
         let mut recalled = VcpuSet::NONE;
         loop {
             let state = self.state.lock();
-            let away = state.away(frame, offset).without(vcpu);
+            let away = away(&state).without(vcpu);
             if away == VcpuSet::NONE {
                 for door in recalled.iter().filter_map(|vcpu| self.doors.get(vcpu)) {
                     door.recalls.fetch_sub(1, Ordering::Release);
@@ -417,8 +437,8 @@ impl Vgic {
         if !cpu.splits_end() {
             return VcpuSet::NONE;
         }
-        let place = (Frame::Distributor, distributor::place_of(intid));
-        let mut state = self.recall(vcpu, place, cpu, others);
+        let away = |state: &State| state.distributor_away(distributor::place_of(intid));
+        let (mut state, _) = self.recall(vcpu, away, cpu, others);
         if let Some(mut view) = state.view(vcpu) {
             view.gather(cpu);
             view.deactivate(intid);
@@ -471,34 +491,47 @@ impl Vgic {
         if !offset.is_multiple_of(size.into()) {
             return 0;
         }
-        let shows_state = shows_state(frame, offset);
-        let mut state = if shows_state {
-            self.recall(vcpu, (frame, offset), cpu, others)
-        } else {
-            self.state.lock()
-        };
-        // What is in list registers has to be known; mostly there is nothing.
-        let mut gathered = false;
-        if shows_state && let Some(mut view) = state.view(vcpu) {
-            gathered = !view.is_at_rest(cpu);
-            if gathered {
-                view.gather(cpu);
-            }
+        if let Some(place) = state_at(frame, offset) {
+            return self.read_state(vcpu, place, size, cpu, others);
         }
-        let value = match frame {
+        let state = self.state.lock();
+        match frame {
             Frame::Distributor => state.read_distributor(offset, size),
             Frame::Redistributors => {
                 let (owner, offset) = split(offset);
-                let lines = if shows_state {
-                    others.timer_lines(owner)
-                } else {
-                    0
-                };
-                state.read_redistributor(owner, offset, size, lines)
+                state.read_redistributor(owner, offset, size)
             }
+        }
+    }
+
+    /// The same of a register that shows what may be in list registers.
+    fn read_state(
+        &self,
+        vcpu: usize,
+        (owner, place): (Option<usize>, registers::Place),
+        size: u8,
+        cpu: &mut impl CpuInterface,
+        others: &impl Others,
+    ) -> u64 {
+        let away = |state: &State| match owner {
+            None => state.spis_away(place.1),
+            Some(owner) => state.own_away(owner),
+        };
+        let (mut state, recalled) = self.recall(vcpu, away, cpu, others);
+        // Mostly there is nothing in them.
+        let mut gathered = false;
+        if let Some(mut view) = state.view(vcpu)
+            && !view.is_at_rest(cpu)
+        {
+            view.gather(cpu);
+            gathered = true;
+        }
+        let value = match owner {
+            None => state.read_shared(place, size),
+            Some(owner) => state.read_own(owner, place, size, others.timer_lines(owner)),
         };
         if let Some(mut view) = state.view(vcpu)
-            && (gathered || shows_state && view.has_shared_candidates())
+            && (gathered || recalled && view.has_shared_candidates())
         {
             view.rebuild(cpu);
         }
@@ -517,7 +550,8 @@ impl Vgic {
         if !offset.is_multiple_of(size.into()) {
             return VcpuSet::NONE;
         }
-        let mut state = self.recall(vcpu, (frame, offset), cpu, others);
+        let away = |state: &State| state.away(frame, offset);
+        let (mut state, _) = self.recall(vcpu, away, cpu, others);
         if let Some(mut view) = state.view(vcpu) {
             view.gather(cpu);
         }
@@ -568,14 +602,17 @@ impl State {
         match frame {
             Frame::Distributor => self.distributor_away(offset),
             Frame::Redistributors => {
-                let (owner, _) = split(offset);
-                let in_flight = self.cpus.get(owner).map_or(0, |cpu| cpu.own.bank.in_flight);
-                if in_flight != 0 && shows_state(frame, offset) {
-                    VcpuSet::only(owner)
-                } else {
-                    VcpuSet::NONE
-                }
+                let shown = state_at(frame, offset).and_then(|(owner, _)| owner);
+                shown.map_or(VcpuSet::NONE, |owner| self.own_away(owner))
             }
+        }
+    }
+
+    /// The vCPU itself, if its list registers hold interrupts of its own.
+    fn own_away(&self, owner: usize) -> VcpuSet {
+        match self.cpus.get(owner) {
+            Some(cpu) if cpu.own.bank.in_flight != 0 => VcpuSet::only(owner),
+            _ => VcpuSet::NONE,
         }
     }
 }
@@ -586,12 +623,16 @@ fn split(offset: u64) -> (usize, u64) {
     (owner, offset % REDISTRIBUTOR_SIZE)
 }
 
-fn shows_state(frame: Frame, offset: u64) -> bool {
-    let offset = match frame {
-        Frame::Distributor => Some(offset),
-        Frame::Redistributors => (offset % REDISTRIBUTOR_SIZE).checked_sub(FRAME_SIZE),
+/// The register at `offset` of `frame`, if it shows what may be in list registers, and the vCPU whose own
+/// interrupts it is about; `None` for shared ones.
+fn state_at(frame: Frame, offset: u64) -> Option<(Option<usize>, registers::Place)> {
+    let (owner, offset) = match frame {
+        Frame::Distributor => (None, offset),
+        Frame::Redistributors => {
+            let (owner, offset) = split(offset);
+            (Some(owner), offset.checked_sub(FRAME_SIZE)?)
+        }
     };
-    offset
-        .and_then(registers::Register::at)
-        .is_some_and(|(register, ..)| register.shows_state())
+    let place = registers::Register::at(offset)?;
+    place.0.shows_state().then_some((owner, place))
 }

@@ -2,7 +2,7 @@
 
 use super::VcpuSet;
 use super::bank::Bank;
-use super::registers::{self, FRAME_SIZE, Register};
+use super::registers::{self, FRAME_SIZE, Place, Register};
 use super::state::State;
 
 const IIDR: u64 = 0x0004;
@@ -39,20 +39,37 @@ impl Redistributor {
 }
 
 impl State {
-    /// What a load from the redistributor of vCPU number `vcpu` gives; `lines` are its timers'
-    /// lines at this moment.
-    pub fn read_redistributor(&self, vcpu: usize, offset: u64, size: u8, lines: u32) -> u64 {
+    /// What a load from a register gives that has a place for each of the own interrupts of vCPU number
+    /// `vcpu`; `lines` are its timers' lines at this moment.
+    pub fn read_own(
+        &self,
+        vcpu: usize,
+        (register, bank, byte): Place,
+        size: u8,
+        lines: u32,
+    ) -> u64 {
+        let Some(cpu) = self.cpus.get(vcpu).filter(|_| bank == 0) else {
+            return 0;
+        };
+        let own = &cpu.own.bank;
+        match register {
+            Register::SetPending | Register::ClearPending if size == 4 => {
+                // Of a timer that fired, `line` remembers just that; `lines` is how it is now.
+                let asking = own.pending() & !own.forwarded | lines;
+                (own.latch | asking).into()
+            }
+            _ => own.read(register, byte, size),
+        }
+    }
+
+    /// What a load from the redistributor of vCPU number `vcpu` gives, but for what [`Self::read_own`]
+    /// is about.
+    pub fn read_redistributor(&self, vcpu: usize, offset: u64, size: u8) -> u64 {
         let Some(cpu) = self.cpus.get(vcpu) else {
             return 0;
         };
         if let Some(offset) = offset.checked_sub(FRAME_SIZE) {
             return match Register::at(offset) {
-                Some((Register::SetPending | Register::ClearPending, 0, _)) if size == 4 => {
-                    // Of a timer that fired, `line` remembers just that; `lines` is how it is now.
-                    let own = &cpu.own.bank;
-                    let asking = own.pending() & !own.forwarded | lines;
-                    (own.latch | asking).into()
-                }
                 Some((register, 0, byte)) => cpu.own.bank.read(register, byte, size),
                 _ if size == 4 => registers::identification(offset),
                 _ => 0,

@@ -27,11 +27,14 @@ pub enum Register {
     Config,
 }
 
+/// A register, for which 32 interrupts, and how many bytes into their part of it.
+pub type Place = (Register, usize, u64);
+
 impl Register {
     /// Which register is at `offset` of its frame, for which 32 interrupts, and how many bytes into
     /// their part of it. ITARGETSR, IGRPMODR and NSACR are not among them: with affinity routing and
     /// one security state they read as zero and ignore writes.
-    pub fn at(offset: u64) -> Option<(Self, usize, u64)> {
+    pub fn at(offset: u64) -> Option<Place> {
         let (register, start, bytes) = match offset {
             0x080..=0x0ff => (Self::Group, 0x080, 4),
             0x100..=0x17f => (Self::SetEnable, 0x100, 4),

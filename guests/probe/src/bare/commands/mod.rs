@@ -9,7 +9,7 @@ mod touch;
 
 use super::patrol::{self, Patroller};
 use super::report::report;
-use super::{aborts, access, attack, console, cpu, guest, psci};
+use super::{aborts, access, attack, console, cpu, guest, psci, timed};
 use cordon_probe::command::{self, Command};
 use cordon_probe::editor::Line;
 use table::TableTest;
@@ -112,9 +112,12 @@ fn vseas() {
 }
 
 fn hvc(registers: [u64; 4]) {
-    match access::hvc(registers) {
+    let before = timed::now();
+    let result = access::hvc(registers);
+    let ticks = timed::now().saturating_sub(before);
+    match result {
         Ok([x0, x1, x2, x3]) => {
-            report!("event=hvc x0={x0:#x} x1={x1:#x} x2={x2:#x} x3={x3:#x}");
+            report!("event=hvc x0={x0:#x} x1={x1:#x} x2={x2:#x} x3={x3:#x} ticks={ticks}");
         }
         Err(abort) => report!("event=hvc result=fault esr={:#x}", abort.esr),
     }
