@@ -93,7 +93,7 @@ impl World {
         self.random = (self.random)
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
-        let offset = (self.random >> 16) % (self.part >> 16) << 16;
+        let offset = ((self.random >> 16) % (self.part >> 16)) << 16;
         Pa::new(DEVICE + vm * self.part + offset)
     }
 
