@@ -5,6 +5,7 @@
 //! `vm::monitor`. Nothing here touches the machine.
 
 use crate::addr::Pa;
+use crate::devmem::Narrowing;
 use core::fmt;
 use core::str::SplitAsciiWhitespace;
 
@@ -27,6 +28,8 @@ pub enum Command<'a> {
     Stage2(&'a str),
     /// What was counted.
     Counters,
+    /// A VM's pages from an address on, so many, have this taken from them.
+    Protect(&'a str, [u64; 2], Narrowing),
     /// A VM ends.
     Stop(&'a str),
     /// A VM starts anew.
@@ -161,6 +164,12 @@ pub const COMMANDS: &[Entry] = &[
     entry("counters", "none", "says-what-was-counted", |_| {
         Ok(Command::Counters)
     }),
+    entry(
+        "protect",
+        "VM,IPA,PAGES,WHAT",
+        "makes-memory-read-only,no-execute,non-cacheable,device-or-none-of-it",
+        protect,
+    ),
     entry("stop", "VM", "ends-the-vm", |words| {
         words.word().map(Command::Stop)
     }),
@@ -171,6 +180,12 @@ pub const COMMANDS: &[Entry] = &[
         words.word().map(Command::Start)
     }),
 ];
+
+fn protect<'a>(words: &mut Words<'a>) -> Result<Command<'a>, Mistake> {
+    let (vm, range) = (words.word()?, [words.number()?, words.number()?]);
+    let what = Narrowing::from_text(words.word()?).ok_or(Mistake::BadArgument)?;
+    Ok(Command::Protect(vm, range, what))
+}
 
 fn poison<'a>(words: &mut Words<'a>) -> Result<Command<'a>, Mistake> {
     match words.optional() {
@@ -221,6 +236,10 @@ mod tests {
             ("poison list 0x1000", Command::PoisonList(Pa::new(0x1000))),
             ("poison list 4096", Command::PoisonList(Pa::new(0x1000))),
             ("stage2\tone", Command::Stage2("one")),
+            (
+                "protect one 0x1000 2 none",
+                Command::Protect("one", [0x1000, 2], Narrowing::NONE),
+            ),
         ] {
             assert_eq!(parse(line), Ok(command), "{line}");
         }
@@ -236,6 +255,8 @@ mod tests {
             ("vms all", Mistake::ExtraArgument),
             ("stop one two", Mistake::ExtraArgument),
             ("poison lost", Mistake::BadArgument),
+            ("protect one 0 1 write", Mistake::BadArgument),
+            ("protect one 0 1", Mistake::MissingArgument),
             ("poison list +1", Mistake::BadNumber),
             ("poison list 0x", Mistake::BadNumber),
             ("poison list 0x10000000000000000", Mistake::BadNumber),

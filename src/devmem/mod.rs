@@ -13,18 +13,22 @@
 //! error may use it from any CPU in any state. A region can go, through `&mut` as well. What changes later (which pages are poisoned, what a
 //! map looks like) is kept elsewhere.
 //!
-//! # Why a sorted vector
+//! # Why sorted vectors
 //!
-//! Regions are few (tens), are added in boot order and hardly ever removed. A binary search over one array
+//! Regions and mappings are added in boot order and hardly ever removed. A binary search over one array
 //! touches fewer cache lines than any tree would, keeps working when the heap does not, and has no
-//! pointers to go wrong.
+//! pointers to go wrong. There are three: regions by PA, each region's mappings by PA, and all mappings
+//! by VM and IPA. So every lookup takes O(log n) steps in the number of regions and mappings, and one
+//! more for each mapping of the page, however large the regions are; registering, at boot, takes O(n).
 
 mod policy;
+mod protection;
 mod region;
 #[cfg(test)]
 mod tests;
 
 pub use policy::Policy;
+pub use protection::{By, MAX_RANGES, Narrowing, Protections, TooMany};
 pub use region::{FailureSink, Kind, Mapping, Region, RegionId};
 
 use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange, Vmid};
@@ -87,6 +91,8 @@ pub struct MappedPage<'a> {
 pub struct DevMem<'s> {
     /// By start address; no two overlap.
     regions: Vec<Region<'s>>,
+    /// All mappings by VM and IPA. Those of one VM do not overlap.
+    by_ipa: Vec<Mapping>,
     /// Regions that were ever registered: an id does not come again.
     registered: u16,
 }
@@ -96,6 +102,7 @@ impl<'s> DevMem<'s> {
     pub const fn new() -> Self {
         Self {
             regions: Vec::new(),
+            by_ipa: Vec::new(),
             registered: 0,
         }
     }
@@ -135,7 +142,11 @@ impl<'s> DevMem<'s> {
     /// Forgets a region and its mappings, which it returns: no VM may map it any more.
     pub fn unregister(&mut self, id: RegionId) -> Option<Region<'s>> {
         let at = self.regions.iter().position(|region| region.id() == id)?;
-        Some(self.regions.remove(at))
+        let region = self.regions.remove(at);
+        // A mapping lies in its region as a whole.
+        self.by_ipa
+            .retain(|it| !region.range().contains(it.range.start()));
+        Some(region)
     }
 
     /// Registers that a VM maps part of a region. Any number of VMs, and of IPAs in one VM, may map
@@ -150,10 +161,13 @@ impl<'s> DevMem<'s> {
             .position(|region| region.id() == id)
             .ok_or(RegisterError::UnknownRegion(id))?;
         self.check_ipa(&mapping)?;
-        match self.regions.get_mut(at) {
-            Some(region) => region.add(mapping),
-            None => Err(RegisterError::UnknownRegion(id)),
-        }
+        let region = self.regions.get_mut(at);
+        region
+            .ok_or(RegisterError::UnknownRegion(id))?
+            .add(mapping)?;
+        let at = self.views_before(mapping.vm, mapping.ipa);
+        self.by_ipa.insert(at, mapping);
+        Ok(())
     }
 
     /// The region that holds `pa`. O(log n) in the number of regions.
@@ -173,12 +187,13 @@ impl<'s> DevMem<'s> {
         self.regions.iter()
     }
 
-    /// Everyone who maps the page that holds `pa`, in order of registration. Nothing is allocated.
+    /// Everyone who maps the page that holds `pa`, in order of the PAs where their mappings begin. Nothing
+    /// is allocated.
     pub fn mappings_of(&self, pa: Pa) -> impl Iterator<Item = MappedPage<'_>> {
         let page = pa.page();
         self.find(pa)
             .into_iter()
-            .flat_map(Region::policies)
+            .flat_map(move |region| region.policies_at(page))
             .filter_map(move |(mapping, policy)| {
                 Some(MappedPage {
                     vm: mapping.vm,
@@ -190,23 +205,50 @@ impl<'s> DevMem<'s> {
     }
 
     /// Changes what is done from now on when a page of the mapping goes bad that the VM has at `ipa`.
-    /// Returns the mapping; `None` where there is none.
-    pub fn set_policy(&self, vm: Vmid, ipa: Ipa, policy: Policy) -> Option<&Mapping> {
-        let mut all = self.regions.iter().flat_map(Region::policies);
-        let (mapping, cell) =
-            all.find(|(mapping, _)| mapping.vm == vm && mapping.pa_of(ipa).is_some())?;
+    /// Returns the mapping, and what was done before; `None` where there is none.
+    pub fn set_policy(&self, vm: Vmid, ipa: Ipa, policy: Policy) -> Option<(&Mapping, Policy)> {
+        let wanted = self.mapping_at(vm, ipa)?;
+        let region = self.find(wanted.range.start())?;
+        let mut all = region.policies_at(wanted.range.start());
+        let (mapping, cell) = all.find(|(mapping, _)| *mapping == wanted)?;
+        let before = cell.get();
         cell.set(policy);
-        Some(mapping)
+        Some((mapping, before))
     }
 
     /// The PA behind an IPA, and its region, by what has been registered: unlike the VM's stage-2
-    /// tables this does not know of holes. O(mappings).
+    /// tables this does not know of holes.
     pub fn resolve(&self, vm: Vmid, ipa: Ipa) -> Option<(Pa, &Region<'s>)> {
-        self.regions.iter().find_map(|region| {
-            let mut own = region.mappings().filter(|mapping| mapping.vm == vm);
-            let pa = own.find_map(|mapping| mapping.pa_of(ipa))?;
-            Some((pa, region))
-        })
+        let pa = self.mapping_at(vm, ipa)?.pa_of(ipa)?;
+        Some((pa, self.find(pa)?))
+    }
+
+    /// What `vm` was given at `ipa`.
+    pub fn mapping_at(&self, vm: Vmid, ipa: Ipa) -> Option<&Mapping> {
+        let next = self.mappings_from(vm, ipa).next();
+        next.filter(|mapping| mapping.pa_of(ipa).is_some())
+    }
+
+    /// What `vm` was given at `ipa` and behind it, in order of IPA. O(log n) to begin.
+    pub fn mappings_from(&self, vm: Vmid, ipa: Ipa) -> impl Iterator<Item = &Mapping> {
+        let before = self.views_before(vm, ipa);
+        // The one that begins before `ipa` may reach it; those before that one do not.
+        let from = before.saturating_sub(1);
+        let views = self.by_ipa.get(from..).unwrap_or_default().iter();
+        views
+            .skip_while(move |it| (it.vm, it.last_ipa().unwrap_or(Ipa::new(u64::MAX))) < (vm, ipa))
+            .take_while(move |it| it.vm == vm)
+    }
+
+    /// All that `vm` was given, in order of IPA.
+    pub fn mappings_by(&self, vm: Vmid) -> impl Iterator<Item = &Mapping> {
+        self.mappings_from(vm, Ipa::new(0))
+    }
+
+    /// How many mappings come before what `vm` has, or could have, from `ipa` on.
+    fn views_before(&self, vm: Vmid, ipa: Ipa) -> usize {
+        self.by_ipa
+            .partition_point(|it| (it.vm, it.ipa) < (vm, ipa))
     }
 
     /// Tells the owner of the region that holds `pa` that this page has failed, if it asked to
@@ -228,17 +270,10 @@ impl<'s> DevMem<'s> {
     /// That the VM has nothing else where `mapping` is to be.
     fn check_ipa(&self, mapping: &Mapping) -> Result<(), RegisterError> {
         let last = mapping.last_ipa().ok_or(RegisterError::IpaWraps)?;
-        let taken = self
-            .regions
-            .iter()
-            .flat_map(Region::mappings)
-            .filter(|other| other.vm == mapping.vm && other.ipa <= last)
-            .filter(|other| other.last_ipa().is_some_and(|end| mapping.ipa <= end))
-            .map(|other| other.ipa.max(mapping.ipa))
-            .min();
-        match taken {
-            Some(ipa) => Err(RegisterError::IpaTaken(ipa)),
-            None => Ok(()),
+        let taken = self.mappings_from(mapping.vm, mapping.ipa).next();
+        match taken.map(|other| other.ipa.max(mapping.ipa)) {
+            Some(ipa) if ipa <= last => Err(RegisterError::IpaTaken(ipa)),
+            _ => Ok(()),
         }
     }
 }

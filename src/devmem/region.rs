@@ -103,6 +103,19 @@ impl Mapping {
         self.range.contains(pa).then_some(pa)
     }
 
+    /// The part of it that the VM has from the page of `first` to that of `last`.
+    pub fn between(&self, first: Ipa, last: Ipa) -> Option<Self> {
+        let end = self.last_ipa()?.min(last);
+        let ipa = self.ipa.max(first.page());
+        let size = end.page().checked_offset_from(ipa)?;
+        let range = PaRange::new(self.pa_of(ipa)?, size.checked_add(PAGE_SIZE)?)?;
+        Some(Self {
+            ipa,
+            range,
+            ..*self
+        })
+    }
+
     /// Its last IPA, or `None` where that is outside the address space.
     pub(super) fn last_ipa(&self) -> Option<Ipa> {
         self.ipa.checked_add(self.range.size() - 1)
@@ -128,7 +141,18 @@ pub struct Region<'s> {
     range: PaRange,
     owner: String,
     sink: Option<&'s (dyn FailureSink + Sync)>,
-    mappings: Vec<(Mapping, PolicyCell)>,
+    /// By PA, those that begin at one address in order of registration.
+    mappings: Vec<Entry>,
+}
+
+/// A mapping in the list of its region.
+#[derive(Debug)]
+struct Entry {
+    mapping: Mapping,
+    policy: PolicyCell,
+    /// The last PA of this mapping or of one before it, whichever is higher: what reaches an address is
+    /// behind all entries that do not get there.
+    reach: Pa,
 }
 
 impl<'s> Region<'s> {
@@ -154,7 +178,21 @@ impl<'s> Region<'s> {
             return Err(RegisterError::OutsideRegion(self.id));
         }
         mapping.check(self.kind)?;
-        self.mappings.push((mapping, PolicyCell::default()));
+        let start = mapping.range.start();
+        let at = self
+            .mappings
+            .partition_point(|it| it.mapping.range.start() <= start);
+        let entry = Entry {
+            mapping,
+            policy: PolicyCell::default(),
+            reach: mapping.range.last(),
+        };
+        self.mappings.insert(at, entry);
+        let mut reach = Pa::new(0);
+        for it in &mut self.mappings {
+            reach = reach.max(it.mapping.range.last());
+            it.reach = reach;
+        }
         Ok(())
     }
 
@@ -178,21 +216,25 @@ impl<'s> Region<'s> {
         &self.owner
     }
 
-    /// Who maps it, in order of registration.
+    /// Who maps it, in order of PA.
     pub fn mappings(&self) -> impl Iterator<Item = &Mapping> {
-        self.mappings.iter().map(|(mapping, _)| mapping)
+        self.mappings.iter().map(|it| &it.mapping)
     }
 
-    /// The same, each with what is done when a page of it goes bad.
-    pub(super) fn policies(&self) -> impl Iterator<Item = (&Mapping, &PolicyCell)> {
-        self.mappings
-            .iter()
-            .map(|(mapping, policy)| (mapping, policy))
+    /// Those that may hold `pa`, which are all that do and such that begin between them, each with what is
+    /// done when a page of it goes bad. O(log n) to begin.
+    pub(super) fn policies_at(&self, pa: Pa) -> impl Iterator<Item = (&Mapping, &PolicyCell)> {
+        let begins = |it: &Entry| it.mapping.range.start() <= pa;
+        let first = self.mappings.partition_point(|it| it.reach < pa);
+        let end = self.mappings.partition_point(begins);
+        let found = self.mappings.get(first..end).unwrap_or_default();
+        found.iter().map(|it| (&it.mapping, &it.policy))
     }
 
     /// What is done when a page of `mapping` goes bad.
     pub fn policy_of(&self, mapping: &Mapping) -> Policy {
-        let mut own = self.policies().filter(|(other, _)| *other == mapping);
+        let start = mapping.range.start();
+        let mut own = (self.policies_at(start)).filter(|(other, _)| *other == mapping);
         own.next()
             .map_or(Policy::default(), |(_, policy)| policy.get())
     }

@@ -285,7 +285,21 @@ proptest! {
                 .filter(|it| it.range.contains(Pa::new(pa)))
                 .map(|it| (it.vm.get(), (it.ipa.get() + pa - it.range.start().get()) & !0xfff))
                 .collect();
-            prop_assert_eq!(seen(&dev_mem, pa), expected);
+            let mut got = seen(&dev_mem, pa);
+            let mut expected = expected;
+            got.sort_unstable();
+            expected.sort_unstable();
+            prop_assert_eq!(got, expected);
+        }
+        for (raw, page) in (1..5).flat_map(|raw| (0..80).map(move |page| (raw, page))) {
+            let (vm, ipa) = (vm(raw), Ipa::new(page * M2 + 0x5678));
+            let expected = mappings.iter().filter(|it| it.vm == vm).find_map(|it| it.pa_of(ipa));
+            prop_assert_eq!(dev_mem.resolve(vm, ipa).map(|it| it.0), expected);
+            let behind = |it: &&Mapping| it.vm == vm && it.last_ipa().is_some_and(|last| ipa <= last);
+            let mut expected: Vec<Mapping> = mappings.iter().filter(behind).copied().collect();
+            expected.sort_unstable_by_key(|it| it.ipa);
+            let got: Vec<Mapping> = dev_mem.mappings_from(vm, ipa).copied().collect();
+            prop_assert_eq!(got, expected);
         }
     }
 }

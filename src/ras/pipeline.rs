@@ -30,7 +30,7 @@ use super::ghes::PhysMemory;
 use super::journal::{Journal, Line, Note};
 use super::poison::{BadPage, PoisonSet};
 use super::repair::Mender;
-use crate::addr::{PAGE_SIZE, Pa, PaRange, Pfn};
+use crate::addr::{PAGE_SIZE, Pa, PaRange, Pfn, Vmid};
 use crate::devmem::DevMem;
 use crate::stage2::Rebuilt;
 use crate::sync::Mutex;
@@ -419,11 +419,11 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         log::info!(target: "ras", "event=filtered seq={seq} via={via} pa={page} pages={pages} rule={rule}");
     }
 
-    /// Counts an access to the page that holds `pa`, which is a hole. Returns how many there have
+    /// Counts an access of `vm` to the page that holds `pa`, which is a hole. Returns how many there have
     /// been, and the level of stage-1 table that the page was first consumed as, if it was one.
-    pub fn touched(&self, pa: Pa) -> (u64, Option<Level>) {
+    pub fn touched(&self, vm: Vmid, pa: Pa) -> (u64, Option<Level>) {
         let poison = self.poison.lock();
-        let page = poison.get(pa.pfn());
+        let page = poison.get_for(vm, pa.pfn());
         page.map_or((0, None), |page| (page.touch(), page.walk_level()))
     }
 

@@ -6,6 +6,19 @@
 //! up the answer is [`Insert::Full`], and the caller must then contain the page without the set, and
 //! say so.
 //!
+//! # What is good again, and for whom
+//!
+//! A page that several VMs share is made good by one of them. The others have not asked for it, and
+//! must not find other contents where they have lost theirs: from each of them it stays
+//! *withheld*, which takes a node for each. Nodes are kept by owner and frame number in one tree,
+//! [`EVERYBODY`] being the owner of those that are bad; so what one VM must not have mapped is found
+//! by two searches, whatever has been repaired for others.
+//!
+//! # The cost
+//!
+//! A node takes 64 bytes. Every operation takes O(log n) steps in the number of nodes in use; an
+//! iterator takes O(log n) to begin and O(1) on average for each page that it gives.
+//!
 //! The set lives behind one spin lock, which is taken after that of a region and before that of a
 //! stage-2 table. What a node counts may be changed through a shared reference, under the same lock.
 //! Synchronous aborts of EL2 itself must not take it.
@@ -19,7 +32,7 @@ use intrusive_collections::{
 };
 
 use super::esr::Level;
-use crate::addr::{Pa, PaRange, Pfn};
+use crate::addr::{Pa, PaRange, Pfn, Vmid};
 
 #[cfg(test)]
 mod tests;
@@ -31,7 +44,7 @@ mod tests;
 pub struct PoisonedPage {
     tree: RBTreeAtomicLink,
     free: SinglyLinkedListAtomicLink,
-    pfn: AtomicU64,
+    key: AtomicU64,
     sequence: AtomicU64,
     consumers: AtomicU64,
     /// 32 bits, so that a node is a line of a cache.
@@ -51,9 +64,49 @@ impl<'k> KeyAdapter<'k> for ByPfn<'_> {
     type Key = u64;
 
     fn get_key(&self, page: &'k PoisonedPage) -> u64 {
-        page.pfn.load(Relaxed)
+        #[cfg(test)]
+        steps::count();
+        page.key.load(Relaxed)
     }
 }
+
+/// How many nodes searches look at: what tests of the cost count.
+#[cfg(test)]
+pub(crate) mod steps {
+    use core::cell::Cell;
+
+    std::thread_local! {
+        static STEPS: Cell<u64> = const { Cell::new(0) };
+    }
+
+    pub(super) fn count() {
+        STEPS.set(STEPS.get() + 1);
+    }
+
+    /// Nodes that this thread has looked at until now.
+    pub(crate) fn taken() -> u64 {
+        STEPS.get()
+    }
+}
+
+/// Bits of a frame number. The owner is above them.
+const PFN_BITS: u32 = 52;
+const PFN_MASK: u64 = (1 << PFN_BITS) - 1;
+
+/// The owner of pages that are bad, whoever maps them. VMIDs count from 1.
+const EVERYBODY: u64 = 0;
+
+/// What `owner` must not have of the frame with number `pfn`.
+const fn key(owner: u64, pfn: u64) -> u64 {
+    owner << PFN_BITS | pfn & PFN_MASK
+}
+
+fn owner(vm: Vmid) -> u64 {
+    vm.get().into()
+}
+
+/// A node is what a poisoned page costs.
+const _: () = assert!(size_of::<PoisonedPage>() == 64);
 
 /// Stored in place of a level where there is none.
 const NO_LEVEL: i8 = i8::MIN;
@@ -64,7 +117,7 @@ impl PoisonedPage {
         Self {
             tree: RBTreeAtomicLink::new(),
             free: SinglyLinkedListAtomicLink::new(),
-            pfn: AtomicU64::new(0),
+            key: AtomicU64::new(0),
             sequence: AtomicU64::new(0),
             consumers: AtomicU64::new(0),
             touches: AtomicU32::new(0),
@@ -75,7 +128,7 @@ impl PoisonedPage {
 
     /// The page.
     pub fn pfn(&self) -> Pfn {
-        Pfn::new(self.pfn.load(Relaxed))
+        Pfn::new(self.key.load(Relaxed) & PFN_MASK)
     }
 
     /// The sequence number of the error by which the page became known.
@@ -204,6 +257,7 @@ pub struct PoisonSet<'a> {
     /// Nodes that were, and are free again.
     free: SinglyLinkedList<Free<'a>>,
     len: usize,
+    withheld: usize,
     capacity: usize,
 }
 
@@ -215,13 +269,14 @@ impl<'a> PoisonSet<'a> {
             pages: RBTree::new(ByPfn::new()),
             free: SinglyLinkedList::new(Free::new()),
             len: 0,
+            withheld: 0,
             capacity: nodes.len(),
             fresh: nodes,
         }
     }
 
     /// A node that is not in use.
-    fn take(&mut self) -> Option<&'a PoisonedPage> {
+    fn unused(&mut self) -> Option<&'a PoisonedPage> {
         self.free.pop_front().or_else(|| {
             let node = core::mem::take(&mut self.fresh).split_first_mut();
             let (node, rest) = node?;
@@ -246,28 +301,53 @@ impl<'a> PoisonSet<'a> {
         self.capacity
     }
 
+    /// How many pages are withheld, each from one VM.
+    pub fn withheld(&self) -> usize {
+        self.withheld
+    }
+
+    /// How many more pages can be bad, or withheld from one VM.
+    pub fn room(&self) -> usize {
+        self.capacity.saturating_sub(self.len + self.withheld)
+    }
+
     /// Marks `pfn` as bad, by the error with number `sequence`.
     pub fn insert(&mut self, pfn: Pfn, sequence: u64) -> Insert<'_> {
-        if let Some(page) = self.pages.find(&pfn.get()).clone_pointer() {
+        let key = key(EVERYBODY, pfn.get());
+        if let Some(page) = self.pages.find(&key).clone_pointer() {
             return Insert::Known(page);
         }
-        let Some(page) = self.take() else {
-            return Insert::Full;
-        };
-        page.pfn.store(pfn.get(), Relaxed);
+        match self.add(key, sequence) {
+            Some(page) => {
+                self.len += 1;
+                Insert::New(page)
+            }
+            None => Insert::Full,
+        }
+    }
+
+    /// A new node with this key, of which there is none.
+    fn add(&mut self, key: u64, sequence: u64) -> Option<&'a PoisonedPage> {
+        let page = self.unused()?;
+        page.key.store(key, Relaxed);
         page.sequence.store(sequence, Relaxed);
         page.touches.store(0, Relaxed);
         page.consumers.store(0, Relaxed);
         page.acknowledged.store(false, Relaxed);
         page.walk_level.store(NO_LEVEL, Relaxed);
         self.pages.insert(page);
-        self.len = self.len.saturating_add(1);
-        Insert::New(page)
+        Some(page)
     }
 
     /// What is known of `pfn`, if it is bad.
     pub fn get(&self, pfn: Pfn) -> Option<&PoisonedPage> {
-        self.pages.find(&pfn.get()).get()
+        self.pages.find(&key(EVERYBODY, pfn.get())).get()
+    }
+
+    /// What is known of `pfn`, if `vm` must not have it: because it is bad, or withheld from it.
+    pub fn get_for(&self, vm: Vmid, pfn: Pfn) -> Option<&PoisonedPage> {
+        let withheld = || self.pages.find(&key(owner(vm), pfn.get())).get();
+        self.get(pfn).or_else(withheld)
     }
 
     /// Whether `pfn` is bad.
@@ -277,30 +357,94 @@ impl<'a> PoisonSet<'a> {
 
     /// The lowest bad page that shares a byte with `range`.
     pub fn first_in(&self, range: PaRange) -> Option<&PoisonedPage> {
-        self.iter_in(range).next()
+        self.first_of(EVERYBODY, range)
+    }
+
+    /// The lowest page that shares a byte with `range` and that `vm` must not have. Of one that is bad
+    /// and was withheld before, what is known of the former.
+    pub fn first_for(&self, vm: Vmid, range: PaRange) -> Option<&PoisonedPage> {
+        let bad = self.first_of(EVERYBODY, range);
+        if self.withheld == 0 {
+            return bad;
+        }
+        let withheld = self.first_of(owner(vm), range);
+        // Of two equal ones, the first.
+        [bad, withheld]
+            .into_iter()
+            .flatten()
+            .min_by_key(|page| page.pfn())
+    }
+
+    fn first_of(&self, owner: u64, range: PaRange) -> Option<&PoisonedPage> {
+        let pfns = range.pfns();
+        let first = key(owner, pfns.start);
+        let page = self.pages.lower_bound(Bound::Included(&first)).get()?;
+        let last = key(owner, pfns.end.saturating_sub(1));
+        (page.key.load(Relaxed) <= last).then_some(page)
     }
 
     /// The bad pages that share a byte with `range`, in order.
     pub fn iter_in(&self, range: PaRange) -> impl Iterator<Item = &PoisonedPage> {
         let pfns = range.pfns();
+        let (first, last) = (
+            key(EVERYBODY, pfns.start),
+            key(EVERYBODY, pfns.end.saturating_sub(1)),
+        );
         self.pages
-            .range(Bound::Included(&pfns.start), Bound::Excluded(&pfns.end))
+            .range(Bound::Included(&first), Bound::Included(&last))
     }
 
     /// All bad pages, in order.
     pub fn iter(&self) -> impl Iterator<Item = &PoisonedPage> {
-        self.pages.iter()
+        let last = key(EVERYBODY, PFN_MASK);
+        self.pages.range(Bound::Unbounded, Bound::Included(&last))
     }
 
     /// Forgets that `pfn` is bad: it was repaired. `None` if it was not.
     pub fn remove(&mut self, pfn: Pfn) -> Option<Removed> {
-        let page = self.pages.find_mut(&pfn.get()).remove()?;
+        let removed = self.take(key(EVERYBODY, pfn.get()))?;
+        self.len = self.len.saturating_sub(1);
+        Some(removed)
+    }
+
+    /// Forgets that `pfn` is bad, but keeps it from each of `others`, who had it as well and have not
+    /// asked for it. `None` if it was not bad, or if there is no room for so many: nothing has changed
+    /// then.
+    pub fn remove_but_for(
+        &mut self,
+        pfn: Pfn,
+        others: impl Iterator<Item = Vmid> + Clone,
+    ) -> Option<Removed> {
+        let known = |vm: &Vmid| self.pages.find(&key(owner(*vm), pfn.get())).get().is_some();
+        let needed = others.clone().filter(|vm| !known(vm)).count();
+        // The node of the page itself can be used again.
+        if needed > self.room() + 1 {
+            return None;
+        }
+        let removed = self.remove(pfn)?;
+        for vm in others {
+            let key = key(owner(vm), pfn.get());
+            if self.pages.find(&key).is_null() && self.add(key, removed.sequence).is_some() {
+                self.withheld += 1;
+            }
+        }
+        Some(removed)
+    }
+
+    /// `vm` asks for `pfn`, which may be withheld from it: it is not, from now on. `None` if it was not.
+    pub fn give_back(&mut self, vm: Vmid, pfn: Pfn) -> Option<Removed> {
+        let removed = self.take(key(owner(vm), pfn.get()))?;
+        self.withheld = self.withheld.saturating_sub(1);
+        Some(removed)
+    }
+
+    fn take(&mut self, key: u64) -> Option<Removed> {
+        let page = self.pages.find_mut(&key).remove()?;
         let removed = Removed {
             sequence: page.sequence(),
             touches: page.touches(),
         };
         self.free.push_front(page);
-        self.len = self.len.saturating_sub(1);
         Some(removed)
     }
 }

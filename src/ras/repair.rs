@@ -28,6 +28,8 @@ use crate::sync::Mutex;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+mod shared;
+
 /// What repairs need of the VMs' address spaces. `None`: there is no such VM, or it never runs again.
 pub trait Mendable: AddressSpaces {
     /// Gives the VM the page at `ipa` back, if it is a hole over memory that is good.
@@ -92,6 +94,10 @@ pub enum RepairError {
     NoSpare,
     /// A VM's table reserve is spent, so that it cannot have the page by itself. Others may have it.
     OutOfFrames,
+    /// Another VM has it as well, and would notice: [`shared`] says when.
+    Shared,
+    /// There is no room to remember from whom it would be withheld. It stays cut out.
+    NoRoom,
 }
 
 impl fmt::Display for RepairError {
@@ -104,6 +110,8 @@ impl fmt::Display for RepairError {
             Self::Unreachable => "unreachable",
             Self::NoSpare => "no-spare",
             Self::OutOfFrames => "out-of-table-frames",
+            Self::Shared => "shared",
+            Self::NoRoom => "poison-set-full",
         })
     }
 }
@@ -126,6 +134,8 @@ pub enum Contents {
     Kept,
     /// They are zeros.
     Cleared,
+    /// They are what others have made of them, who had the page back before.
+    Shared,
 }
 
 impl fmt::Display for Contents {
@@ -133,6 +143,7 @@ impl fmt::Display for Contents {
         f.pad(match self {
             Self::Kept => "kept",
             Self::Cleared => "cleared",
+            Self::Shared => "shared",
         })
     }
 }
@@ -168,6 +179,12 @@ impl Mender {
     /// to be tried again.
     pub fn is_busy(&self, frame: Pa) -> bool {
         self.busy.load(Ordering::Acquire) == frame.pfn().get()
+    }
+
+    /// Keeps repairs, moves and changes of attributes from happening while the answer is kept. To be taken
+    /// before any other lock.
+    pub fn alone(&self) -> impl Sized + '_ {
+        self.work.lock()
     }
 
     /// Says that `frame` is being worked on until the guard goes. [`Self::work`] must be held.
@@ -211,18 +228,12 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         self.mender.spares.lock().moved_from(home)
     }
 
-    /// The lowest bad page that shares a byte with `range`.
-    pub fn first_bad(&self, range: PaRange) -> Option<Pa> {
-        let poison = self.poison.lock();
-        poison.first_in(range).map(|page| page.pfn().pa())
-    }
-
     /// Whether the page that holds `pa` is known to be bad.
     pub fn is_bad(&self, pa: Pa) -> bool {
         self.poison.lock().contains(pa.pfn())
     }
 
-    /// Repairs the page that holds `frame`, on physical CPU number `cpu`.
+    /// Repairs the page that holds `frame`, on physical CPU number `cpu`, for everyone who has it.
     ///
     /// # Errors
     /// As [`RepairError`] says.
@@ -234,36 +245,46 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         spaces: &V,
         media: &impl Media,
     ) -> Result<Contents, RepairError> {
-        let page = frame.page();
-        let occasion = Occasion {
-            origin: Origin::Repair,
+        self.repair_for(None, (frame, how), cpu, spaces, media)
+    }
+
+    /// The same on behalf of VM `by` alone: see [`shared`].
+    ///
+    /// # Errors
+    /// As [`RepairError`] says.
+    pub fn repair_for<V: Mendable>(
+        &self,
+        by: Option<Vmid>,
+        (frame, how): (Pa, How),
+        cpu: usize,
+        spaces: &V,
+        media: &impl Media,
+    ) -> Result<Contents, RepairError> {
+        let (page, seq) = (frame.page(), self.next_sequence());
+        let step = Step {
+            ras: self,
+            by,
+            page,
+            seq,
             cpu,
-            consumer: None,
+            spaces,
+            media,
         };
-        let seq = self.next_sequence();
         let work = self.mender.work.lock();
         let busy = self.mender.begin(page);
-        let done = if !self.is_bad(page) {
-            Err(RepairError::NotPoisoned)
-        } else if self.devmem.find(page).is_none() {
-            Err(RepairError::NotMapped)
-        } else {
-            let step = Step {
-                ras: self,
-                page,
-                seq,
-                cpu,
-                spaces,
-                media,
-            };
-            match how {
-                How::InPlace => step.in_place(),
-                How::Spare => step.by_spare(),
-            }
-        };
+        let done = step.carry_out(how);
         drop((busy, work));
         match done {
+            Ok(Contents::Shared) => {
+                let vm = by.map_or("?", |vm| spaces.name(vm));
+                log::info!(target: "ras", "event=returned seq={seq} pa={page} vm={vm}");
+            }
             Ok(contents) => {
+                let occasion = Occasion {
+                    origin: Origin::Repair,
+                    cpu,
+                    consumer: None,
+                };
                 let event =
                     occasion.event(seq, Severity::Recoverable, PaRange::new(page, PAGE_SIZE));
                 self.announcer
@@ -291,6 +312,8 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
 /// One repair.
 struct Step<'a, 's, S, V, M> {
     ras: &'a Ras<'s, S>,
+    /// Who asked; `None`: somebody who speaks for all.
+    by: Option<Vmid>,
     page: Pa,
     seq: u64,
     cpu: usize,
@@ -299,18 +322,42 @@ struct Step<'a, 's, S, V, M> {
 }
 
 impl<S: PhysMemory, V: Mendable, M: Media> Step<'_, '_, S, V, M> {
-    fn in_place(&self) -> Result<Contents, RepairError> {
+    fn carry_out(&self, how: How) -> Result<Contents, RepairError> {
+        if !self.ras.is_bad(self.page) {
+            return match self.by {
+                Some(vm) if self.ras.lost_to(vm, self.page).is_some() => self.give_back(vm, how),
+                _ => Err(RepairError::NotPoisoned),
+            };
+        }
+        if self.ras.devmem.find(self.page).is_none() {
+            return Err(RepairError::NotMapped);
+        }
+        let others = self.others(how)?;
+        match how {
+            How::InPlace => self.in_place(others),
+            How::Spare => self.by_spare(),
+        }
+    }
+
+    fn in_place(&self, others: shared::Vms) -> Result<Contents, RepairError> {
         let contents = self.make_good()?;
         let home = self.ras.mender.spares.lock().home_of(self.page);
-        self.ras.poison.lock().remove(self.page.pfn());
+        self.forget(others)?;
         if home.is_none() && self.is_home_of_a_spare() {
             self.bring_home()?;
             return Ok(Contents::Kept);
         }
-        for mapped in self.ras.users_of(self.page) {
+        self.mend_all()?;
+        Ok(contents)
+    }
+
+    /// Gives the page to those who have asked for it.
+    fn mend_all(&self) -> Result<(), RepairError> {
+        let asked = |user: &MappedPage<'_>| self.by.is_none_or(|vm| user.vm == vm);
+        for mapped in self.ras.users_of(self.page).filter(asked) {
             self.mend(&mapped)?;
         }
-        Ok(contents)
+        Ok(())
     }
 
     fn is_home_of_a_spare(&self) -> bool {

@@ -22,8 +22,12 @@ enum Use {
 #[derive(Debug, Default)]
 pub struct Spares {
     range: Option<PaRange>,
-    /// By frame of `range`.
-    uses: Vec<Use>,
+    /// By frame of `range`, and whether it is in `stack`.
+    uses: Vec<(Use, bool)>,
+    /// All free frames, by their place in `uses`, and some that are not free any more.
+    stack: Vec<u32>,
+    /// How many are free.
+    free: usize,
     /// Homes whose pages were moved, with where they are now; in order of home.
     moved: Vec<(Pfn, Pfn)>,
 }
@@ -34,23 +38,29 @@ impl Spares {
         Self {
             range: None,
             uses: Vec::new(),
+            stack: Vec::new(),
+            free: 0,
             moved: Vec::new(),
         }
     }
 
     /// The whole pages of `range`, which nobody else uses. Allocates.
     pub fn new(range: PaRange) -> Self {
-        let count = usize::try_from(range.size() / PAGE_SIZE).unwrap_or(0);
+        let count = u32::try_from(range.size() / PAGE_SIZE).unwrap_or(0);
+        let stack: Vec<u32> = (0..count).rev().collect();
+        let count = stack.len();
         Self {
             range: Some(range),
-            uses: alloc::vec![Use::Free; count],
+            uses: alloc::vec![(Use::Free, true); count],
+            stack,
+            free: count,
             moved: Vec::with_capacity(count),
         }
     }
 
     /// How many are free.
-    pub fn free(&self) -> usize {
-        self.uses.iter().filter(|it| **it == Use::Free).count()
+    pub const fn free(&self) -> usize {
+        self.free
     }
 
     /// How many pages were moved to spares.
@@ -58,10 +68,18 @@ impl Spares {
         self.moved.len()
     }
 
-    /// The lowest free frame. It stays free until [`Self::assign`].
-    pub fn any(&self) -> Option<Pa> {
-        let at = self.uses.iter().position(|it| *it == Use::Free)?;
-        self.range?.start().checked_add(at as u64 * PAGE_SIZE)
+    /// A free frame, the lowest one as long as none has become free again. It stays free until
+    /// [`Self::assign`]. O(1), for each frame that is passed over here was freed, or there at the start.
+    pub fn any(&mut self) -> Option<Pa> {
+        loop {
+            let at = *self.stack.last()?;
+            let (usage, listed) = self.uses.get_mut(at as usize)?;
+            if *usage == Use::Free {
+                return self.range?.start().checked_add(u64::from(at) * PAGE_SIZE);
+            }
+            *listed = false;
+            self.stack.pop();
+        }
     }
 
     /// Of the pages that were moved, the one with the lowest home from `home` on, and its frame.
@@ -141,12 +159,25 @@ impl Spares {
     }
 
     fn use_of(&self, frame: Pa) -> Option<Use> {
-        self.uses.get(self.index(frame)?).copied()
+        self.uses.get(self.index(frame)?).map(|(usage, _)| *usage)
     }
 
     fn set(&mut self, frame: Pa, to: Use) -> bool {
-        let slot = self.index(frame).and_then(|at| self.uses.get_mut(at));
-        slot.map(|slot| *slot = to).is_some()
+        let Some(at) = self.index(frame) else {
+            return false;
+        };
+        let (Some((usage, listed)), Ok(place)) = (self.uses.get_mut(at), u32::try_from(at)) else {
+            return false;
+        };
+        let (was, is) = (*usage == Use::Free, to == Use::Free);
+        *usage = to;
+        self.free = (self.free + usize::from(is)).saturating_sub(usize::from(was));
+        // Each is there once at most, so there is room.
+        if is && !*listed {
+            *listed = true;
+            self.stack.push(place);
+        }
+        true
     }
 }
 

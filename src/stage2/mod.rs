@@ -12,7 +12,8 @@
 //! One lock a VM, outside of this module, around the whole [`Stage2`]. Readers take it as well: while
 //! a block is exchanged for a table it is missing from the map for a moment, and only the lock tells
 //! that moment from a real hole. So a vCPU with a stage-2 fault takes the lock, looks up, and
-//! retries its instruction when it finds [`Lookup::Mapped`]. CPUs walk the tables without asking, of
+//! retries its instruction when it finds [`Lookup::Mapped`]. What was looked up is true while the lock is
+//! held: [`Followed`] keeps both together. CPUs walk the tables without asking, of
 //! course; that is what [`bbm`] is about. The lock is a leaf but for the locks inside [`Tlb`] and
 //! [`FrameSource`] implementations.
 //!
@@ -53,6 +54,7 @@ mod census;
 pub mod config;
 mod descriptor;
 pub mod env;
+mod follow;
 mod granule;
 mod heal;
 mod hole;
@@ -73,6 +75,7 @@ pub use bbm::Strategy;
 pub use census::{Census, Extent, ExtentKind};
 pub use config::{Config, ConfigError};
 pub use env::{FrameSource, TableMemory, Tlb};
+pub use follow::Followed;
 pub use granule::{Granule, Level};
 pub use heal::{MendOutcome, Mended};
 pub use hole::{Hole, HoleOutcome};

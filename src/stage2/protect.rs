@@ -22,7 +22,7 @@ pub enum ProtectError {
     BeyondIpa,
     /// Nothing was ever mapped at this IPA, the first in the range of which that is true.
     NotMapped(Ipa),
-    /// The range begins or ends, at this IPA, inside of something that was taken out as a whole.
+    /// The range begins or ends, at this IPA, inside of a hole that is larger than a page.
     InHole(Ipa),
     /// Blocks have to be split, and the reserve is spent.
     OutOfFrames,
@@ -67,6 +67,9 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
         bad: &impl KnownBad,
     ) -> Result<(), ProtectError> {
         let range = self.whole_pages(ipa, size)?;
+        for edge in [range.start, range.end] {
+            self.bring_back_around(Ipa::new(edge), bad)?;
+        }
         let (granule, fwb) = (self.config.granule(), self.config.fwb());
         let mut parts = self.parts();
         parts
@@ -94,6 +97,18 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
             _ => parts.surgeon.forget_table(),
         }
         parts.heal_and_refine(range, bad)?;
+        Ok(())
+    }
+
+    /// Brings back what is good of a dropped block that `edge` is inside of, so that it can be split there.
+    fn bring_back_around(&mut self, edge: Ipa, bad: &impl KnownBad) -> Result<(), Damage> {
+        let slot = self.tree().descend(edge)?;
+        let inside = |slot: super::walk::Slot<'_>| {
+            slot.base != edge && matches!(slot.leaf, Err(Invalid::Parked(_)))
+        };
+        if slot.is_some_and(inside) {
+            self.reopen(edge, bad)?;
+        }
         Ok(())
     }
 

@@ -151,6 +151,7 @@ impl<P: Platform> Hypervisor<P> {
         if all_off && vm.begin_reload() {
             vm.rest_devices(&self.platform);
             vm.reset_devices();
+            self.forget_protections(vm);
             if vm.end_reload() {
                 self.start(vm);
             }
@@ -160,19 +161,8 @@ impl<P: Platform> Hypervisor<P> {
     /// Takes every page that is known to be bad out of the VM's map. While it did not run nobody
     /// did ([`AddressSpaces::make_hole`]), and its files must not be written there.
     fn cut_known(&self, vm: &Vm<P>) {
-        for region in self.ras.devmem.regions() {
-            for mapping in region.mappings().filter(|mapping| mapping.vm == vm.vmid) {
-                let mut from = mapping.range.start();
-                while let Some(bad) = self.ras.next_bad(from)
-                    && let Some(ipa) = mapping.ipa_of(bad.pa)
-                {
-                    self.cut(vm, ipa, &bad);
-                    let Some(next) = bad.pa.checked_add(PAGE_SIZE) else {
-                        break;
-                    };
-                    from = next;
-                }
-            }
+        for lost in self.ras.lost_pages_of(vm.vmid) {
+            self.cut(vm, lost.ipa, &lost.page);
         }
     }
 
@@ -254,7 +244,7 @@ impl<P: Platform> Hypervisor<P> {
         match vm.stage2.lock().lookup(page) {
             // One that is bad may be mapped all the same, or will be a hole when it is asked for.
             Ok(Lookup::Mapped { pa, .. } | Lookup::Parked { pa, .. }) => {
-                (!self.ras.is_bad(pa)).then_some(pa)
+                (self.ras.lost_to(vm.vmid, pa).is_none()).then_some(pa)
             }
             _ => None,
         }

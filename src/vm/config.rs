@@ -11,6 +11,7 @@
 mod devices;
 mod error;
 mod section;
+mod sharing;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -243,6 +244,8 @@ pub struct DeviceMemory {
     pub appearance: Appearance,
     /// What is done when a page of it goes bad.
     pub policy: Policy,
+    /// Other pieces may have memory in common with this one, if they say so as well.
+    pub shared: bool,
     /// The VM's label and the node's path, for what [`place`](Self::place) may find wrong.
     origin: (String, String),
 }
@@ -328,6 +331,7 @@ pub fn read<'a>(bundle: &Bundle<'a>, limits: Limits) -> Result<Vec<VmConfig<'a>>
     if vms.is_empty() {
         Err(whole(Why::NoVms))
     } else {
+        sharing::check(&vms)?;
         Ok(vms)
     }
 }
@@ -437,7 +441,9 @@ fn read_device_memory(
 ) -> Result<Vec<DeviceMemory>, ConfigError> {
     let mut all: Vec<DeviceMemory> = Vec::new();
     for section in vm.children_among("device-memory@", &["device@"], MAX_DEVICE_MEMORY)? {
-        section.only(&["source", "index", "offset", "size", "ipa", "as", "policy"])?;
+        section.only(&[
+            "source", "index", "offset", "size", "ipa", "as", "policy", "shared",
+        ])?;
         section.no_children()?;
         let source = match section.text("source")? {
             "bar" => Source::Bar,
@@ -477,6 +483,7 @@ fn read_device_memory(
             .optional_text("policy")?
             .map_or(Some(Policy::default()), Policy::from_name);
         let policy = policy.ok_or_else(|| section.error("policy", Why::BadValue))?;
+        let shared = section.flag("shared")?;
         let origin = (section.vm.unwrap_or_default().to_owned(), section.path);
         all.push(DeviceMemory {
             source,
@@ -485,6 +492,7 @@ fn read_device_memory(
             ipa,
             appearance,
             policy,
+            shared,
             origin,
         });
     }

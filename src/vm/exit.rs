@@ -255,11 +255,15 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         let Some(vcpu) = self.vm.vcpus.iter().find(|vcpu| vcpu.mpidr() == target) else {
             return status::INVALID_PARAMETERS;
         };
+        // Kept until the vCPU is on.
+        let place = self.vm.follow(Ipa::new(entry));
         let entry_is_memory = entry.is_multiple_of(4)
-            && matches!(
-                self.vm.stage2.lock().lookup(Ipa::new(entry)),
-                Ok(Lookup::Mapped { .. } | Lookup::Parked { .. })
-            );
+            && place.as_ref().is_ok_and(|place| {
+                matches!(
+                    place.lookup(),
+                    Lookup::Mapped { .. } | Lookup::Parked { .. }
+                )
+            });
         if !entry_is_memory {
             return status::INVALID_ADDRESS;
         }
@@ -312,19 +316,26 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             self.emulate(&mmio, device);
             return Next::Resume;
         }
-        let found = self.vm.stage2.lock().lookup(ipa);
-        match found {
-            Ok(Lookup::Poisoned { pa, .. }) => self.touched(abort, ipa, pa),
-            Ok(Lookup::Mapped { .. }) if abort.fault.is_translation() => Next::Resume,
-            Ok(Lookup::Mapped { pa, attrs, .. }) if self.may_retry(abort, pa, attrs) => {
-                Next::Resume
-            }
-            Ok(Lookup::Parked { .. }) => self.reopen(ipa),
-            Ok(Lookup::Mapped { .. }) => self.give_external_abort(abort),
-            Ok(Lookup::Unmapped) => self.give_external_abort(abort),
+        let vm = self.vm;
+        let place = match vm.follow(ipa) {
+            Ok(place) => place,
             Err(damage) => {
-                log::error!("event=error what=stage2 vm={} why={damage}", self.vm.name);
-                self.stop(StopReason::Killed)
+                log::error!("event=error what=stage2 vm={} why={damage}", vm.name);
+                return self.stop(StopReason::Killed);
+            }
+        };
+        match place.lookup() {
+            // The access was made while the page was a hole. What is told of it takes locks of its own.
+            Lookup::Poisoned { pa, .. } => {
+                drop(place);
+                self.touched(abort, ipa, pa)
+            }
+            Lookup::Mapped { .. } if abort.fault.is_translation() => Next::Resume,
+            Lookup::Mapped { pa, attrs, .. } if self.may_retry(abort, pa, attrs) => Next::Resume,
+            Lookup::Parked { .. } => self.reopen(ipa, place),
+            Lookup::Mapped { .. } | Lookup::Unmapped => {
+                drop(place);
+                self.give_external_abort(abort)
             }
         }
     }

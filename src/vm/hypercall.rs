@@ -6,8 +6,9 @@
 //! what their arguments can mean at all; [`super::services`] acts. All arguments are hostile, and the
 //! work of one call is bounded by what is decoded here.
 
+use super::protect;
 use crate::addr::{Ipa, PAGE_SIZE};
-use crate::devmem::Policy;
+use crate::devmem::{Narrowing, Policy};
 use crate::ras::pipeline::Injection;
 use crate::ras::repair::How;
 use crate::vm::config::IpaRange;
@@ -37,7 +38,7 @@ pub mod status {
 pub const UID: [u32; 4] = [0xe77a_1f5f, 0x2b4f_f531, 0xa8c0_628b, 0xd49a_2ba5];
 
 /// The version of these services: major, minor. A call that is added adds to the minor number.
-pub const REVISION: (u32, u32) = (1, 0);
+pub const REVISION: (u32, u32) = (1, 1);
 
 /// Most pages that one injection takes.
 pub const MAX_INJECTED: u64 = 64;
@@ -68,10 +69,12 @@ pub mod function {
     pub const COUNTERS: u32 = 0xc600_0005;
     /// What is done about errors from now on.
     pub const POLICY: u32 = 0xc600_0006;
+    /// Part of the caller's memory becomes read-only, not executable or of a weaker type, or is as before.
+    pub const PROTECT: u32 = 0xc600_0010;
 }
 
 /// The calls that are implemented, as CAPABILITIES returns them: bit n for 0xC600_000n.
-pub const CALLS: u64 = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6;
+pub const CALLS: u64 = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 16;
 
 /// A call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +95,8 @@ pub enum Hypercall {
     Counters(u64),
     /// What is done when a page goes bad of the memory at this address.
     Policy(Ipa, Policy),
+    /// This is taken from these pages.
+    Protect(Pages, Narrowing),
 }
 
 /// Whole pages of a guest's address space.
@@ -174,6 +179,12 @@ impl Hypercall {
             function::POLICY => {
                 Policy::from_raw(b).map_or(invalid, |policy| Self::Policy(Ipa::new(a), policy))
             }
+            function::PROTECT => {
+                match (Pages::new(a, b, protect::MAX_PAGES), Narrowing::from_raw(c)) {
+                    (Some(pages), Some(narrowing)) => Self::Protect(pages, narrowing),
+                    _ => invalid,
+                }
+            }
             _ => only(status::NOT_SUPPORTED),
         })
     }
@@ -200,7 +211,7 @@ mod tests {
             .collect();
         let text: std::string::String = bytes.iter().map(|b| std::format!("{b:02x}")).collect();
         assert_eq!(text, "5f1f7ae731f54f2b8b62c0a8a52b9ad4");
-        assert_eq!(decode(0x8600_ff03, [0; 3]), Hypercall::Answer([1, 0, 0, 0]));
+        assert_eq!(decode(0x8600_ff03, [0; 3]), Hypercall::Answer([1, 1, 0, 0]));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::vcpu::Vcpu;
 use super::vgic::{CpuInterface, Timers, VcpuSet, Vgic, Wiring};
 use super::vuart::{Terminal, Vuart};
 use crate::addr::{Ipa, Pa, PaRange, Vmid};
+use crate::devmem::Protections;
 use crate::ras::contain::AddressSpaces;
 use crate::ras::cper::Severity;
 use crate::ras::event::{Consumer, ErrorEvent};
@@ -21,12 +22,13 @@ use crate::ras::pipeline::Ras;
 use crate::ras::poison::cpu_bit;
 use crate::ras::triage;
 use crate::stage2::{
-    Census, Damage, HoleOutcome, Level, Lookup, Rebuilt, Stage2, TableMemory, Tlb,
+    Census, Damage, Followed, HoleOutcome, Level, Rebuilt, Stage2, TableMemory, Tlb,
 };
 use crate::sync::Mutex;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::DerefMut;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 /// What the machine does for its VMs.
@@ -163,6 +165,8 @@ pub struct Vm<P: Platform> {
     pub ipa_bits: u32,
     /// Its map. Readers lock too: see [`crate::stage2`].
     pub stage2: Mutex<Space<P>>,
+    /// What parts of its memory are less than it was given. A leaf.
+    pub protections: Mutex<Protections>,
     /// Where it prints.
     pub console: usize,
     /// What it is started with.
@@ -206,6 +210,7 @@ impl<P: Platform> Vm<P> {
             vcpus,
             ipa_bits: stage2.config().ipa_bits(),
             stage2: Mutex::new(stage2),
+            protections: Mutex::new(Protections::new()),
             console,
             boot,
             vseas: AtomicU64::new(0),
@@ -222,6 +227,17 @@ impl<P: Platform> Vm<P> {
     pub fn with_errors(mut self, device: Option<ErrorDevice<P::Shared>>) -> Self {
         self.errors = device;
         self
+    }
+
+    /// Where `ipa` leads, true as long as the answer is kept: it holds the map's lock.
+    ///
+    /// # Errors
+    /// [`Damage`].
+    pub fn follow(
+        &self,
+        ipa: Ipa,
+    ) -> Result<Followed<impl DerefMut<Target = Space<P>> + '_>, Damage> {
+        Followed::new(self.stage2.lock(), ipa)
     }
 
     /// The CPUs that its vCPUs are pinned to, as [`cpu_bit`] has them.
@@ -589,20 +605,18 @@ impl<P: Platform> AddressSpaces for Hypervisor<P> {
     /// Keeps off the map of a VM that is stopped, for the same reason as [`Hypervisor::stop`].
     fn make_hole(&self, vm: Vmid, ipa: Ipa, frame: Pa) -> Option<Result<HoleOutcome, Damage>> {
         let vm = self.vm(vm).filter(|vm| !vm.is_stopped())?;
-        let mut stage2 = vm.stage2.lock();
-        Some(match holds(&stage2, ipa, frame) {
-            Ok(true) => stage2.make_hole(ipa),
-            Ok(false) => Ok(HoleOutcome::NotMapped),
+        Some(match vm.follow(ipa) {
+            Ok(place) if place.holds(frame) => place.make_hole(),
+            Ok(_) => Ok(HoleOutcome::NotMapped),
             Err(damage) => Err(damage),
         })
     }
 
     fn drop_block(&self, vm: Vmid, ipa: Ipa, frame: Pa) -> Option<Result<HoleOutcome, Damage>> {
         let vm = self.vm(vm).filter(|vm| !vm.is_stopped())?;
-        let mut stage2 = vm.stage2.lock();
-        Some(match holds(&stage2, ipa, frame) {
-            Ok(true) => stage2.drop_block(ipa),
-            Ok(false) => Ok(HoleOutcome::NotMapped),
+        Some(match vm.follow(ipa) {
+            Ok(place) if place.holds(frame) => place.drop_block(),
+            Ok(_) => Ok(HoleOutcome::NotMapped),
             Err(damage) => Err(damage),
         })
     }
@@ -649,16 +663,6 @@ impl<P: Platform> AddressSpaces for Hypervisor<P> {
             self.stop(vm, StopReason::Killed)
         })
     }
-}
-
-/// Whether `frame` is behind the page at `ipa`, mapped or not.
-fn holds<M: TableMemory, T: Tlb>(map: &Stage2<M, T>, ipa: Ipa, frame: Pa) -> Result<bool, Damage> {
-    Ok(match map.lookup(ipa)? {
-        Lookup::Mapped { pa, .. } | Lookup::Poisoned { pa, .. } | Lookup::Parked { pa, .. } => {
-            pa.page() == frame.page()
-        }
-        Lookup::Unmapped => false,
-    })
 }
 
 /// Leaves by size, and holes.

@@ -129,7 +129,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         if self.must_wait() || self.hypervisor.ras.mender.is_busy(pa) {
             return Next::Resume;
         }
-        let (count, level) = self.hypervisor.ras.touched(pa);
+        let (count, level) = self.hypervisor.ras.touched(self.vm.vmid, pa);
         let event = ErrorEvent {
             range: PaRange::new(pa.page(), PAGE_SIZE),
             ..self.event(&self.occasion(Origin::Sea, Some(abort.into())))

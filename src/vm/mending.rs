@@ -4,17 +4,19 @@
 use super::cpu::GuestCpu;
 use super::exit::{Exit, Next};
 use super::hypercall::Pages;
-use super::hypervisor::{Hypervisor, Platform, StopReason, Vm};
+use super::hypervisor::{Hypervisor, Platform, Space, StopReason, Vm};
 use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange, Vmid};
-use crate::devmem::{Policy, Region};
+use crate::devmem::Policy;
 use crate::ras::contain::{AddressSpaces, BlockSize};
 use crate::ras::esr::{Abort, Access as Attempted};
 use crate::ras::event::Origin;
-use crate::ras::pipeline::{LostPage, Occasion};
+use crate::ras::pipeline::Occasion;
 use crate::ras::repair::{How, Mendable, RepairError};
 use crate::stage2::{
-    Access, Attrs, Damage, MendOutcome, Piece, ProtectError, RebuildError, Rebuilt, ReplaceError,
+    Access, Attrs, Damage, Followed, MendOutcome, Piece, ProtectError, RebuildError, Rebuilt,
+    ReplaceError,
 };
+use core::ops::DerefMut;
 
 /// Most pages that one call tries to repair: it keeps a CPU from its guest.
 pub const MAX_REPAIRED: u64 = 64;
@@ -31,7 +33,7 @@ pub struct RangeRepaired {
 impl<P: Platform> Mendable for Hypervisor<P> {
     fn mend(&self, vm: Vmid, ipa: Ipa) -> Option<Result<MendOutcome, Damage>> {
         let vm = self.vm(vm).filter(|vm| vm.has_future())?;
-        let bad = |range| self.ras.first_bad(range);
+        let bad = |range| self.ras.first_lost_to(vm.vmid, range);
         Some(vm.stage2.lock().mend(ipa, &bad))
     }
 
@@ -43,20 +45,22 @@ impl<P: Platform> Mendable for Hypervisor<P> {
         attrs: Attrs,
     ) -> Option<Result<u64, ReplaceError>> {
         let vm = self.vm(vm).filter(|vm| vm.has_future())?;
-        let bad = |range| self.ras.first_bad(range);
+        let bad = |range| self.ras.first_lost_to(vm.vmid, range);
+        let attrs = Self::narrowed(vm, ipa, attrs);
         Some(vm.stage2.lock().replace(ipa, frame, Some(attrs), &bad))
     }
 
     fn protect(&self, vm: Vmid, ipa: Ipa, attrs: Attrs) -> Option<Result<(), ProtectError>> {
         let vm = self.vm(vm).filter(|vm| vm.has_future())?;
-        let bad = |range| self.ras.first_bad(range);
+        let bad = |range| self.ras.first_lost_to(vm.vmid, range);
+        let attrs = Self::narrowed(vm, ipa, attrs);
         Some(vm.stage2.lock().protect(ipa, PAGE_SIZE, attrs, &bad))
     }
 }
 
 impl<P: Platform> Hypervisor<P> {
-    /// Repairs what is bad in `pages` of `vm`, on physical CPU number `cpu`, but not more than
-    /// [`MAX_REPAIRED`] of it.
+    /// Repairs what is bad in `pages` of `vm`, on its behalf and on physical CPU number `cpu`, but not
+    /// more than [`MAX_REPAIRED`] of it. What others share stays lost to them (`ras::repair::shared`).
     ///
     /// # Errors
     /// The first [`RepairError`], where no page was repaired; [`RepairError::NotPoisoned`] where none is
@@ -69,17 +73,14 @@ impl<P: Platform> Hypervisor<P> {
         cpu: usize,
     ) -> Result<RangeRepaired, RepairError> {
         let (first, last) = (pages.range().start(), pages.range().last());
-        let inside = |lost: &LostPage| first <= lost.ipa && lost.ipa <= last;
         let mut done = RangeRepaired::default();
         let mut why = RepairError::NotPoisoned;
-        for lost in self.ras.lost_pages_of(vm).filter(inside) {
+        for lost in self.ras.lost_pages_in(vm, first, last) {
             if done.pages + done.left == MAX_REPAIRED {
                 break;
             }
-            match self
-                .ras
-                .repair(lost.page.pa, how, cpu, self, &self.platform)
-            {
+            let page = (lost.page.pa, how);
+            match (self.ras).repair_for(Some(vm), page, cpu, self, &self.platform) {
                 Ok(_) => done.pages += 1,
                 Err(error) => {
                     if done.left == 0 {
@@ -99,14 +100,15 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Changes what is done when a page goes bad of the memory that `vm` has at `ipa`, from now on, and
-    /// does it to those that are bad already. What is cut out stays so. Whether there is memory.
+    /// does it to those that are bad already and were kept: to [`MAX_REPAIRED`] of them at once, and to
+    /// each of the others when it is next consumed. What is cut out stays so. Whether there is memory.
     pub fn set_policy(&self, vm: Vmid, ipa: Ipa, policy: Policy, cpu: usize) -> bool {
-        let Some(mapping) = self.ras.devmem.set_policy(vm, ipa, policy) else {
+        let Some((mapping, before)) = self.ras.devmem.set_policy(vm, ipa, policy) else {
             return false;
         };
         let name = self.name(vm);
         log::info!(target: "ras", "event=policy vm={name} ipa={} policy={policy}", mapping.ipa);
-        if policy == Policy::Keep {
+        if policy == Policy::Keep || before != Policy::Keep {
             return true;
         }
         let occasion = Occasion {
@@ -114,7 +116,8 @@ impl<P: Platform> Hypervisor<P> {
             cpu,
             consumer: None,
         };
-        for page in self.ras.bad_in(mapping.range) {
+        let kept = self.ras.bad_in(mapping.range);
+        for page in kept.take(MAX_REPAIRED as usize) {
             if let Some(range) = PaRange::new(page.pa, PAGE_SIZE) {
                 let severity = crate::ras::cper::Severity::Recoverable;
                 let event = occasion.event(page.sequence, severity, Some(range));
@@ -124,18 +127,10 @@ impl<P: Platform> Hypervisor<P> {
         true
     }
 
-    /// Whether any VM but `vm` maps some of what is bad in `pages` of `vm`, and so would get it back too.
-    pub(super) fn shares(&self, vm: Vmid, pages: Pages) -> bool {
-        let (first, last) = (pages.range().start(), pages.range().last());
-        let lost = self.ras.lost_pages_of(vm);
-        let mut inside = lost.filter(|lost| first <= lost.ipa && lost.ipa <= last);
-        inside.any(|lost| self.ras.users_of(lost.page.pa).any(|user| user.vm != vm))
-    }
-
     /// See [`AddressSpaces::rebuild`].
     pub(super) fn rebuild_table(&self, vm: &Vm<P>, table: Pa) -> Option<(Vmid, Rebuilt)> {
-        let bad = |range| self.ras.first_bad(range);
-        let territory = |ipa| self.piece_from(vm.vmid, ipa);
+        let bad = |range| self.ras.first_lost_to(vm.vmid, range);
+        let territory = |ipa| self.piece_from(vm, ipa);
         let rebuilt = vm.stage2.lock().rebuild(table, &territory, &bad);
         match rebuilt {
             Ok(rebuilt) => {
@@ -151,20 +146,19 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// What the VM was given at `ipa` or behind it.
-    fn piece_from(&self, vm: Vmid, ipa: Ipa) -> Option<Piece> {
-        let own = self.ras.devmem.regions().flat_map(Region::mappings);
-        let own = own.filter(|mapping| mapping.vm == vm);
-        let left = own.filter(|mapping| {
-            let last = mapping.ipa.checked_add(mapping.range.size() - 1);
-            last.is_some_and(|last| ipa <= last)
-        });
-        let next = left.min_by_key(|mapping| mapping.ipa)?;
+    /// What the VM was given at `ipa` or behind it, as far as that has the same attributes.
+    fn piece_from(&self, vm: &Vm<P>, ipa: Ipa) -> Option<Piece> {
+        let mapping = self.ras.devmem.mappings_from(vm.vmid, ipa).next()?;
+        let start = mapping.ipa.max(ipa.page());
+        let protections = vm.protections.lock();
+        let edge = protections.edge_behind(start);
+        let end = mapping.ipa.checked_add(mapping.range.size());
+        let end = [edge, end].into_iter().flatten().min()?;
         Some(Piece {
-            ipa: next.ipa,
-            pa: next.range.start(),
-            size: next.range.size(),
-            attrs: next.attrs,
+            ipa: start,
+            pa: mapping.pa_of(start)?,
+            size: end.checked_offset_from(start)?,
+            attrs: protections.narrowed(start, mapping.attrs),
         })
     }
 
@@ -187,9 +181,14 @@ impl<P: Platform> Hypervisor<P> {
 
 impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     /// The guest wants something of a block that was dropped.
-    pub(super) fn reopen(&mut self, ipa: Ipa) -> Next {
-        let bad = |range| self.hypervisor.ras.first_bad(range);
-        let reopened = self.vm.stage2.lock().reopen(ipa, &bad);
+    pub(super) fn reopen(
+        &mut self,
+        ipa: Ipa,
+        place: Followed<impl DerefMut<Target = Space<P>>>,
+    ) -> Next {
+        let (ras, vm) = (&self.hypervisor.ras, self.vm.vmid);
+        let bad = |range| ras.first_lost_to(vm, range);
+        let reopened = place.reopen(&bad);
         match reopened {
             Ok(Some(it)) if it.tables > 0 || it.poisoned => {
                 let (vm, block) = (&self.vm.name, BlockSize(it.size));

@@ -38,6 +38,7 @@ mod lookout;
 pub mod memory_error;
 pub mod mending;
 pub mod monitor;
+mod protect;
 pub mod psci;
 pub mod quick;
 pub mod report;

@@ -8,12 +8,14 @@
 //! Its answer is lines, the last of which is always one `event=monitor`. They are printed whatever
 //! `loglevel=` says: somebody has asked for them.
 
+use super::hypercall::Pages;
 use super::hypervisor::{Hypervisor, Platform, State, StopReason, Vm};
+use super::protect;
 use super::vcpu::Power;
 use crate::addr::{PAGE_SIZE, Pa};
 use crate::console::line::Line;
 use crate::console::monitor::{self, COMMANDS, Command, Mistake};
-use crate::devmem::Region;
+use crate::devmem::{By, Region};
 use crate::stage2::Damage;
 use core::fmt;
 use core::sync::atomic::Ordering;
@@ -34,6 +36,8 @@ pub enum Refused {
     NotOff,
     /// The VM was killed: its tables may be bad, and are not looked at.
     Killed,
+    /// The range was not protected.
+    Protect(protect::Refused),
     /// The VM's tables hold what Cordon did not write.
     Damaged(Damage),
 }
@@ -46,6 +50,7 @@ impl fmt::Display for Refused {
             Self::NotRunning => f.write_str("not-running"),
             Self::NotOff => f.write_str("not-off"),
             Self::Killed => f.write_str("killed"),
+            Self::Protect(why) => why.fmt(f),
             Self::Damaged(damage) => damage.fmt(f),
         }
     }
@@ -89,6 +94,14 @@ impl<P: Platform> Hypervisor<P> {
             Command::PoisonList(from) => self.tell_bad_pages(from),
             Command::Stage2(name) => return self.tell_stage2(name),
             Command::Counters => self.tell_counters(),
+            Command::Protect(name, [ipa, pages], what) => {
+                let vm = self.named(name)?;
+                let pages = Pages::new(ipa, pages, protect::MAX_PAGES);
+                let pages = pages.ok_or(Mistake::BadArgument)?;
+                return self
+                    .protect_range(vm, pages, what, By::Operator)
+                    .map_err(Refused::Protect);
+            }
             Command::Stop(name) => {
                 let vm = self.named(name)?;
                 return require(self.stop(vm, StopReason::Off), Refused::NotRunning);

@@ -56,6 +56,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             Hypercall::Counters(group) => self.counters(group),
             Hypercall::Repair(pages, how) => self.repair(pages, how),
             Hypercall::Policy(ipa, policy) => self.policy(ipa, policy),
+            Hypercall::Protect(pages, narrowing) => refused(self.protect(pages, narrowing)),
         };
         self.answer(answer);
         Next::Resume
@@ -151,8 +152,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     /// What is bad of `pages`.
     fn lost(&self, pages: Pages) -> impl Iterator<Item = LostPage> {
         let (first, last) = (pages.range().start(), pages.range().last());
-        let lost = self.hypervisor.ras.lost_pages_of(self.vm.vmid);
-        lost.filter(move |page| first <= page.ipa && page.ipa <= last)
+        (self.hypervisor.ras).lost_pages_in(self.vm.vmid, first, last)
     }
 
     fn query(&self, pages: Pages) -> Answer {
@@ -177,7 +177,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         let ras = &self.hypervisor.ras;
         let news = self
             .lost(pages)
-            .filter(|lost| ras.acknowledge(lost.page.pa));
+            .filter(|lost| ras.acknowledge(self.vm.vmid, lost.page.pa));
         let news = news.count() as u64;
         if news > 0 {
             let (name, ipa) = (&self.vm.name, pages.range().start());
@@ -192,14 +192,13 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         if hypervisor.ras.devmem.resolve(vm, first).is_none() {
             return refused(status::NOT_MEMORY);
         }
-        // What is zeros now, or has other contents again, would surprise another VM.
-        if hypervisor.shares(vm, pages) {
-            return refused(status::DENIED);
-        }
         match hypervisor.repair_range(vm, pages, how, self.vcpu.pcpu) {
             Ok(done) => [0, done.pages, done.left, 0],
             Err(RepairError::NotPoisoned | RepairError::NotMapped) => refused(status::NOT_BAD),
-            Err(RepairError::NoSpare | RepairError::OutOfFrames) => refused(status::NO_ROOM),
+            Err(RepairError::NoSpare | RepairError::OutOfFrames | RepairError::NoRoom) => {
+                refused(status::NO_ROOM)
+            }
+            Err(RepairError::Shared) => refused(status::DENIED),
             Err(_) => refused(status::STILL_BAD),
         }
     }

@@ -55,6 +55,15 @@ pub enum Command {
     Bench,
     /// `bench-touch A`
     BenchTouch(u64),
+    /// `scan A N STEP`
+    Scan {
+        /// Where the first load is.
+        from: u64,
+        /// How many there are.
+        loads: u64,
+        /// Bytes from each to the next.
+        step: u64,
+    },
     /// `vseas`
     Vseas,
     /// `hvc F [A B C]`
@@ -159,6 +168,11 @@ pub fn parse(line: &str) -> Result<Option<Command>, ParseError> {
         "quiet" => Command::Quiet(number()?),
         "bench" => Command::Bench,
         "bench-touch" => Command::BenchTouch(number()?),
+        "scan" => Command::Scan {
+            from: number()?,
+            loads: number()?,
+            step: number()?,
+        },
         "vseas" => Command::Vseas,
         "hvc" => Command::Hvc(parse_hvc(&mut words)?),
         "attack" => Command::Attack(parse_attack(&mut words)?),
@@ -271,6 +285,14 @@ mod tests {
             ("quiet 0x1000", Command::Quiet(0x1000)),
             ("bench", Command::Bench),
             ("bench-touch 0x1000", Command::BenchTouch(0x1000)),
+            (
+                "scan 0x1000 3 4096",
+                Command::Scan {
+                    from: 0x1000,
+                    loads: 3,
+                    step: 4096,
+                },
+            ),
             ("vseas", Command::Vseas),
             ("hvc 0x84000000", Command::Hvc([0x8400_0000, 0, 0, 0])),
             ("hvc 1 2 3 4", Command::Hvc([1, 2, 3, 4])),

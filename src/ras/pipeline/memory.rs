@@ -4,7 +4,7 @@
 //! it goes. So whoever gets the memory later gets it with the hole in place.
 
 use super::{Occasion, Origin, Ras, Severity, Stage};
-use crate::addr::{PAGE_SIZE, Pa, PaRange, Pfn, Vmid};
+use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange, Pfn, Vmid};
 use crate::devmem::{Mapping, Region, RegionId};
 use crate::ras::contain::AddressSpaces;
 use crate::ras::ghes::PhysMemory;
@@ -15,7 +15,7 @@ use crate::stage2::HoleOutcome;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LostPage {
     /// Where the VM has it.
-    pub ipa: crate::addr::Ipa,
+    pub ipa: Ipa,
     /// What is known of it.
     pub page: BadPage,
 }
@@ -43,38 +43,59 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         all.into_iter().flat_map(|all| self.bad_in(all))
     }
 
-    /// The bad pages of what `vm` maps, mapping by mapping, in order in each.
+    /// The pages in `range` that `vm` must not have mapped, in order: those that are bad, and those that are
+    /// withheld from it. As for [`Self::bad_in`] otherwise.
+    pub fn lost_in(&self, vm: Vmid, range: PaRange) -> impl Iterator<Item = BadPage> + '_ {
+        let mut next = Some(range);
+        core::iter::from_fn(move || {
+            let left = next?;
+            let found = self
+                .poison
+                .lock()
+                .first_for(vm, left)
+                .map(|page| page.snapshot());
+            next = found.and_then(|page| behind(left, page.pa));
+            found
+        })
+    }
+
+    /// All pages that `vm` has lost, mapping by mapping, in order in each.
     pub fn lost_pages_of(&self, vm: Vmid) -> impl Iterator<Item = LostPage> + '_ {
-        let own = move |mapping: &&Mapping| mapping.vm == vm;
-        let mappings = self.devmem.regions().flat_map(Region::mappings).filter(own);
-        mappings.flat_map(|mapping| {
+        self.lost_pages_in(vm, Ipa::new(0), Ipa::new(u64::MAX))
+    }
+
+    /// The same for those from `first` to `last`, without a look at any others.
+    pub fn lost_pages_in(
+        &self,
+        vm: Vmid,
+        first: Ipa,
+        last: Ipa,
+    ) -> impl Iterator<Item = LostPage> + '_ {
+        let mappings = self.devmem.mappings_from(vm, first);
+        let mappings = mappings.take_while(move |mapping| mapping.ipa <= last);
+        let parts = mappings.filter_map(move |mapping| mapping.between(first, last));
+        parts.flat_map(|part| {
             // What was bad and is replaced has been given back.
             let own = self
-                .bad_in(mapping.range)
+                .lost_in(part.vm, part.range)
                 .filter(|page| self.frame_of(page.pa) == page.pa);
-            let own = own.filter_map(|page| {
-                let ipa = mapping.ipa_of(page.pa)?;
+            let own = own.filter_map(move |page| {
+                let ipa = part.ipa_of(page.pa)?;
                 Some(LostPage { ipa, page })
             });
-            own.chain(self.lost_spares_of(mapping))
+            own.chain(self.lost_spares_of(part))
         })
     }
 
     /// Of the pages of `mapping` that live in spares, those whose spare is bad.
-    fn lost_spares_of(&self, mapping: &Mapping) -> impl Iterator<Item = LostPage> + '_ {
-        let mapping = *mapping;
+    fn lost_spares_of(&self, mapping: Mapping) -> impl Iterator<Item = LostPage> + '_ {
         let mut next = Some(mapping.range.start());
         core::iter::from_fn(move || {
             loop {
                 let (home, frame) = self.moved_from(next?)?;
                 next = home.checked_add(PAGE_SIZE);
                 let ipa = mapping.ipa_of(home)?;
-                let page = self
-                    .poison
-                    .lock()
-                    .get(frame.pfn())
-                    .map(|page| page.snapshot());
-                if let Some(page) = page {
+                if let Some(page) = self.lost_to(mapping.vm, frame) {
                     return Some(LostPage { ipa, page });
                 }
             }
@@ -107,7 +128,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
     /// many holes were made.
     pub fn cut_known<V: AddressSpaces>(&self, mapping: &Mapping, spaces: &V) -> u64 {
         let mut holes = 0;
-        for page in self.bad_in(mapping.range) {
+        for page in self.lost_in(mapping.vm, mapping.range) {
             let Some(ipa) = mapping.ipa_of(page.pa) else {
                 continue;
             };
@@ -130,17 +151,18 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         Some(region)
     }
 
-    /// The owner of the page that holds `pa` says that it knows. Whether that is news.
-    pub fn acknowledge(&self, pa: Pa) -> bool {
+    /// `vm`, who has the page that holds `pa`, says that it knows. Whether that is news.
+    pub fn acknowledge(&self, vm: Vmid, pa: Pa) -> bool {
         let poison = self.poison.lock();
-        poison.get(pa.pfn()).is_some_and(|page| page.acknowledge())
+        let page = poison.get_for(vm, pa.pfn());
+        page.is_some_and(|page| page.acknowledge())
     }
 
     /// Remembers that the guest of VM `vm` on physical CPU number `cpu` has consumed the page that holds
     /// `pa`. `siblings` are the CPUs of its VM, as bits.
     pub fn consumed(&self, pa: Pa, vm: Vmid, cpu: usize, siblings: u64) -> Consumption {
         let poison = self.poison.lock();
-        let before = poison.get(pa.pfn()).map(|page| page.consume(cpu));
+        let before = poison.get_for(vm, pa.pfn()).map(|page| page.consume(cpu));
         drop(poison);
         let Some(before) = before else {
             return Consumption::Unknown;

@@ -549,9 +549,9 @@ fn what_is_not_in_the_set_was_never_touched() {
     let level = Level::new(2).unwrap();
     bench.ras.remember_walk(bad, level);
     bench.ras.remember_walk(good, level);
-    assert_eq!(bench.ras.touched(bad), (1, Some(level)));
-    assert_eq!(bench.ras.touched(bad), (2, Some(level)));
-    assert_eq!(bench.ras.touched(good), (0, None));
+    assert_eq!(bench.ras.touched(vm(1), bad), (1, Some(level)));
+    assert_eq!(bench.ras.touched(vm(1), bad), (2, Some(level)));
+    assert_eq!(bench.ras.touched(vm(1), good), (0, None));
 }
 
 /// Containment itself is tested in its own module, on the same bench.

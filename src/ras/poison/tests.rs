@@ -1,6 +1,6 @@
 //! The set against a plain map, and the promises about its memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::format;
 use std::vec::Vec;
 
@@ -170,6 +170,60 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Something done about a page, of which there are few, by or for a VM, of which there are three.
+#[derive(Clone, Copy, Debug)]
+enum Shared {
+    GoesBad(u64),
+    /// The VM asks for it; the others of these have it as well.
+    IsRepaired(u64, u8, u8),
+    IsAskedFor(u64, u8),
+}
+
+fn any_shared() -> impl Strategy<Value = Shared> {
+    let (pfn, vm) = (0u64..12, 1u8..4);
+    prop_oneof![
+        3 => pfn.clone().prop_map(Shared::GoesBad),
+        2 => (pfn.clone(), vm.clone(), 0u8..8).prop_map(|(pfn, vm, who)| Shared::IsRepaired(pfn, vm, who)),
+        2 => (pfn, vm).prop_map(|(pfn, vm)| Shared::IsAskedFor(pfn, vm)),
+    ]
+}
+
+/// Does it to both: the model is a set of (owner, page), 0 owning what is bad.
+fn share_both(set: &mut PoisonSet<'_>, model: &mut BTreeSet<(u8, u64)>, step: Shared) {
+    let room = CAPACITY - model.len();
+    match step {
+        Shared::GoesBad(pfn) => {
+            let full = matches!(set.insert(Pfn::new(pfn), 1), Insert::Full);
+            assert_eq!(full, room == 0 && !model.contains(&(0, pfn)));
+            if !full {
+                model.insert((0, pfn));
+            }
+        }
+        Shared::IsRepaired(pfn, own, who) => {
+            let others: Vec<u8> = (1..4)
+                .filter(|vm| *vm != own && who >> (vm - 1) & 1 == 1)
+                .collect();
+            let vms = others.iter().filter_map(|vm| Vmid::new(*vm));
+            let done = set.remove_but_for(Pfn::new(pfn), vms).is_some();
+            let new = others
+                .iter()
+                .filter(|vm| !model.contains(&(**vm, pfn)))
+                .count();
+            assert_eq!(done, model.contains(&(0, pfn)) && new <= room + 1);
+            if done {
+                model.remove(&(0, pfn));
+                model.extend(others.iter().map(|vm| (*vm, pfn)));
+            }
+        }
+        Shared::IsAskedFor(pfn, vm) => {
+            let given = set
+                .give_back(Vmid::new(vm).unwrap(), Pfn::new(pfn))
+                .is_some();
+            assert_eq!(given, model.remove(&(vm, pfn)));
+        }
+    }
+}
+
 const CAPACITY: usize = 20;
 const STEPS: usize = if cfg!(miri) { 30 } else { 120 };
 
@@ -222,5 +276,27 @@ proptest! {
         }
         let held: Vec<_> = set.iter().map(|p| (p.pfn().get(), (p.sequence(), p.touches()))).collect();
         prop_assert_eq!(held, model.into_iter().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_is_withheld_from_one_vm_is_found_for_that_one_alone(steps in proptest::collection::vec(any_shared(), 0..STEPS)) {
+        let mut nodes = nodes(CAPACITY);
+        let mut set = PoisonSet::new(&mut nodes);
+        let mut model = BTreeSet::new();
+        for &step in &steps {
+            share_both(&mut set, &mut model, step);
+            let bad = model.iter().filter(|(owner, _)| *owner == 0).count();
+            prop_assert_eq!((set.len(), set.withheld()), (bad, model.len() - bad));
+            for vm in 1u8..4 {
+                for start in 0u64..12 {
+                    let lost = |page: &u64| model.contains(&(0, *page)) || model.contains(&(vm, *page));
+                    let expected = (start..start + 4).find(lost);
+                    let vm = Vmid::new(vm).unwrap();
+                    let found = set.first_for(vm, pages(start, 4)).map(|page| page.pfn().get());
+                    prop_assert_eq!(found, expected);
+                    prop_assert_eq!(set.get_for(vm, Pfn::new(start)).is_some(), lost(&start));
+                }
+            }
+        }
     }
 }

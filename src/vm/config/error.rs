@@ -66,6 +66,11 @@ pub enum Why {
         /// `ram`, an emulated device or the node of other device memory.
         with: String,
     },
+    /// Other device memory has some of the same memory, and this does not say that it is shared.
+    NotShared {
+        /// The other VM's label, and the node.
+        with: String,
+    },
     /// All VMs together have more vCPUs than there are CPUs.
     TooManyVcpus {
         /// How many CPUs there are.
@@ -164,6 +169,7 @@ impl fmt::Display for Why {
             Self::Misaligned { value } => write!(f, "why=misaligned value={value:#x}"),
             Self::BeyondIpa { bits } => write!(f, "why=beyond-ipa bits={bits}"),
             Self::Overlap { with } => write!(f, "why=overlap with={with}"),
+            Self::NotShared { with } => write!(f, "why=not-shared with={with}"),
             Self::TooManyVcpus { cpus } => write!(f, "why=too-many-vcpus cpus={cpus}"),
             Self::BadImage(error) => error.fmt(f),
             Self::NoRoom { ram } => write!(f, "why=no-room ram={ram:#x}"),

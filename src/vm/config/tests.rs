@@ -343,6 +343,7 @@ fn each_vcpu_takes_a_cpu_of_its_own() {
             name: "vm@1",
             ..tree.vm().clone()
         };
+        other.children.clear();
         other.set("label", b"other\0");
         other.set("vcpus", &second.to_be_bytes());
         tree.root.children.push(other);
@@ -633,4 +634,61 @@ proptest! {
             }
         }
     }
+}
+
+/// Two VMs, each with a piece of 1 GiB of the same BAR, at these offsets in GiB.
+fn two_pieces(offsets: [u64; 2], shared: [bool; 2]) -> Tree {
+    let mut tree = Tree::full();
+    tree.device_memory()
+        .set("size", &(1_u64 << 30).to_be_bytes());
+    let mut other = tree.vm().clone();
+    (other.name, other.children[0].name) = ("vm@1", "device-memory@0");
+    other.set("label", b"other\0");
+    tree.root.children.push(other);
+    for at in [0, 1] {
+        let memory = &mut tree.root.children[at].children[0];
+        memory.set("offset", &(offsets[at] << 30).to_be_bytes());
+        if shared[at] {
+            memory.set("shared", b"");
+        }
+    }
+    tree
+}
+
+#[test]
+fn memory_is_shared_where_both_say_so_and_not_by_mistake() {
+    let why = |offsets, shared| {
+        let bundle = two_pieces(offsets, shared).bundle();
+        read_all(&bundle).map_err(|error| (error.vm.unwrap_or_default(), error.why))
+    };
+    let not_shared = |vm: &str, with: &str| {
+        let with = with.to_owned();
+        Err((vm.to_owned(), Why::NotShared { with }))
+    };
+    assert_eq!(why([1, 1], [true, true]), Ok(vec_of([true, true])));
+    assert_eq!(why([0, 1], [false, true]), Ok(vec_of([false, true])));
+    assert_eq!(
+        why([1, 1], [true, false]),
+        not_shared("other", "probe:/vm@0/device-memory@0")
+    );
+    assert_eq!(
+        why([1, 1], [false, true]),
+        not_shared("probe", "other:/vm@1/device-memory@0")
+    );
+    assert_eq!(
+        why([1, 1], [false, false]),
+        not_shared("probe", "other:/vm@1/device-memory@0")
+    );
+}
+
+fn vec_of(shared: [bool; 2]) -> Vec<bool> {
+    shared.to_vec()
+}
+
+/// Which pieces of device memory are shared.
+fn read_all(archive: &[u8]) -> Result<Vec<bool>, ConfigError> {
+    let bundle = Bundle::parse(archive).unwrap();
+    let vms = super::read(&bundle, LIMITS)?;
+    let memory = vms.iter().flat_map(|vm| &vm.device_memory);
+    Ok(memory.map(|piece| piece.shared).collect())
 }

@@ -79,15 +79,27 @@ struct Frames {
     words: Vec<[AtomicU64; 512]>,
     taken: AtomicUsize,
     lost: AtomicU64,
+    visits: AtomicU64,
 }
 
 impl Tables {
-    fn new(frames: usize) -> Self {
+    /// How often a table was looked up, to be read or written.
+    pub(super) fn visits(&self) -> u64 {
+        self.0.visits.load(Ordering::Relaxed)
+    }
+
+    /// Frames that were taken.
+    pub(super) fn taken(&self) -> usize {
+        self.0.taken.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn new(frames: usize) -> Self {
         let frame = || [const { AtomicU64::new(0) }; 512];
         Self(Arc::new(Frames {
             words: (0..frames).map(|_| frame()).collect(),
             taken: AtomicUsize::new(0),
             lost: AtomicU64::new(0),
+            visits: AtomicU64::new(0),
         }))
     }
 }
@@ -99,6 +111,7 @@ impl TableMemory for Tables {
             self.0.lost.load(Ordering::Relaxed),
             "EL2 consumes the poison in a table"
         );
+        self.0.visits.fetch_add(1, Ordering::Relaxed);
         let at = frame.get().checked_sub(FIRST_FRAME)? / K4;
         self.0
             .words

@@ -100,7 +100,14 @@ fn each_later_touch_is_told_from_the_poison_set_and_costs_nothing() {
         assert_eq!(world.stages.take(), [Stage::Touched, Stage::GuestAborted]);
         assert_eq!(world.counters().touched, count);
     }
-    assert_eq!(world.hypervisor.ras.touched(pa(BAD)).0, 3);
+    assert_eq!(
+        world
+            .hypervisor
+            .ras
+            .touched(crate::addr::Vmid::new(1).unwrap(), pa(BAD))
+            .0,
+        3
+    );
     assert_eq!(world.census(0).tables, tables);
     assert_eq!(world.counters().detected, 1);
 }

@@ -10,11 +10,14 @@ mod memory_errors;
 mod mending;
 mod model;
 mod monitor;
+mod protecting;
 mod quick;
 #[cfg(feature = "model")]
 mod races;
 mod registers;
 mod restarting;
+mod scale;
 mod serrors;
 mod services;
+mod sharing;
 mod stopping;

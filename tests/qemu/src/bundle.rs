@@ -159,7 +159,12 @@ impl<'a> TreeWriter<'a> {
             if let Some(policy) = &memory.policy {
                 self.text(&path, "policy", policy)?;
             }
-            let written = ["source", "index", "offset", "size", "ipa", "as", "policy"];
+            if memory.shared {
+                self.flag(&path, "shared")?;
+            }
+            let written = [
+                "source", "index", "offset", "size", "ipa", "as", "policy", "shared",
+            ];
             self.additions(&path, &written)?;
             self.fdt.end_node(node)?;
         }

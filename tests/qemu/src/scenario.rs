@@ -252,6 +252,9 @@ pub struct DeviceMemory {
     pub appearance: Option<Appearance>,
     /// What is done when a page of it goes bad, where that is not the default.
     pub policy: Option<String>,
+    /// Other device memory may have memory in common with it.
+    #[serde(default)]
+    pub shared: bool,
 }
 
 fn zero() -> Spanned<u32> {

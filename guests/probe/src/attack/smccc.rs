@@ -41,7 +41,7 @@ pub const fn expected(function: u32, x1: u64) -> Expected {
         // What Cordon itself offers (docs/protocols.md): UID; what changes the caller's own memory and is
         // not called; what may be asked.
         0x8600_ff01 => Expected::Anything,
-        0xc600_0001 | 0xc600_0004 | 0xc600_0006 => Expected::NeverMade,
+        0xc600_0001 | 0xc600_0004 | 0xc600_0006 | 0xc600_0010 => Expected::NeverMade,
         0x8600_ff03 | 0xc600_0000 | 0xc600_0002 | 0xc600_0003 | 0xc600_0005 => Expected::Answer,
         // SMCCC_VERSION, SMCCC_ARCH_FEATURES, PSCI_VERSION, CPU_ON, AFFINITY_INFO,
         // MIGRATE_INFO_TYPE, PSCI_FEATURES, SYSTEM_RESET2.

@@ -4,6 +4,7 @@ pub(super) mod bench;
 pub(super) mod hammer;
 pub(super) mod interrupts;
 pub(super) mod memory;
+mod scan;
 mod table;
 mod touch;
 
@@ -97,6 +98,7 @@ impl Session {
             Command::Quiet(ipa) => touch::quiet(ipa),
             Command::Bench => bench::bench(self.begun),
             Command::BenchTouch(ipa) => bench::touch(ipa),
+            Command::Scan { from, loads, step } => scan::scan(from, loads, step),
             Command::Vseas => vseas(),
             Command::Hvc(registers) => hvc(registers),
             Command::Attack(what) => attack::attack(what),
