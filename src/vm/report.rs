@@ -1,8 +1,11 @@
-//! What was counted, and what is bad: on request, and when the machine halts.
+//! What was counted, what is bad, and what maps are made of: on request, and when a VM starts or stops or
+//! the machine halts.
 
 use super::hypervisor::{Hypervisor, Platform, Vm};
 use crate::devmem::Region;
 use crate::ras::event::Origin;
+use crate::stage2::{Census, Damage, Level};
+use core::fmt;
 use core::sync::atomic::Ordering;
 
 impl<P: Platform> Hypervisor<P> {
@@ -80,5 +83,58 @@ impl<P: Platform> Hypervisor<P> {
         let n = self.ras.import(ranges.iter().copied(), cpu, self);
         let via = Origin::Imported;
         log::info!(target: "ras", "event=imported n={n} via={via} ranges={}", ranges.len());
+    }
+
+    /// Says at a start and a stop what the VM's map is made of.
+    pub(super) fn print_stage2(&self, vm: &Vm<P>, when: &str) {
+        let said = self.say_stage2(vm, when, &mut |line| log::info!("{line}"));
+        if let Err(damage) = said {
+            log::error!("event=error what=stage2 vm={} why={damage}", vm.name);
+        }
+    }
+
+    /// Says what a VM's map is made of, as a whole and by the regions that it maps.
+    pub(super) fn say_stage2(
+        &self,
+        vm: &Vm<P>,
+        when: &str,
+        say: &mut dyn FnMut(fmt::Arguments<'_>),
+    ) -> Result<(), Damage> {
+        let stage2 = vm.stage2.lock();
+        let census = stage2.census()?;
+        say(format_args!(
+            "event=stage2 vm={} when={when} {} tables={} reserve={}",
+            vm.name,
+            Leaves(&census),
+            census.tables,
+            stage2.reserve_left()
+        ));
+        for region in self.ras.devmem.regions() {
+            for mapping in region.mappings().filter(|mapping| mapping.vm == vm.vmid) {
+                if let Ok(census) = stage2.census_of(mapping.ipa, mapping.range.size()) {
+                    let (id, kind) = (region.id(), region.kind());
+                    let (ipa, leaves) = (mapping.ipa, Leaves(&census));
+                    say(format_args!(
+                        "event=leaves vm={} when={when} region={id} kind={kind} ipa={ipa} {leaves}",
+                        vm.name
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Leaves by size, and holes.
+struct Leaves<'a>(&'a Census);
+
+impl fmt::Display for Leaves<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [l1, l2, l3] = [Level::L1, Level::L2, Level::L3].map(|level| self.0.leaves(level));
+        write!(
+            f,
+            "1g={l1} 2m={l2} 4k={l3} hole={} hole_bytes={:#x} dropped={}",
+            self.0.holes, self.0.hole_bytes, self.0.parked
+        )
     }
 }
