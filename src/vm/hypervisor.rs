@@ -6,6 +6,7 @@ use super::error_device::Report;
 use super::vcpu::Vcpu;
 use super::vgic::CpuInterface;
 use crate::addr::{Ipa, Vmid};
+use crate::ras::capabilities::Capabilities;
 use crate::ras::loops;
 use crate::ras::pipeline::Ras;
 use crate::ras::triage;
@@ -37,6 +38,8 @@ pub struct Hypervisor<P: Platform> {
     pub triage: triage::Machine,
     /// What is done about guests that go round in circles.
     pub loops: loops::Policy,
+    /// What the machine has for memory errors.
+    pub capabilities: Capabilities,
     vms: Vec<Vm<P>>,
     running: AtomicUsize,
 }
@@ -55,6 +58,7 @@ impl<P: Platform> Hypervisor<P> {
             ras,
             triage,
             loops: loops::Policy::DEFAULT,
+            capabilities: Capabilities::empty(),
             vms,
             running,
         }

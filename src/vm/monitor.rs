@@ -9,14 +9,21 @@
 //! `loglevel=` says: somebody has asked for them.
 
 use super::hypervisor::{Hypervisor, Platform, State, StopReason, Vm};
+use super::injection::{InjectError, Target};
 use super::vcpu::Power;
 use crate::addr::{PAGE_SIZE, Pa};
 use crate::console::line::Line;
 use crate::console::monitor::{self, COMMANDS, Command, Mistake};
 use crate::devmem::Region;
+use crate::ras::filter::FilterError;
+use crate::ras::repair::RepairError;
 use crate::stage2::Damage;
 use core::fmt;
 use core::sync::atomic::Ordering;
+
+mod errors;
+
+pub use errors::EXPORTED;
 
 /// Most pages that one `poison list` shows.
 pub const LISTED: usize = 32;
@@ -36,6 +43,16 @@ pub enum Refused {
     Killed,
     /// The VM's tables hold what Cordon did not write.
     Damaged(Damage),
+    /// No error was made.
+    NotInjected(InjectError),
+    /// The rule is none, or there is no room for it.
+    Filter(FilterError),
+    /// Nothing was repaired.
+    NotRepaired(RepairError),
+    /// The VM has no memory there.
+    NotMemory,
+    /// No pages, too many, or an address that is no page's.
+    BadRange,
 }
 
 impl fmt::Display for Refused {
@@ -47,6 +64,11 @@ impl fmt::Display for Refused {
             Self::NotOff => f.write_str("not-off"),
             Self::Killed => f.write_str("killed"),
             Self::Damaged(damage) => damage.fmt(f),
+            Self::NotInjected(error) => error.fmt(f),
+            Self::Filter(error) => error.fmt(f),
+            Self::NotRepaired(error) => error.fmt(f),
+            Self::NotMemory => f.write_str("not-memory"),
+            Self::BadRange => f.write_str("bad-range"),
         }
     }
 }
@@ -87,8 +109,29 @@ impl<P: Platform> Hypervisor<P> {
             Command::Regions => self.tell_regions(),
             Command::Poison => self.tell_poison(),
             Command::PoisonList(from) => self.tell_bad_pages(from),
+            Command::PoisonExport(from) => self.export_poison(from),
             Command::Stage2(name) => return self.tell_stage2(name),
             Command::Counters => self.tell_counters(),
+            Command::CountersAll => self.say_counters(&mut |line| self.tell_ras(line)),
+            Command::Inject(pa, kind, pages) => {
+                return self.inject_for_operator(Target::Pa(pa), pages, kind);
+            }
+            Command::InjectVm(name, ipa, kind, pages) => {
+                let target = Target::Guest(self.named(name)?.vmid, ipa);
+                return self.inject_for_operator(target, pages, kind);
+            }
+            Command::Repair(name, ipa, pages, how) => {
+                return self.repair_for_operator(self.named(name)?, ipa, pages, how);
+            }
+            Command::FilterAdd(rule) => {
+                return self.add_filter(rule).map(drop).map_err(Refused::Filter);
+            }
+            Command::FilterClear => self.clear_filter(),
+            Command::Policy(name, ipa, policy) => {
+                let vm = self.named(name)?.vmid;
+                let changed = self.set_policy(vm, ipa, policy, self.platform.cpu());
+                return require(changed, Refused::NotMemory);
+            }
             Command::Stop(name) => {
                 let vm = self.named(name)?;
                 return require(self.stop(vm, StopReason::Off), Refused::NotRunning);
@@ -107,6 +150,10 @@ impl<P: Platform> Hypervisor<P> {
 
     fn tell(&self, line: fmt::Arguments<'_>) {
         self.platform.answer(format_args!("cordon: {line}"));
+    }
+
+    fn tell_ras(&self, line: fmt::Arguments<'_>) {
+        self.platform.answer(format_args!("ras: {line}"));
     }
 
     fn named(&self, name: &str) -> Result<&Vm<P>, Refused> {

@@ -8,44 +8,61 @@ use crate::stage2::{Census, Damage, Level};
 use core::fmt;
 use core::sync::atomic::Ordering;
 
+/// Takes a line without its prefix.
+type Say<'a> = dyn FnMut(fmt::Arguments<'_>) + 'a;
+
 impl<P: Platform> Hypervisor<P> {
     /// Prints the counters: the sums, then by kind, by VM, by vCPU and by region.
     pub fn print_counters(&self) {
+        self.say_counters(&mut |line| log::info!(target: "ras", "{line}"));
+    }
+
+    /// Says the same to whom it may concern.
+    pub(super) fn say_counters(&self, say: &mut Say<'_>) {
         let counters = self.ras.announcer.counters();
-        log::info!(target: "ras", "event=summary {}", counters.snapshot());
+        say(format_args!("event=summary {}", counters.snapshot()));
         let kinds = counters.kinds();
         let (required, optional) = (kinds.required, kinds.optional);
-        log::info!(target: "ras", "event=counters kind=all required={required} optional={optional}");
+        say(format_args!(
+            "event=counters kind=all required={required} optional={optional}"
+        ));
         for (via, [corrected, recoverable, fatal]) in kinds.by_origin() {
             if corrected + recoverable + fatal > 0 {
-                log::info!(target: "ras", "event=counters via={via} corrected={corrected} recoverable={recoverable} fatal={fatal}");
+                say(format_args!(
+                    "event=counters via={via} corrected={corrected} recoverable={recoverable} fatal={fatal}"
+                ));
             }
         }
         for vm in self.vms() {
-            self.print_vm(vm);
+            self.say_vm(vm, say);
         }
         for region in self.ras.devmem.regions() {
-            self.print_region(region);
+            self.say_region(region, say);
         }
     }
 
-    fn print_vm(&self, vm: &Vm<P>) {
+    fn say_vm(&self, vm: &Vm<P>, say: &mut Say<'_>) {
         let lost = self.ras.lost_pages_of(vm.vmid).count();
         let injected = vm.injected.load(Ordering::Relaxed);
+        let name = &vm.name;
         if let Some(met) = self.ras.announcer.counters().vm(vm.vmid) {
-            log::info!(target: "ras", "event=counters vm={} lost_pages={lost} injected={injected} {met}", vm.name);
+            say(format_args!(
+                "event=counters vm={name} lost_pages={lost} injected={injected} {met}"
+            ));
         }
         for vcpu in &vm.vcpus {
             let consumed = vcpu.consumed.load(Ordering::Relaxed);
             let distinct = vcpu.distinct.load(Ordering::Relaxed);
             if consumed > 0 {
-                let repeated = consumed.saturating_sub(distinct);
-                log::info!(target: "ras", "event=counters vm={} vcpu={} distinct={distinct} repeated={repeated}", vm.name, vcpu.index);
+                let (index, repeated) = (vcpu.index, consumed.saturating_sub(distinct));
+                say(format_args!(
+                    "event=counters vm={name} vcpu={index} distinct={distinct} repeated={repeated}"
+                ));
             }
         }
     }
 
-    fn print_region(&self, region: &Region<'_>) {
+    fn say_region(&self, region: &Region<'_>, say: &mut Say<'_>) {
         let empty = (0_u64, 0_u64);
         let sum = |(pages, touched): (u64, u64), page: crate::ras::poison::BadPage| {
             (pages + 1, touched.saturating_add(page.touches))
@@ -53,7 +70,9 @@ impl<P: Platform> Hypervisor<P> {
         let (pages, touched) = self.ras.bad_in(region.range()).fold(empty, sum);
         if pages > 0 {
             let (id, kind) = (region.id(), region.kind());
-            log::info!(target: "ras", "event=counters region={id} kind={kind} lost_pages={pages} touched={touched}");
+            say(format_args!(
+                "event=counters region={id} kind={kind} lost_pages={pages} touched={touched}"
+            ));
         }
     }
 
@@ -98,7 +117,7 @@ impl<P: Platform> Hypervisor<P> {
         &self,
         vm: &Vm<P>,
         when: &str,
-        say: &mut dyn FnMut(fmt::Arguments<'_>),
+        say: &mut Say<'_>,
     ) -> Result<(), Damage> {
         let stage2 = vm.stage2.lock();
         let census = stage2.census()?;

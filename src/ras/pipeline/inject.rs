@@ -82,7 +82,7 @@ impl<S: PhysMemory> Ras<'_, S> {
         log::info!(target: "ras", "event=detected {event} section=none severity={severity} pa={pa} pages={pages} kind={kind} by={by}");
         match kind {
             Injection::Corrected => {
-                self.corrected(&event, range, false);
+                self.corrected(&event, Some(range), false);
             }
             Injection::Optional | Injection::Required => {
                 self.contain(&event, range, spaces);
