@@ -60,7 +60,7 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// The first [`RepairError`], where no page was repaired; [`RepairError::NotPoisoned`] where none is
-    /// bad.
+    /// bad any more.
     pub fn repair_range(
         &self,
         vm: Vmid,
@@ -81,6 +81,8 @@ impl<P: Platform> Hypervisor<P> {
                 .repair(lost.page.pa, how, cpu, self, &self.platform)
             {
                 Ok(_) => done.pages += 1,
+                // Somebody else has been quicker.
+                Err(RepairError::NotPoisoned) => {}
                 Err(error) => {
                     if done.left == 0 {
                         why = error;

@@ -9,6 +9,7 @@ mod touch;
 
 use super::patrol::{self, Patroller};
 use super::report::report;
+use super::storm::{self, Stormer};
 use super::{aborts, access, attack, console, cpu, guest, psci};
 use cordon_probe::command::{self, Command};
 use cordon_probe::editor::Line;
@@ -23,6 +24,7 @@ struct Session {
     /// The physical counter at the guest's first instruction.
     begun: u64,
     patroller: Patroller,
+    stormer: Stormer,
     table: Option<TableTest>,
 }
 
@@ -32,6 +34,7 @@ pub(super) fn obey(begun: u64, script: &str) -> ! {
     let mut session = Session {
         begun,
         patroller: Patroller::new(),
+        stormer: Stormer::new(),
         table: None,
     };
     script.split(';').for_each(|line| session.execute(line));
@@ -40,8 +43,8 @@ pub(super) fn obey(begun: u64, script: &str) -> ! {
         if let Some(line) = console::poll() {
             session.execute_line(&line);
             console::prompt();
-        } else if !(0..PAGES_PER_POLL).any(|_| !session.patroller.step()) {
-            // Patrolling: look again at once.
+        } else if session.in_background() {
+            // Look again at once.
         } else {
             cpu::wait();
         }
@@ -54,6 +57,12 @@ pub(super) fn refuse(what: &str) {
 }
 
 impl Session {
+    /// A while of what goes on in the background; false if nothing does.
+    fn in_background(&mut self) -> bool {
+        let patrols = (0..PAGES_PER_POLL).all(|_| self.patroller.step());
+        patrols || self.stormer.step()
+    }
+
     fn execute_line(&mut self, line: &Line) {
         if line.is_truncated() {
             return refuse("line-too-long");
@@ -86,6 +95,13 @@ impl Session {
                 let sum = patrol::stop();
                 report!("event=stop lines={} wrong={}", sum.accesses, sum.wrong);
             }
+            Command::Storm(seed) => match storm::start(seed) {
+                Some(vcpus) => report!("event=storm seed={seed:#x} vcpus={vcpus}"),
+                None => refuse("out-of-memory"),
+            },
+            Command::Calm => storm::calm(),
+            Command::Audit => storm::audit(),
+            Command::Mend => storm::mend(),
             Command::Touch(touch, ipa) => touch::touch(touch, ipa),
             Command::Table(ipa) => table::make(&mut self.table, ipa),
             Command::TableUse => table::use_again(&mut self.table),
@@ -122,6 +138,7 @@ fn hvc(registers: [u64; 4]) {
 
 fn off() {
     patrol::stop();
+    storm::stop();
     report!("event=off vcpus={}", guest::get().vcpus());
     psci::off();
     refuse("off-failed");
