@@ -30,6 +30,8 @@ pub enum Command<'a> {
     PoisonExport(Pa),
     /// What a VM's map is made of.
     Stage2(&'a str),
+    /// Which tables translate an address of a VM's.
+    Tables(&'a str, Ipa),
     /// What was counted, in short.
     Counters,
     /// What was counted, by kind, VM, vCPU and region.
@@ -208,6 +210,12 @@ pub const COMMANDS: &[Entry] = &[
         "VM",
         "says-what-the-vms-map-is-made-of",
         |words| words.word().map(Command::Stage2),
+    ),
+    entry(
+        "tables",
+        "VM,IPA",
+        "says-which-tables-lead-there",
+        |words| Ok(Command::Tables(words.word()?, words.ipa()?)),
     ),
     entry("counters", "[all]", "says-what-was-counted", counters),
     entry(

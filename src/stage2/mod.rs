@@ -57,6 +57,7 @@ mod granule;
 mod heal;
 mod hole;
 mod map;
+mod path;
 mod protect;
 mod rebuild;
 mod replace;

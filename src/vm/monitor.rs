@@ -11,7 +11,7 @@
 use super::hypervisor::{Hypervisor, Platform, State, StopReason, Vm};
 use super::injection::{InjectError, Target};
 use super::vcpu::Power;
-use crate::addr::{PAGE_SIZE, Pa};
+use crate::addr::{Ipa, PAGE_SIZE, Pa};
 use crate::console::line::Line;
 use crate::console::monitor::{self, COMMANDS, Command, Mistake};
 use crate::devmem::Region;
@@ -111,6 +111,7 @@ impl<P: Platform> Hypervisor<P> {
             Command::PoisonList(from) => self.tell_bad_pages(from),
             Command::PoisonExport(from) => self.export_poison(from),
             Command::Stage2(name) => return self.tell_stage2(name),
+            Command::Tables(name, ipa) => return self.tell_tables(name, ipa),
             Command::Counters => self.tell_counters(),
             Command::CountersAll => self.say_counters(&mut |line| self.tell_ras(line)),
             Command::Inject(pa, kind, pages) => {
@@ -249,6 +250,19 @@ impl<P: Platform> Hypervisor<P> {
         require(vm.state() != State::Killed, Refused::Killed)?;
         self.say_stage2(vm, "asked", &mut |line| self.tell(line))
             .map_err(Refused::Damaged)
+    }
+
+    /// The root is not among them: it cannot be replaced, and is one frame or more.
+    fn tell_tables(&self, name: &str, ipa: Ipa) -> Done {
+        let vm = self.named(name)?;
+        require(vm.state() != State::Killed, Refused::Killed)?;
+        let told = vm.stage2.lock().tables_of(ipa, |level, pa| {
+            let level = level.number();
+            self.tell(format_args!(
+                "event=table vm={name} ipa={ipa} level={level} pa={pa}"
+            ));
+        });
+        told.map_err(Refused::Damaged)
     }
 
     fn tell_counters(&self) {

@@ -17,6 +17,10 @@ fn lines_become_commands() {
         ("stage2\tone", Command::Stage2("one")),
         ("poison export", Command::PoisonExport(Pa::new(0))),
         ("poison export 8", Command::PoisonExport(Pa::new(8))),
+        (
+            "tables one 0x1000",
+            Command::Tables("one", Ipa::new(0x1000)),
+        ),
         ("counters", Command::Counters),
         ("counters all", Command::CountersAll),
         (
@@ -65,6 +69,7 @@ fn every_mistake_has_a_name() {
         ("poison list 0x10000000000000000", Mistake::BadNumber),
         ("poison list 1 2", Mistake::ExtraArgument),
         ("counters some", Mistake::BadArgument),
+        ("tables one", Mistake::MissingArgument),
         ("inject", Mistake::MissingArgument),
         ("inject 0x1000", Mistake::MissingArgument),
         ("inject ao 0x1000", Mistake::BadNumber),

@@ -85,7 +85,9 @@ impl<S: PhysMemory> Ras<'_, S> {
                 self.corrected(&event, Some(range), false);
             }
             Injection::Optional | Injection::Required => {
-                self.contain(&event, range, spaces);
+                if !self.rebuild(&event, range, spaces) {
+                    self.contain(&event, range, spaces);
+                }
             }
         }
         event

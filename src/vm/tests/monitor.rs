@@ -296,6 +296,24 @@ fn what_is_bad_is_exported_by_ranges() {
 }
 
 #[test]
+fn a_table_that_is_said_to_lead_to_a_page_is_one_that_can_be_done_without() {
+    let world = World::new();
+    lose(&world, 5);
+    let at = DEVICE_AT[0] + 5 * PAGE_SIZE;
+    let (before, tables) = (world.census(0), std::format!("tables one {at:#x}"));
+    let told = typed(&world, &tables);
+    let table = |line: &str| String::from(line.rsplit_once("pa=").unwrap().1);
+    assert!(told[0].contains(" level=3 pa=") && told[1].contains(" level=2 pa="));
+    typed(&world, &std::format!("inject {} ao", table(&told[0])));
+    assert_eq!(world.census(0), before, "the guest notices nothing");
+    assert!(world.is_hole(0, at));
+    let now = typed(&world, &tables);
+    assert_ne!(table(&now[0]), table(&told[0]), "it is another");
+    assert_eq!(table(&now[1]), table(&told[1]));
+    assert_eq!(typed(&world, "tables one 0x1000000000000").len(), 1);
+}
+
+#[test]
 fn all_that_was_counted_is_told() {
     let world = World::new();
     lose(&world, 5);
