@@ -8,9 +8,7 @@
 use super::fake::{DEVICE, DEVICE_AT, FakeCpu, K4, VA, World, esr};
 use crate::addr::{Pa, PaRange};
 use crate::ras::poison::Insert;
-use crate::ras::repair::{How, RepairError};
 use crate::vm::exit::Next;
-use crate::vm::hypercall::Pages;
 use crate::vm::hypervisor::StopReason;
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, Runner, thread};
@@ -122,63 +120,6 @@ fn a_vm_that_is_torn_down_meanwhile_costs_the_other_nothing_but_the_page() {
         assert!(world.vm(0).is_stopped() && !world.vm(1).is_stopped());
         assert!(world.is_hole(1, DEVICE_AT[1] + 9 * K4));
         assert!(!world.is_hole(1, DEVICE_AT[1]));
-    });
-}
-
-/// VM `vm` asks for the page at an offset of the device, which somebody else may have got back meanwhile.
-fn repair(vm: usize, offset: u64) -> Step {
-    Box::new(move |world| {
-        let pages = Pages::new(DEVICE_AT[vm] + offset, 1, 1).unwrap();
-        let done = world
-            .hypervisor
-            .repair_range(world.vm(vm).vmid, pages, How::InPlace, vm);
-        assert!(
-            matches!(done, Ok(_) | Err(RepairError::NotPoisoned)),
-            "{done:?}"
-        );
-    })
-}
-
-#[test]
-fn a_page_comes_back_while_another_of_its_block_goes_and_two_ask_for_it() {
-    let steps = || {
-        let lose_and_ask: Step = Box::new(|world| {
-            let sea = world.sea(0, esr::data(esr::EXTERNAL), DEVICE_AT[0] + K4);
-            assert_eq!(sea.0, Next::Resume);
-            repair(0, K4)(world);
-        });
-        std::vec![lose_and_ask, consume(1, 5 * K4), repair(1, K4)]
-    };
-    at_once(steps, |world| {
-        // Whoever was quicker: it is back in both VMs or in none, and the set says the same.
-        let bad = world.hypervisor.ras.is_bad(Pa::new(DEVICE.get() + K4));
-        assert!(!bad, "the last to ask was the first to lose it");
-        for vm in 0..2 {
-            assert!(world.is_mapped(vm, DEVICE_AT[vm] + K4));
-            assert!(world.is_hole(vm, DEVICE_AT[vm] + 5 * K4));
-            assert_eq!(world.census(vm).holes, 1);
-        }
-        assert_eq!(lost(world), (1, std::vec![5 * K4]));
-    });
-}
-
-#[test]
-fn a_vm_is_torn_down_while_its_page_comes_back() {
-    let steps = || {
-        let end: Step = Box::new(|world| {
-            let _ = world.hypervisor.stop(world.vm(0), StopReason::Killed);
-        });
-        let lose_and_ask: Step = Box::new(|world| {
-            let sea = world.sea(1, esr::data(esr::EXTERNAL), DEVICE_AT[1] + K4);
-            assert_eq!(sea.0, Next::Resume);
-            repair(1, K4)(world);
-        });
-        std::vec![lose_and_ask, end, consume(1, 5 * K4)]
-    };
-    at_once(steps, |world| {
-        assert!(world.is_mapped(1, DEVICE_AT[1] + K4));
-        assert!(world.is_hole(1, DEVICE_AT[1] + 5 * K4));
-        assert_eq!(lost(world), (1, std::vec![5 * K4]));
     });
 }
 
