@@ -4,8 +4,10 @@
 //! [`Command`] of the words behind the name. What a command does is one arm of the match in
 //! `vm::monitor`. Nothing here touches the machine.
 
-use crate::addr::Pa;
-use crate::devmem::Narrowing;
+use crate::addr::{Ipa, Pa};
+use crate::devmem::{Narrowing, Policy};
+use crate::ras::pipeline::Injection;
+use crate::ras::repair::How;
 use core::fmt;
 use core::str::SplitAsciiWhitespace;
 
@@ -24,12 +26,30 @@ pub enum Command<'a> {
     Poison,
     /// The bad pages from this address on.
     PoisonList(Pa),
+    /// The bad pages from this address on, by ranges, for a later start.
+    PoisonExport(Pa),
     /// What a VM's map is made of.
     Stage2(&'a str),
-    /// What was counted.
+    /// Which tables translate an address of a VM's.
+    Tables(&'a str, Ipa),
+    /// What was counted, in short.
     Counters,
     /// A VM's pages from an address on, so many, have this taken from them.
     Protect(&'a str, [u64; 2], Narrowing),
+    /// What was counted, by kind, VM, vCPU and region.
+    CountersAll,
+    /// An error of this kind in so many pages of the machine.
+    Inject(Pa, Injection, u64),
+    /// The same in the pages that a VM has at this address.
+    InjectVm(&'a str, Ipa, Injection, u64),
+    /// What is bad of so many pages of a VM is to be made good.
+    Repair(&'a str, Ipa, u64, How),
+    /// A rule for the filter, which reads its text itself.
+    FilterAdd(&'a str),
+    /// The filter has no rules any more.
+    FilterClear,
+    /// What is done when a page goes bad of the memory that a VM has at this address.
+    Policy(&'a str, Ipa, Policy),
     /// A VM ends.
     Stop(&'a str),
     /// A VM starts anew.
@@ -106,6 +126,33 @@ impl<'a> Words<'a> {
     pub fn pa(&mut self) -> Result<Pa, Mistake> {
         self.number().map(Pa::new)
     }
+
+    /// The next word as an address of a guest's.
+    ///
+    /// # Errors
+    ///
+    /// [`Mistake::MissingArgument`], [`Mistake::BadNumber`].
+    pub fn ipa(&mut self) -> Result<Ipa, Mistake> {
+        self.number().map(Ipa::new)
+    }
+
+    /// The next word as one of those that `known` knows.
+    ///
+    /// # Errors
+    ///
+    /// [`Mistake::MissingArgument`], [`Mistake::BadArgument`].
+    pub fn one_of<T>(&mut self, known: impl Fn(&str) -> Option<T>) -> Result<T, Mistake> {
+        known(self.word()?).ok_or(Mistake::BadArgument)
+    }
+
+    /// How many pages; one where nothing is said.
+    ///
+    /// # Errors
+    ///
+    /// [`Mistake::BadNumber`].
+    pub fn pages(&mut self) -> Result<u64, Mistake> {
+        self.optional().map_or(Ok(1), number)
+    }
 }
 
 fn number(word: &str) -> Result<u64, Mistake> {
@@ -154,16 +201,74 @@ pub const COMMANDS: &[Entry] = &[
     entry("regions", "none", "lists-memory-and-who-maps-it", |_| {
         Ok(Command::Regions)
     }),
-    entry("poison", "[list,[PA]]", "counts-or-lists-bad-pages", poison),
+    entry(
+        "poison",
+        "[list|export,[PA]]",
+        "counts-lists-or-exports-bad-pages",
+        poison,
+    ),
     entry(
         "stage2",
         "VM",
         "says-what-the-vms-map-is-made-of",
         |words| words.word().map(Command::Stage2),
     ),
-    entry("counters", "none", "says-what-was-counted", |_| {
-        Ok(Command::Counters)
-    }),
+    entry(
+        "tables",
+        "VM,IPA",
+        "says-which-tables-lead-there",
+        |words| Ok(Command::Tables(words.word()?, words.ipa()?)),
+    ),
+    entry("counters", "[all]", "says-what-was-counted", counters),
+    entry(
+        "inject",
+        "PA,ce|ao,[PAGES]",
+        "makes-an-error-in-the-machines-memory",
+        |words| {
+            Ok(Command::Inject(
+                words.pa()?,
+                words.one_of(Injection::from_name)?,
+                words.pages()?,
+            ))
+        },
+    ),
+    entry(
+        "inject-vm",
+        "VM,IPA,ce|ao,[PAGES]",
+        "makes-an-error-in-a-vms-memory",
+        |words| {
+            Ok(Command::InjectVm(
+                words.word()?,
+                words.ipa()?,
+                words.one_of(Injection::from_name)?,
+                words.pages()?,
+            ))
+        },
+    ),
+    entry(
+        "repair",
+        "VM,IPA,[PAGES,[in-place|spare]]",
+        "makes-good-what-is-bad-there",
+        repair,
+    ),
+    entry(
+        "filter",
+        "add,RULE|clear",
+        "decides-which-errors-are-contained",
+        filter,
+    ),
+    entry(
+        "policy",
+        "VM,IPA,isolate|refault|keep",
+        "decides-what-a-bad-page-costs-from-now-on",
+        |words| {
+            Ok(Command::Policy(
+                words.word()?,
+                words.ipa()?,
+                words.one_of(Policy::from_name)?,
+            ))
+        },
+    ),
     entry(
         "protect",
         "VM,IPA,PAGES,WHAT",
@@ -188,13 +293,40 @@ fn protect<'a>(words: &mut Words<'a>) -> Result<Command<'a>, Mistake> {
 }
 
 fn poison<'a>(words: &mut Words<'a>) -> Result<Command<'a>, Mistake> {
+    let Some(what) = words.optional() else {
+        return Ok(Command::Poison);
+    };
+    let command = match what {
+        "list" => Command::PoisonList,
+        "export" => Command::PoisonExport,
+        _ => return Err(Mistake::BadArgument),
+    };
+    let from = words.optional().map_or(Ok(0), number)?;
+    Ok(command(Pa::new(from)))
+}
+
+fn counters<'a>(words: &mut Words<'a>) -> Result<Command<'a>, Mistake> {
     match words.optional() {
-        None => Ok(Command::Poison),
-        Some("list") => match words.optional() {
-            None => Ok(Command::PoisonList(Pa::new(0))),
-            Some(from) => number(from).map(|from| Command::PoisonList(Pa::new(from))),
-        },
+        None => Ok(Command::Counters),
+        Some("all") => Ok(Command::CountersAll),
         Some(_) => Err(Mistake::BadArgument),
+    }
+}
+
+fn repair<'a>(words: &mut Words<'a>) -> Result<Command<'a>, Mistake> {
+    let (vm, ipa, pages) = (words.word()?, words.ipa()?, words.pages()?);
+    let how = match words.optional() {
+        None => How::InPlace,
+        Some(name) => How::from_name(name).ok_or(Mistake::BadArgument)?,
+    };
+    Ok(Command::Repair(vm, ipa, pages, how))
+}
+
+fn filter<'a>(words: &mut Words<'a>) -> Result<Command<'a>, Mistake> {
+    match words.word()? {
+        "add" => words.word().map(Command::FilterAdd),
+        "clear" => Ok(Command::FilterClear),
+        _ => Err(Mistake::BadArgument),
     }
 }
 
@@ -220,80 +352,4 @@ pub fn parse(line: &str) -> Result<Command<'_>, Mistake> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use alloc::string::String;
-    use proptest::prelude::*;
-
-    #[test]
-    fn lines_become_commands() {
-        for (line, command) in [
-            ("help", Command::Help),
-            ("  vms  ", Command::Vms),
-            ("focus two", Command::Focus("two")),
-            ("poison", Command::Poison),
-            ("poison list", Command::PoisonList(Pa::new(0))),
-            ("poison list 0x1000", Command::PoisonList(Pa::new(0x1000))),
-            ("poison list 4096", Command::PoisonList(Pa::new(0x1000))),
-            ("stage2\tone", Command::Stage2("one")),
-            (
-                "protect one 0x1000 2 none",
-                Command::Protect("one", [0x1000, 2], Narrowing::NONE),
-            ),
-        ] {
-            assert_eq!(parse(line), Ok(command), "{line}");
-        }
-    }
-
-    #[test]
-    fn every_mistake_has_a_name() {
-        for (line, mistake) in [
-            ("", Mistake::UnknownCommand),
-            ("Help", Mistake::UnknownCommand),
-            ("helpme", Mistake::UnknownCommand),
-            ("focus", Mistake::MissingArgument),
-            ("vms all", Mistake::ExtraArgument),
-            ("stop one two", Mistake::ExtraArgument),
-            ("poison lost", Mistake::BadArgument),
-            ("protect one 0 1 write", Mistake::BadArgument),
-            ("protect one 0 1", Mistake::MissingArgument),
-            ("poison list +1", Mistake::BadNumber),
-            ("poison list 0x", Mistake::BadNumber),
-            ("poison list 0x10000000000000000", Mistake::BadNumber),
-            ("poison list 1 2", Mistake::ExtraArgument),
-        ] {
-            assert_eq!(parse(line), Err(mistake), "{line}");
-        }
-    }
-
-    #[test]
-    fn rows_are_words_and_no_two_have_one_name() {
-        for (at, entry) in COMMANDS.iter().enumerate() {
-            for text in [entry.name, entry.arguments, entry.does] {
-                assert!(!text.is_empty() && !text.contains(' '), "{text}");
-            }
-            assert!(COMMANDS[..at].iter().all(|it| it.name != entry.name));
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_line_is_a_command_or_a_mistake(line in "[ -~]{0,120}") {
-            let _ = parse(&line);
-        }
-
-        #[test]
-        fn what_a_row_names_is_not_unknown(at in 0..COMMANDS.len(), rest in "[ -~]{0,20}") {
-            let line = alloc::format!("{} {rest}", COMMANDS[at].name);
-            prop_assert_ne!(parse(&line), Err(Mistake::UnknownCommand));
-        }
-
-        #[test]
-        fn numbers_are_what_was_written(value: u64) {
-            let hex: String = alloc::format!("{value:#x}");
-            prop_assert_eq!(number(&hex), Ok(value));
-            let decimal: String = alloc::format!("{value}");
-            prop_assert_eq!(number(&decimal), Ok(value));
-        }
-    }
-}
+mod tests;

@@ -285,13 +285,12 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         );
         self.announcer.announce(&event, Stage::Detected);
         if section.severity == Severity::Corrected {
-            self.announcer.announce(&event, Stage::Corrected);
             let exceeded = section.flags.contains(SectionFlags::THRESHOLD_EXCEEDED);
-            if let Some(range) = ranges.peek()
-                && self.corrected(&event, *range, exceeded)
+            let range = ranges.peek().copied();
+            if let (Some(threshold), Some(range)) = (self.corrected(&event, range, exceeded), range)
             {
-                for page in self.devmem.mappings_of(range.start().page()) {
-                    spaces.corrected(page.vm, page.ipa, exceeded);
+                for page in self.users_of(range.start().page()) {
+                    spaces.corrected(page.vm, page.ipa, threshold);
                 }
             }
         }
@@ -357,16 +356,20 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         claimed
     }
 
-    /// Nothing is lost to a corrected error: it is counted, by what kind it is, unless a filter has it.
-    /// Whether it counts.
-    fn corrected(&self, event: &ErrorEvent, range: PaRange, exceeded: bool) -> bool {
+    /// Nothing is lost to a corrected error: it is counted, by what kind it is, unless a filter has it. Whether
+    /// its guests are to be told, and if so whether there were too many.
+    fn corrected(
+        &self,
+        event: &ErrorEvent,
+        range: Option<PaRange>,
+        exceeded: bool,
+    ) -> Option<bool> {
+        self.announcer.announce(event, Stage::Corrected);
+        let page = range?.start();
         let mut dropped = Dropped::default();
-        let counts = !self.drops(event, range.start().page(), &mut dropped);
+        let counts = !self.drops(event, page.page(), &mut dropped);
         self.say_dropped(event, &dropped);
-        if counts {
-            self.note_corrected(range.start(), exceeded, event.sequence);
-        }
-        counts
+        counts.then(|| self.note_corrected(page, exceeded, event.sequence))?
     }
 
     /// If `range` is a table of some VM's map, builds another in its place.

@@ -66,6 +66,15 @@ impl How {
             _ => None,
         }
     }
+
+    /// By its name in commands.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "in-place" => Some(Self::InPlace),
+            "spare" => Some(Self::Spare),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for How {

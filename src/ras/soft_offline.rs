@@ -150,19 +150,26 @@ impl Default for Corrected {
 }
 
 impl<S: PhysMemory> Ras<'_, S> {
-    /// A corrected error was reported for the page that holds `pa`, which somebody owns.
-    pub(super) fn note_corrected(&self, pa: Pa, exceeded: bool, seq: u64) {
+    /// A corrected error was reported for the page that holds `pa`. What its guests are told: nothing, or
+    /// that there was one, and whether there were too many. A page that is about to be moved is nothing
+    /// that they should do anything about.
+    pub(super) fn note_corrected(&self, pa: Pa, exceeded: bool, seq: u64) -> Option<bool> {
         // What was left already is nobody's.
-        if self.users_of(pa).next().is_none() {
-            return;
-        }
+        self.users_of(pa).next()?;
         let mut corrected = self.mender.corrected.lock();
-        let action = corrected.policy.action;
+        let policy = corrected.policy;
         let (count, due) = corrected.note(pa, exceeded);
         drop(corrected);
+        let action = policy.action;
         if due {
             let page = pa.page();
             log::warn!(target: "ras", "event=corrected seq={seq} pa={page} count={count} action={action}");
+        }
+        let enough = exceeded || count >= policy.threshold;
+        match action {
+            Action::Move => (!enough).then_some(false),
+            Action::Tell => Some(enough),
+            Action::Ignore => None,
         }
     }
 
@@ -178,8 +185,12 @@ impl<S: PhysMemory> Ras<'_, S> {
             };
             match action {
                 Action::Move => {
-                    // It says itself what came of it.
-                    let _ = self.soft_offline(page, cpu, spaces, media);
+                    // It says itself what came of it. Its guests may still be able to do without.
+                    if self.soft_offline(page, cpu, spaces, media).is_err() {
+                        for user in self.users_of(page) {
+                            spaces.corrected(user.vm, user.ipa, true);
+                        }
+                    }
                 }
                 Action::Tell => {
                     self.devmem.notify_failure(page);

@@ -34,6 +34,7 @@ use cordon::platform::bundle::Bundle;
 use cordon::platform::cmdline::{self, Bbm, Options};
 use cordon::platform::machine::{Conduit, Machine, Reserved, ReservedBy};
 use cordon::platform::memory::FreeMemory;
+use cordon::ras::capabilities::Capabilities;
 use cordon::ras::pipeline::Ras;
 use cordon::ras::poison::{PoisonSet, PoisonedPage};
 use cordon::ras::spares::Spares;
@@ -99,7 +100,7 @@ pub fn run(dtb: Pa, door: Door) {
     if let Some(spares) = spares {
         *ras.mender.spares.lock() = Spares::new(spares);
     }
-    let hypervisor = hypervisor(ras, vms, &options);
+    let hypervisor = hypervisor(ras, vms, capabilities, &options);
     let here = cpu::try_this().map_or(0, |cpu| cpu.index);
     hypervisor.import_poison(&bad, here);
     start_vms(hypervisor);
@@ -321,6 +322,7 @@ fn start_interrupts(machine: &Machine) -> bool {
 fn hypervisor(
     ras: Ras<'static, SharedMemory>,
     vms: Vec<Vm<ThisMachine>>,
+    capabilities: Capabilities,
     options: &Options,
 ) -> &'static Hypervisor<ThisMachine> {
     let promises = triage::Machine {
@@ -328,6 +330,7 @@ fn hypervisor(
         isolates_vms: options.isolates_vms,
     };
     let mut hypervisor = Hypervisor::new(ThisMachine, ras, promises, vms);
+    hypervisor.capabilities = capabilities;
     hypervisor.loops = options.loops;
     // A guest that comes back to a hole after a second has done something else meanwhile.
     hypervisor.loops.window = CNTFRQ_EL0.get();

@@ -59,6 +59,7 @@ mod granule;
 mod heal;
 mod hole;
 mod map;
+mod path;
 mod protect;
 mod rebuild;
 mod replace;

@@ -64,7 +64,7 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// The first [`RepairError`], where no page was repaired; [`RepairError::NotPoisoned`] where none is
-    /// bad.
+    /// bad any more.
     pub fn repair_range(
         &self,
         vm: Vmid,
@@ -82,6 +82,8 @@ impl<P: Platform> Hypervisor<P> {
             let page = (lost.page.pa, how);
             match (self.ras).repair_for(Some(vm), page, cpu, self, &self.platform) {
                 Ok(_) => done.pages += 1,
+                // Somebody else has been quicker.
+                Err(RepairError::NotPoisoned) => {}
                 Err(error) => {
                     if done.left == 0 {
                         why = error;

@@ -4,7 +4,8 @@
 //! ```text
 //!   config       the bundle's description, checked
 //!   guest_dt     what the guest is told of its machine; caches: what its CPUs have
-//!   hypervisor   the VMs and what they share
+//!   hypervisor   the VMs and what they share; virtual_machine: one of them; platform: what they need of
+//!                the machine; spaces: their maps, as containment has them
 //!   boot         how a VM starts, and starts again
 //!   vcpu         on or off
 //!   vgic         interrupts
@@ -38,15 +39,18 @@ mod lookout;
 pub mod memory_error;
 pub mod mending;
 pub mod monitor;
+pub mod platform;
 mod protect;
 pub mod psci;
 pub mod quick;
 pub mod report;
 pub mod services;
 pub mod skip;
+mod spaces;
 pub mod system_registers;
 #[cfg(test)]
 mod tests;
 pub mod vcpu;
 pub mod vgic;
+pub mod virtual_machine;
 pub mod vuart;

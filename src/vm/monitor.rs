@@ -10,15 +10,22 @@
 
 use super::hypercall::Pages;
 use super::hypervisor::{Hypervisor, Platform, State, StopReason, Vm};
+use super::injection::{InjectError, Target};
 use super::protect;
 use super::vcpu::Power;
-use crate::addr::{PAGE_SIZE, Pa};
+use crate::addr::{Ipa, PAGE_SIZE, Pa};
 use crate::console::line::Line;
 use crate::console::monitor::{self, COMMANDS, Command, Mistake};
 use crate::devmem::{By, Region};
+use crate::ras::filter::FilterError;
+use crate::ras::repair::RepairError;
 use crate::stage2::Damage;
 use core::fmt;
 use core::sync::atomic::Ordering;
+
+mod errors;
+
+pub use errors::EXPORTED;
 
 /// Most pages that one `poison list` shows.
 pub const LISTED: usize = 32;
@@ -40,6 +47,16 @@ pub enum Refused {
     Protect(protect::Refused),
     /// The VM's tables hold what Cordon did not write.
     Damaged(Damage),
+    /// No error was made.
+    NotInjected(InjectError),
+    /// The rule is none, or there is no room for it.
+    Filter(FilterError),
+    /// Nothing was repaired.
+    NotRepaired(RepairError),
+    /// The VM has no memory there.
+    NotMemory,
+    /// No pages, too many, or an address that is no page's.
+    BadRange,
 }
 
 impl fmt::Display for Refused {
@@ -52,6 +69,11 @@ impl fmt::Display for Refused {
             Self::Killed => f.write_str("killed"),
             Self::Protect(why) => why.fmt(f),
             Self::Damaged(damage) => damage.fmt(f),
+            Self::NotInjected(error) => error.fmt(f),
+            Self::Filter(error) => error.fmt(f),
+            Self::NotRepaired(error) => error.fmt(f),
+            Self::NotMemory => f.write_str("not-memory"),
+            Self::BadRange => f.write_str("bad-range"),
         }
     }
 }
@@ -92,7 +114,9 @@ impl<P: Platform> Hypervisor<P> {
             Command::Regions => self.tell_regions(),
             Command::Poison => self.tell_poison(),
             Command::PoisonList(from) => self.tell_bad_pages(from),
+            Command::PoisonExport(from) => self.export_poison(from),
             Command::Stage2(name) => return self.tell_stage2(name),
+            Command::Tables(name, ipa) => return self.tell_tables(name, ipa),
             Command::Counters => self.tell_counters(),
             Command::Protect(name, [ipa, pages], what) => {
                 let vm = self.named(name)?;
@@ -101,6 +125,26 @@ impl<P: Platform> Hypervisor<P> {
                 return self
                     .protect_range(vm, pages, what, By::Operator)
                     .map_err(Refused::Protect);
+            }
+            Command::CountersAll => self.say_counters(&mut |line| self.tell_ras(line)),
+            Command::Inject(pa, kind, pages) => {
+                return self.inject_for_operator(Target::Pa(pa), pages, kind);
+            }
+            Command::InjectVm(name, ipa, kind, pages) => {
+                let target = Target::Guest(self.named(name)?.vmid, ipa);
+                return self.inject_for_operator(target, pages, kind);
+            }
+            Command::Repair(name, ipa, pages, how) => {
+                return self.repair_for_operator(self.named(name)?, ipa, pages, how);
+            }
+            Command::FilterAdd(rule) => {
+                return self.add_filter(rule).map(drop).map_err(Refused::Filter);
+            }
+            Command::FilterClear => self.clear_filter(),
+            Command::Policy(name, ipa, policy) => {
+                let vm = self.named(name)?.vmid;
+                let changed = self.set_policy(vm, ipa, policy, self.platform.cpu());
+                return require(changed, Refused::NotMemory);
             }
             Command::Stop(name) => {
                 let vm = self.named(name)?;
@@ -120,6 +164,10 @@ impl<P: Platform> Hypervisor<P> {
 
     fn tell(&self, line: fmt::Arguments<'_>) {
         self.platform.answer(format_args!("cordon: {line}"));
+    }
+
+    fn tell_ras(&self, line: fmt::Arguments<'_>) {
+        self.platform.answer(format_args!("ras: {line}"));
     }
 
     fn named(&self, name: &str) -> Result<&Vm<P>, Refused> {
@@ -215,6 +263,19 @@ impl<P: Platform> Hypervisor<P> {
         require(vm.state() != State::Killed, Refused::Killed)?;
         self.say_stage2(vm, "asked", &mut |line| self.tell(line))
             .map_err(Refused::Damaged)
+    }
+
+    /// The root is not among them: it cannot be replaced, and is one frame or more.
+    fn tell_tables(&self, name: &str, ipa: Ipa) -> Done {
+        let vm = self.named(name)?;
+        require(vm.state() != State::Killed, Refused::Killed)?;
+        let told = vm.stage2.lock().tables_of(ipa, |level, pa| {
+            let level = level.number();
+            self.tell(format_args!(
+                "event=table vm={name} ipa={ipa} level={level} pa={pa}"
+            ));
+        });
+        told.map_err(Refused::Damaged)
     }
 
     fn tell_counters(&self) {

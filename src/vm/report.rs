@@ -1,48 +1,68 @@
-//! What was counted, and what is bad: on request, and when the machine halts.
+//! What was counted, what is bad, and what maps are made of: on request, and when a VM starts or stops or
+//! the machine halts.
 
 use super::hypervisor::{Hypervisor, Platform, Vm};
 use crate::devmem::Region;
 use crate::ras::event::Origin;
+use crate::stage2::{Census, Damage, Level};
+use core::fmt;
 use core::sync::atomic::Ordering;
+
+/// Takes a line without its prefix.
+type Say<'a> = dyn FnMut(fmt::Arguments<'_>) + 'a;
 
 impl<P: Platform> Hypervisor<P> {
     /// Prints the counters: the sums, then by kind, by VM, by vCPU and by region.
     pub fn print_counters(&self) {
+        self.say_counters(&mut |line| log::info!(target: "ras", "{line}"));
+    }
+
+    /// Says the same to whom it may concern.
+    pub(super) fn say_counters(&self, say: &mut Say<'_>) {
         let counters = self.ras.announcer.counters();
-        log::info!(target: "ras", "event=summary {}", counters.snapshot());
+        say(format_args!("event=summary {}", counters.snapshot()));
         let kinds = counters.kinds();
         let (required, optional) = (kinds.required, kinds.optional);
-        log::info!(target: "ras", "event=counters kind=all required={required} optional={optional}");
+        say(format_args!(
+            "event=counters kind=all required={required} optional={optional}"
+        ));
         for (via, [corrected, recoverable, fatal]) in kinds.by_origin() {
             if corrected + recoverable + fatal > 0 {
-                log::info!(target: "ras", "event=counters via={via} corrected={corrected} recoverable={recoverable} fatal={fatal}");
+                say(format_args!(
+                    "event=counters via={via} corrected={corrected} recoverable={recoverable} fatal={fatal}"
+                ));
             }
         }
         for vm in self.vms() {
-            self.print_vm(vm);
+            self.say_vm(vm, say);
         }
         for region in self.ras.devmem.regions() {
-            self.print_region(region);
+            self.say_region(region, say);
         }
     }
 
-    fn print_vm(&self, vm: &Vm<P>) {
+    fn say_vm(&self, vm: &Vm<P>, say: &mut Say<'_>) {
         let lost = self.ras.lost_pages_of(vm.vmid).count();
         let injected = vm.injected.load(Ordering::Relaxed);
+        let name = &vm.name;
         if let Some(met) = self.ras.announcer.counters().vm(vm.vmid) {
-            log::info!(target: "ras", "event=counters vm={} lost_pages={lost} injected={injected} {met}", vm.name);
+            say(format_args!(
+                "event=counters vm={name} lost_pages={lost} injected={injected} {met}"
+            ));
         }
         for vcpu in &vm.vcpus {
             let consumed = vcpu.consumed.load(Ordering::Relaxed);
             let distinct = vcpu.distinct.load(Ordering::Relaxed);
             if consumed > 0 {
-                let repeated = consumed.saturating_sub(distinct);
-                log::info!(target: "ras", "event=counters vm={} vcpu={} distinct={distinct} repeated={repeated}", vm.name, vcpu.index);
+                let (index, repeated) = (vcpu.index, consumed.saturating_sub(distinct));
+                say(format_args!(
+                    "event=counters vm={name} vcpu={index} distinct={distinct} repeated={repeated}"
+                ));
             }
         }
     }
 
-    fn print_region(&self, region: &Region<'_>) {
+    fn say_region(&self, region: &Region<'_>, say: &mut Say<'_>) {
         let empty = (0_u64, 0_u64);
         let sum = |(pages, touched): (u64, u64), page: crate::ras::poison::BadPage| {
             (pages + 1, touched.saturating_add(page.touches))
@@ -50,7 +70,9 @@ impl<P: Platform> Hypervisor<P> {
         let (pages, touched) = self.ras.bad_in(region.range()).fold(empty, sum);
         if pages > 0 {
             let (id, kind) = (region.id(), region.kind());
-            log::info!(target: "ras", "event=counters region={id} kind={kind} lost_pages={pages} touched={touched}");
+            say(format_args!(
+                "event=counters region={id} kind={kind} lost_pages={pages} touched={touched}"
+            ));
         }
     }
 
@@ -80,5 +102,58 @@ impl<P: Platform> Hypervisor<P> {
         let n = self.ras.import(ranges.iter().copied(), cpu, self);
         let via = Origin::Imported;
         log::info!(target: "ras", "event=imported n={n} via={via} ranges={}", ranges.len());
+    }
+
+    /// Says at a start and a stop what the VM's map is made of.
+    pub(super) fn print_stage2(&self, vm: &Vm<P>, when: &str) {
+        let said = self.say_stage2(vm, when, &mut |line| log::info!("{line}"));
+        if let Err(damage) = said {
+            log::error!("event=error what=stage2 vm={} why={damage}", vm.name);
+        }
+    }
+
+    /// Says what a VM's map is made of, as a whole and by the regions that it maps.
+    pub(super) fn say_stage2(
+        &self,
+        vm: &Vm<P>,
+        when: &str,
+        say: &mut Say<'_>,
+    ) -> Result<(), Damage> {
+        let stage2 = vm.stage2.lock();
+        let census = stage2.census()?;
+        say(format_args!(
+            "event=stage2 vm={} when={when} {} tables={} reserve={}",
+            vm.name,
+            Leaves(&census),
+            census.tables,
+            stage2.reserve_left()
+        ));
+        for region in self.ras.devmem.regions() {
+            for mapping in region.mappings().filter(|mapping| mapping.vm == vm.vmid) {
+                if let Ok(census) = stage2.census_of(mapping.ipa, mapping.range.size()) {
+                    let (id, kind) = (region.id(), region.kind());
+                    let (ipa, leaves) = (mapping.ipa, Leaves(&census));
+                    say(format_args!(
+                        "event=leaves vm={} when={when} region={id} kind={kind} ipa={ipa} {leaves}",
+                        vm.name
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Leaves by size, and holes.
+struct Leaves<'a>(&'a Census);
+
+impl fmt::Display for Leaves<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [l1, l2, l3] = [Level::L1, Level::L2, Level::L3].map(|level| self.0.leaves(level));
+        write!(
+            f,
+            "1g={l1} 2m={l2} 4k={l3} hole={} hole_bytes={:#x} dropped={}",
+            self.0.holes, self.0.hole_bytes, self.0.parked
+        )
     }
 }

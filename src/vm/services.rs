@@ -10,23 +10,24 @@ use crate::addr::{Ipa, PAGE_SIZE, PaRange};
 use crate::devmem::Policy;
 use crate::ras::esr::{Access, SyncErrorType};
 use crate::ras::event::{Attempt, Origin};
-use crate::ras::inject::{ExternalAbort, Features};
+use crate::ras::inject::ExternalAbort;
 use crate::ras::pipeline::{Injection, LostPage, Occasion};
 use crate::ras::repair::{How, RepairError};
 use core::sync::atomic::Ordering;
 
-/// What CAPABILITIES says of memory errors, in x2. Bits that are not here are 0.
+/// What CAPABILITIES says in x2 besides what the machine has ([`Capabilities`], in the low half): what
+/// Cordon makes of it. Bits that are in neither are 0.
+///
+/// [`Capabilities`]: crate::ras::capabilities::Capabilities
 pub mod capability {
-    /// The vCPUs have FEAT_RAS: syndromes say how bad an error is, and a virtual SError has one.
-    pub const FEAT_RAS: u64 = 1 << 0;
     /// A lost page is cut out by itself; what is around it stays.
-    pub const CONTAINED: u64 = 1 << 1;
+    pub const CONTAINED: u64 = 1 << 32;
     /// Consumption is told by a synchronous external abort.
-    pub const ABORTS: u64 = 1 << 2;
-    /// Firmware tells Cordon what was lost, also if nobody has consumed it.
-    pub const RECORDS: u64 = 1 << 3;
-    /// What is lost stays lost when the VM is reset, and the device tree then says what is.
-    pub const REMEMBERED: u64 = 1 << 4;
+    pub const ABORTS: u64 = 1 << 33;
+    /// What is lost stays lost when the VM is reset, and its description then says what is.
+    pub const REMEMBERED: u64 = 1 << 34;
+    /// This VM is told of errors by records as well.
+    pub const RECORDS: u64 = 1 << 35;
 }
 
 /// Size of HVC and SMC, which have been stepped over by now.
@@ -69,14 +70,10 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     }
 
     fn capabilities(&self) -> Answer {
-        use capability::{ABORTS, CONTAINED, FEAT_RAS, RECORDS, REMEMBERED};
-        let mut bits = CONTAINED | ABORTS | REMEMBERED;
-        if self.cpu.state().features.contains(Features::RAS) {
-            bits |= FEAT_RAS;
-        }
-        if self.hypervisor.ras.has_records() {
-            bits |= RECORDS;
-        }
+        use capability::{ABORTS, CONTAINED, RECORDS, REMEMBERED};
+        let records = self.vm.errors.as_ref().map_or(0, |_| RECORDS);
+        let own = CONTAINED | ABORTS | REMEMBERED | records;
+        let bits = self.hypervisor.capabilities.bits() | own;
         [0, CALLS, bits, MAX_INJECTED << 32 | MAX_RANGE]
     }
 

@@ -15,6 +15,14 @@ pub enum Command {
     Sweep,
     /// `lost`
     Lost,
+    /// `storm SEED`
+    Storm(u64),
+    /// `calm`
+    Calm,
+    /// `audit`
+    Audit,
+    /// `mend`
+    Mend,
     /// `read A` and its five relatives.
     Touch(Touch, u64),
     /// `fill-code A`
@@ -148,6 +156,10 @@ pub fn parse(line: &str) -> Result<Option<Command>, ParseError> {
         "stop" => Command::Stop,
         "sweep" => Command::Sweep,
         "lost" => Command::Lost,
+        "storm" => Command::Storm(number()?),
+        "calm" => Command::Calm,
+        "audit" => Command::Audit,
+        "mend" => Command::Mend,
         "fill-code" => Command::FillCode(number()?),
         "table" => Command::Table(number()?),
         "table-use" => Command::TableUse,
@@ -253,6 +265,10 @@ mod tests {
             ("stop", Command::Stop),
             ("sweep", Command::Sweep),
             ("lost", Command::Lost),
+            ("storm 7", Command::Storm(7)),
+            ("calm", Command::Calm),
+            ("audit", Command::Audit),
+            ("mend", Command::Mend),
             ("read 0x1000", touch(Access::Read, Level::El1)),
             ("write 4096", touch(Access::Write, Level::El1)),
             ("exec 0x1000", touch(Access::Exec, Level::El1)),
@@ -326,6 +342,8 @@ mod tests {
             ("frobnicate", ParseError::UnknownCommand),
             ("FILL", ParseError::UnknownCommand),
             ("read", ParseError::MissingArgument),
+            ("storm", ParseError::MissingArgument),
+            ("mend 1", ParseError::ExtraArgument),
             ("hammer 0x1000", ParseError::MissingArgument),
             ("hvc", ParseError::MissingArgument),
             ("attack", ParseError::MissingArgument),

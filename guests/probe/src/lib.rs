@@ -7,6 +7,7 @@
 
 pub mod attack;
 pub mod bitmap;
+pub mod book;
 pub mod bump;
 pub mod command;
 pub mod editor;

@@ -85,10 +85,12 @@ impl<S: PhysMemory> Ras<'_, S> {
         );
         match kind {
             Injection::Corrected => {
-                self.corrected(&event, range, false);
+                self.corrected(&event, Some(range), false);
             }
             Injection::Optional | Injection::Required => {
-                self.contain(&event, range, spaces);
+                if !self.rebuild(&event, range, spaces) {
+                    self.contain(&event, range, spaces);
+                }
             }
         }
         event

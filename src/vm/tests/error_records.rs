@@ -1,7 +1,7 @@
 //! What a guest with ACPI finds in its error sources, and when.
 
-use super::fake::{DEVICE, DEVICE_AT, EL1H, FakeCpu, K4, VA, World, esr};
-use crate::addr::Pa;
+use super::fake::{DEVICE, DEVICE_AT, EL1H, FakeCpu, K4, SPARES, VA, World, esr};
+use crate::addr::{Pa, PaRange};
 use crate::ras::cper::{
     BlockWriter, Body, MemoryErrorType, SectionFlags, SectionHead, Severity, StatusBlock, Timestamp,
 };
@@ -9,6 +9,8 @@ use crate::ras::event::Origin;
 use crate::ras::ghes::PhysMemory;
 use crate::ras::pipeline::Occasion;
 use crate::ras::pipeline::tests::{Firmware, page, record};
+use crate::ras::soft_offline::Action;
+use crate::ras::spares::Spares;
 use crate::vm::config::ERROR_DEVICE;
 use crate::vm::error_device::register;
 use crate::vm::exit::Next;
@@ -215,15 +217,37 @@ fn corrected(flags: SectionFlags, at: Pa, sequence: u64) -> Vec<u8> {
     writer.finish().to_vec()
 }
 
-#[test]
-fn corrected_errors_are_told_with_their_threshold_and_lose_nothing() {
+/// What a guest is told of a corrected error, and of one that is one too many.
+fn told_of_corrected(action: Action, spares: bool) -> [Option<Told>; 2] {
     let bench = Bench::new();
-    bench.poll(&corrected(SectionFlags::PRIMARY, pa(BAD), 1));
-    assert_eq!(bench.told(1), Some((IPA, Severity::Corrected, false)));
-    bench.acknowledge(1);
+    let mender = &bench.world.hypervisor.ras.mender;
+    mender.corrected.lock().policy.action = action;
+    if spares {
+        *mender.spares.lock() = Spares::new(PaRange::new(SPARES, 0x1000).unwrap());
+    }
     let many = SectionFlags::PRIMARY | SectionFlags::THRESHOLD_EXCEEDED;
-    bench.poll(&corrected(many, pa(BAD + K4), 2));
-    assert_eq!(bench.told(1), Some((IPA + K4, Severity::Corrected, true)));
+    let cases = [(SectionFlags::PRIMARY, 0, 1), (many, K4, 2)];
+    let told = cases.map(|(flags, offset, sequence)| {
+        bench.poll(&corrected(flags, pa(BAD + offset), sequence));
+        bench.world.hypervisor.offline_due(0);
+        let told = bench.told(1);
+        if told.is_some() {
+            bench.acknowledge(1);
+        }
+        told
+    });
     assert!(bench.world.is_mapped(0, IPA) && bench.world.is_mapped(0, IPA + K4));
     assert_eq!(bench.told(0), None);
+    told
+}
+
+#[test]
+fn corrected_errors_are_told_as_the_policy_has_it() {
+    let one = Some((IPA, Severity::Corrected, false));
+    let many = Some((IPA + K4, Severity::Corrected, true));
+    assert_eq!(told_of_corrected(Action::Tell, true), [one, many]);
+    assert_eq!(told_of_corrected(Action::Ignore, true), [None, None]);
+    // What Cordon moves is nothing to do anything about; what it cannot move is.
+    assert_eq!(told_of_corrected(Action::Move, true), [one, None]);
+    assert_eq!(told_of_corrected(Action::Move, false), [one, many]);
 }

@@ -3,9 +3,10 @@
 use std::string::String;
 use std::vec::Vec;
 
-use super::fake::{DEVICE, DEVICE_AT, World, esr};
-use crate::addr::{PAGE_SIZE, Pa};
+use super::fake::{DEVICE, DEVICE_AT, K4, RAM_AT, SPARES, World, esr};
+use crate::addr::{PAGE_SIZE, Pa, PaRange};
 use crate::console::line::Line;
+use crate::ras::spares::Spares;
 use crate::vm::exit::Next;
 use crate::vm::hypervisor::{State, StopReason};
 use crate::vm::monitor::LISTED;
@@ -186,6 +187,150 @@ fn what_was_counted_is_told() {
     assert!(told[0].starts_with("ras: event=counters detected=1 corrected=0 contained=1 vsea=1"));
     assert_eq!(told[1], "ras: event=vm-counters vm=one vsea=1");
     assert_eq!(told[2], "ras: event=vm-counters vm=two vsea=0");
+}
+
+#[test]
+fn errors_are_made_and_made_good_by_command() {
+    let world = World::new();
+    let at = DEVICE_AT[0] + 8 * PAGE_SIZE;
+    let told = typed(
+        &world,
+        &std::format!("inject {:#x} ao 2", DEVICE.get() + 8 * PAGE_SIZE),
+    );
+    assert_eq!(
+        told[0],
+        "ras: event=injected pa=0x8000008000 pages=2 kind=ao"
+    );
+    let both = [DEVICE_AT[0], DEVICE_AT[1]].map(|start| start + 8 * PAGE_SIZE);
+    assert!(world.is_hole(0, both[0]) && world.is_hole(1, both[1]));
+    let told = typed(&world, &std::format!("repair one {at:#x} 64"));
+    assert!(told[0].starts_with("ras: event=range-repaired vm=one "));
+    assert!(told[0].ends_with("how=in-place pages=2 left=0"), "{told:?}");
+    assert!(world.is_mapped(0, both[0]) && world.is_mapped(1, both[1]));
+
+    let told = typed(&world, &std::format!("inject-vm two {RAM_AT:#x} ao"));
+    assert!(told[0].ends_with("pages=1 kind=ao"), "{told:?}");
+    assert!(world.is_hole(1, RAM_AT) && world.is_mapped(0, RAM_AT));
+    let corrected = world.counters().corrected;
+    typed(&world, &std::format!("inject-vm two {:#x} ce", RAM_AT + K4));
+    assert_eq!(world.counters().corrected, corrected + 1);
+    assert!(world.is_mapped(1, RAM_AT + K4));
+    // A spare takes the place of what was lost.
+    refused_for_want_of_a_spare(&world);
+    let spares = PaRange::new(SPARES, PAGE_SIZE).unwrap();
+    *world.hypervisor.ras.mender.spares.lock() = Spares::new(spares);
+    let told = typed(&world, &std::format!("repair two {RAM_AT:#x} 1 spare"));
+    assert!(told[0].ends_with("how=spare pages=1 left=0"), "{told:?}");
+    assert!(world.is_mapped(1, RAM_AT));
+}
+
+fn refused_for_want_of_a_spare(world: &World) {
+    let answer = result(world, &std::format!("repair two {RAM_AT:#x} 1 spare"));
+    assert!(answer.ends_with("result=error why=no-spare"), "{answer}");
+}
+
+#[test]
+fn what_cannot_be_done_about_errors_is_refused_by_name() {
+    let world = World::new();
+    let refused = |command: &str, why: &str| {
+        let answer = result(&world, command);
+        let end = std::format!("result=error why={why}");
+        assert!(answer.ends_with(&end), "{command}: {answer}");
+    };
+    refused("inject 0x8000000000 ar", "no-consumer");
+    refused("inject 0x8000000000 ao 0", "bad-range");
+    refused("inject 0x8000000000 ao 4097", "bad-range");
+    refused("inject 0xfffffffffffff000 ao 2", "bad-range");
+    refused("inject-vm three 0x40000000 ao", "unknown-vm");
+    refused("inject-vm one 0x1000 ao", "not-memory");
+    refused("repair three 0x40000000", "unknown-vm");
+    refused("repair one 0x40000000", "not-poisoned");
+    refused("repair one 0x40000000 0", "bad-range");
+    refused("repair one 0x40000000 262145", "bad-range");
+    refused("filter add vm=three", "no-such-vm");
+    refused("filter add colour=red", "unknown-key");
+    refused("policy one 0x1000 keep", "not-memory");
+    assert_eq!(world.counters().detected, 0);
+}
+
+#[test]
+fn a_filter_and_a_policy_count_from_the_command_on() {
+    let world = World::new();
+    let ok = |command: &str| assert!(result(&world, command).ends_with("result=ok"), "{command}");
+    ok("filter add drop:via=injected");
+    ok(&std::format!("inject-vm one {RAM_AT:#x} ao"));
+    assert!(world.is_mapped(0, RAM_AT), "the filter has it");
+    ok("filter clear");
+    ok(&std::format!("inject-vm one {RAM_AT:#x} ao"));
+    assert!(world.is_hole(0, RAM_AT));
+    let at = DEVICE_AT[0];
+    ok(&std::format!("policy one {at:#x} keep"));
+    ok(&std::format!("inject-vm one {at:#x} ao"));
+    assert!(world.is_mapped(0, at));
+    ok(&std::format!("policy one {at:#x} isolate"));
+    assert!(world.is_hole(0, at), "what is bad already as well");
+}
+
+#[test]
+fn what_is_bad_is_exported_by_ranges() {
+    let world = World::new();
+    let inject = |page: u64, pages: u64| {
+        let pa = DEVICE.get() + page * PAGE_SIZE;
+        typed(&world, &std::format!("inject {pa:#x} ao {pages}"));
+    };
+    inject(3, 2);
+    inject(5, 1);
+    inject(9, 1);
+    assert_eq!(
+        typed(&world, "poison export")[..3],
+        [
+            "ras: event=bad-range pa=0x8000003000 pages=3",
+            "ras: event=bad-range pa=0x8000009000 pages=1",
+            "ras: event=exported ranges=2 pages=4 next=none",
+        ]
+    );
+    let rest = typed(&world, "poison export 0x8000004000");
+    assert_eq!(rest[0], "ras: event=bad-range pa=0x8000004000 pages=2");
+    let none = typed(&world, "poison export 0xffffffffffffffff");
+    assert_eq!(none[0], "ras: event=exported ranges=0 pages=0 next=none");
+}
+
+#[test]
+fn a_table_that_is_said_to_lead_to_a_page_is_one_that_can_be_done_without() {
+    let world = World::new();
+    lose(&world, 5);
+    let at = DEVICE_AT[0] + 5 * PAGE_SIZE;
+    let (before, tables) = (world.census(0), std::format!("tables one {at:#x}"));
+    let told = typed(&world, &tables);
+    let table = |line: &str| String::from(line.rsplit_once("pa=").unwrap().1);
+    assert!(told[0].contains(" level=3 pa=") && told[1].contains(" level=2 pa="));
+    typed(&world, &std::format!("inject {} ao", table(&told[0])));
+    assert_eq!(world.census(0), before, "the guest notices nothing");
+    assert!(world.is_hole(0, at));
+    let now = typed(&world, &tables);
+    assert_ne!(table(&now[0]), table(&told[0]), "it is another");
+    assert_eq!(table(&now[1]), table(&told[1]));
+    assert_eq!(typed(&world, "tables one 0x1000000000000").len(), 1);
+}
+
+#[test]
+fn all_that_was_counted_is_told() {
+    let world = World::new();
+    lose(&world, 5);
+    let told = typed(&world, "counters all");
+    assert!(told[0].starts_with("ras: event=summary detected=1 "));
+    for part in [
+        "kind=all required=1",
+        "via=sea",
+        "vm=one lost_pages=1",
+        "vm=one vcpu=0",
+        "region=",
+    ] {
+        assert!(
+            told.iter().any(|line| line.contains(part)),
+            "{part}: {told:?}"
+        );
+    }
 }
 
 #[test]

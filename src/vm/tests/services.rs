@@ -10,9 +10,11 @@ use crate::ras::filter::FilterError;
 use crate::ras::loops::{Action, Policy};
 use crate::ras::pipeline::Injection;
 use crate::vm::exit::Next;
-use crate::vm::hypercall::{MAX_INJECTED, MAX_INJECTED_EVER, status};
+use crate::vm::hypercall::{CALLS, MAX_INJECTED, MAX_INJECTED_EVER, status};
 use crate::vm::injection::{InjectError, Target};
+use crate::vm::services::capability::{ABORTS, CONTAINED, RECORDS, REMEMBERED};
 
+const CAPABILITIES: u64 = 0xc600_0000;
 const INJECT: u64 = 0xc600_0001;
 const QUERY: u64 = 0xc600_0002;
 const ACKNOWLEDGE: u64 = 0xc600_0003;
@@ -34,6 +36,22 @@ fn call(world: &World, vm: usize, function: u64, args: [u64; 3]) -> [u64; 4] {
 
 fn refused(status: i64) -> [u64; 4] {
     [status.cast_unsigned(), 0, 0, 0]
+}
+
+#[test]
+fn each_capability_is_told_by_itself() {
+    use crate::ras::capabilities::Capabilities;
+    let own = CONTAINED | ABORTS | REMEMBERED;
+    for capability in Capabilities::all().iter().chain([Capabilities::empty()]) {
+        let mut world = World::new();
+        world.hypervisor.capabilities = capability;
+        let [x0, calls, bits, _] = call(&world, 0, CAPABILITIES, [0; 3]);
+        assert_eq!((x0, calls), (0, CALLS));
+        assert_eq!(bits, capability.bits() | own, "{capability}");
+    }
+    let (world, _) = World::with_acpi();
+    let [_, _, bits, _] = call(&world, 0, CAPABILITIES, [0; 3]);
+    assert_eq!(bits, own | RECORDS, "and its own records");
 }
 
 #[test]
@@ -72,7 +90,7 @@ fn a_corrected_error_costs_nothing() {
     let world = World::new();
     assert_eq!(call(&world, 0, INJECT, [RAM_AT, 1, CE]), [0, 1, 0, 0]);
     assert!(world.is_mapped(0, RAM_AT));
-    assert_eq!(world.stages.take(), [Stage::Detected]);
+    assert_eq!(world.stages.take(), [Stage::Detected, Stage::Corrected]);
 }
 
 #[test]

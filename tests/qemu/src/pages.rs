@@ -41,7 +41,7 @@ impl Regions {
     }
 }
 
-/// The pages of every `[[pick]]`: variables for single ones, sorted lists for those with a count.
+/// The pages of every `[[pick]]`: variables for single ones, lists in no order for those with a count.
 pub(crate) fn pick_all(picks: &[Pick], seed: u64) -> (Variables, Vec<(String, Vec<u64>)>) {
     let mut random = SplitMix64(seed);
     let mut variables = Variables::new();
@@ -54,7 +54,7 @@ pub(crate) fn pick_all(picks: &[Pick], seed: u64) -> (Variables, Vec<(String, Ve
             (None, Some(page)) => {
                 variables.insert(name, format!("{page:#x}"));
             }
-            _ => lists.push((name, pages.into_iter().collect())),
+            _ => lists.push((name, shuffled(pages, seed))),
         }
     }
     (variables, lists)
@@ -68,6 +68,17 @@ fn different(random: &mut SplitMix64, pages: u64, count: u64) -> BTreeSet<u64> {
         picked.insert(random.next() % pages * PAGE);
     }
     picked
+}
+
+/// In an order by chance (Fisher and Yates). Of a sequence of its own, so that it moves no other pick.
+fn shuffled(pages: BTreeSet<u64>, seed: u64) -> Vec<u64> {
+    let mut random = SplitMix64(!seed);
+    let mut pages: Vec<u64> = pages.into_iter().collect();
+    for last in (1..pages.len()).rev() {
+        let other = random.next() % (last as u64 + 1);
+        pages.swap(last, usize::try_from(other).unwrap_or(0));
+    }
+    pages
 }
 
 /// Steele, Lea and Flood's generator: every seed gives a full-period sequence, the same on every
@@ -110,7 +121,9 @@ mod tests {
         for seed in 0..50 {
             let (_, lists) = pick_all(&[pick("many", 16 * PAGE, Some(16))], seed);
             let all: Vec<u64> = (0..16).map(|page| page * PAGE).collect();
-            assert_eq!(lists[0].1, all);
+            let mut picked = lists[0].1.clone();
+            picked.sort_unstable();
+            assert_eq!(picked, all);
         }
     }
 

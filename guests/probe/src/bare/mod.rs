@@ -28,6 +28,7 @@ mod psci;
 mod ram;
 mod report;
 mod smp;
+mod storm;
 mod target;
 mod timed;
 mod translation;

@@ -10,6 +10,7 @@ use super::commands::bench;
 use super::commands::hammer;
 use super::commands::memory;
 use super::patrol::Patroller;
+use super::storm::{self, Stormer};
 use super::{boot, cpu, guest, interrupts, psci, ram, report};
 use cordon_probe::PAGE_SIZE;
 use cordon_probe::machine::Gic;
@@ -46,6 +47,8 @@ pub(super) enum Job {
     Interrupts(Gic),
     /// Read and write around a page.
     Hammer(hammer::Plan),
+    /// Touch every page once.
+    Audit,
     /// Attack by chance.
     Fuzz(fuzz::Plan),
     /// vCPU 0 interrupts the others, which sleep.
@@ -64,6 +67,7 @@ impl Job {
                 Tally::default()
             }
             Self::Hammer(plan) => hammer::run(plan),
+            Self::Audit => storm::audit_share(),
             Self::Fuzz(plan) => {
                 fuzz::run(plan);
                 Tally::default()
@@ -133,11 +137,12 @@ pub(super) fn start_others() -> Option<()> {
 pub(super) extern "C" fn secondary() -> ! {
     let mut seen = TURN.load(Ordering::Acquire);
     let mut patroller = Patroller::new();
+    let mut stormer = Stormer::new();
     guest::get().add_vcpu();
     cpu::wake_others();
     cpu::unmask_serror();
     loop {
-        if !take_part(&mut seen) && !patroller.step() {
+        if !take_part(&mut seen) && !patroller.step() && !stormer.step() {
             cpu::wait();
         }
     }

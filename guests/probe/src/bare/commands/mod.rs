@@ -10,6 +10,7 @@ mod touch;
 
 use super::patrol::{self, Patroller};
 use super::report::report;
+use super::storm::{self, Stormer};
 use super::{aborts, access, attack, console, cpu, guest, psci, timed};
 use cordon_probe::command::{self, Command};
 use cordon_probe::editor::Line;
@@ -24,6 +25,7 @@ struct Session {
     /// The physical counter at the guest's first instruction.
     begun: u64,
     patroller: Patroller,
+    stormer: Stormer,
     table: Option<TableTest>,
 }
 
@@ -33,6 +35,7 @@ pub(super) fn obey(begun: u64, script: &str) -> ! {
     let mut session = Session {
         begun,
         patroller: Patroller::new(),
+        stormer: Stormer::new(),
         table: None,
     };
     script.split(';').for_each(|line| session.execute(line));
@@ -41,8 +44,8 @@ pub(super) fn obey(begun: u64, script: &str) -> ! {
         if let Some(line) = console::poll() {
             session.execute_line(&line);
             console::prompt();
-        } else if !(0..PAGES_PER_POLL).any(|_| !session.patroller.step()) {
-            // Patrolling: look again at once.
+        } else if session.in_background() {
+            // Look again at once.
         } else {
             cpu::wait();
         }
@@ -55,6 +58,12 @@ pub(super) fn refuse(what: &str) {
 }
 
 impl Session {
+    /// A while of what goes on in the background; false if nothing does.
+    fn in_background(&mut self) -> bool {
+        let patrols = (0..PAGES_PER_POLL).all(|_| self.patroller.step());
+        patrols || self.stormer.step()
+    }
+
     fn execute_line(&mut self, line: &Line) {
         if line.is_truncated() {
             return refuse("line-too-long");
@@ -87,6 +96,13 @@ impl Session {
                 let sum = patrol::stop();
                 report!("event=stop lines={} wrong={}", sum.accesses, sum.wrong);
             }
+            Command::Storm(seed) => match storm::start(seed) {
+                Some(vcpus) => report!("event=storm seed={seed:#x} vcpus={vcpus}"),
+                None => refuse("out-of-memory"),
+            },
+            Command::Calm => storm::calm(),
+            Command::Audit => storm::audit(),
+            Command::Mend => storm::mend(),
             Command::Touch(touch, ipa) => touch::touch(touch, ipa),
             Command::Table(ipa) => table::make(&mut self.table, ipa),
             Command::TableUse => table::use_again(&mut self.table),
@@ -127,6 +143,7 @@ fn hvc(registers: [u64; 4]) {
 
 fn off() {
     patrol::stop();
+    storm::stop();
     report!("event=off vcpus={}", guest::get().vcpus());
     psci::off();
     refuse("off-failed");
