@@ -33,6 +33,10 @@ pub enum Command<'a> {
     Reset(&'a str),
     /// A VM that has turned itself off, or was stopped, starts again.
     Start(&'a str),
+    /// The machine is turned off, with all VMs.
+    Off,
+    /// The machine begins anew.
+    Reboot,
 }
 
 /// What is wrong with a line.
@@ -170,6 +174,10 @@ pub const COMMANDS: &[Entry] = &[
     entry("start", "VM", "starts-a-vm-that-is-off", |words| {
         words.word().map(Command::Start)
     }),
+    entry("off", "none", "turns-the-machine-off", |_| Ok(Command::Off)),
+    entry("reboot", "none", "starts-the-machine-anew", |_| {
+        Ok(Command::Reboot)
+    }),
 ];
 
 fn poison<'a>(words: &mut Words<'a>) -> Result<Command<'a>, Mistake> {
@@ -221,6 +229,8 @@ mod tests {
             ("poison list 0x1000", Command::PoisonList(Pa::new(0x1000))),
             ("poison list 4096", Command::PoisonList(Pa::new(0x1000))),
             ("stage2\tone", Command::Stage2("one")),
+            ("off", Command::Off),
+            ("reboot", Command::Reboot),
         ] {
             assert_eq!(parse(line), Ok(command), "{line}");
         }

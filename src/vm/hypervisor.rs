@@ -29,6 +29,15 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
+/// How a machine ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It is turned off.
+    Off,
+    /// It begins anew.
+    Reboot,
+}
+
 /// What the machine does for its VMs.
 pub trait Platform: Media {
     /// Reaches stage-2 tables.
@@ -73,6 +82,10 @@ pub trait Platform: Media {
     /// Which of the timers of the guest on physical CPU number `cpu` ask for an interrupt at this
     /// moment, as bits by virtual INTID.
     fn timer_lines(&self, cpu: usize) -> u32;
+    /// Ends the machine. Comes back where nobody is there who can.
+    fn end(&self, how: End) {
+        let _ = how;
+    }
     /// The physical counter (CNTPCT_EL0).
     fn counter(&self) -> u64;
     /// Switches off and deactivates a physical interrupt that nobody wants.

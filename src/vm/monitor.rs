@@ -8,7 +8,7 @@
 //! Its answer is lines, the last of which is always one `event=monitor`. They are printed whatever
 //! `loglevel=` says: somebody has asked for them.
 
-use super::hypervisor::{Hypervisor, Platform, State, StopReason, Vm};
+use super::hypervisor::{End, Hypervisor, Platform, State, StopReason, Vm};
 use super::vcpu::Power;
 use crate::addr::{PAGE_SIZE, Pa};
 use crate::console::line::Line;
@@ -36,6 +36,8 @@ pub enum Refused {
     Killed,
     /// The VM's tables hold what Cordon did not write.
     Damaged(Damage),
+    /// The machine has no PSCI: nobody can end it.
+    NoPsci,
 }
 
 impl fmt::Display for Refused {
@@ -47,6 +49,7 @@ impl fmt::Display for Refused {
             Self::NotOff => f.write_str("not-off"),
             Self::Killed => f.write_str("killed"),
             Self::Damaged(damage) => damage.fmt(f),
+            Self::NoPsci => f.write_str("no-psci"),
         }
     }
 }
@@ -101,8 +104,16 @@ impl<P: Platform> Hypervisor<P> {
                 let vm = self.named(name)?;
                 return require(self.revive(vm), Refused::NotOff);
             }
+            Command::Off => return self.end(End::Off),
+            Command::Reboot => return self.end(End::Reboot),
         }
         Ok(())
+    }
+
+    /// Comes back only where the machine has nobody to ask.
+    fn end(&self, how: End) -> Result<(), Refused> {
+        self.platform.end(how);
+        Err(Refused::NoPsci)
     }
 
     fn tell(&self, line: fmt::Arguments<'_>) {
