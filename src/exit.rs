@@ -7,7 +7,7 @@ use crate::arch::aarch64::{cpu, crash, features, gic, smc, spi};
 use crate::machine::{self, HYPERVISOR, ThisMachine};
 use cordon::ras::esr::SError;
 use cordon::vm::exit::{Arrived, Exit, Next};
-use cordon::vm::hypervisor::Rest;
+use cordon::vm::hypervisor::{End, Rest};
 use cordon::vm::vcpu::Vcpu;
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -165,7 +165,30 @@ fn take_devices(arrived: &Arrived) {
 /// The machine stops in an orderly way: all that was counted is said, then the power goes. Every
 /// CPU of the last VM comes here; the first one does it.
 pub fn halt() -> ! {
-    static HALTING: AtomicBool = AtomicBool::new(false);
+    say_last(reason());
+    smc::system_off()
+}
+
+/// The operator ends the machine. Comes back where it cannot begin anew.
+pub fn end(how: End) {
+    match how {
+        End::Off => {
+            say_last("operator-off");
+            smc::system_off()
+        }
+        End::Reboot => {
+            say_last("operator-reboot");
+            smc::system_reset();
+            HALTING.store(false, Ordering::Release);
+        }
+    }
+}
+
+/// A CPU ends the machine.
+static HALTING: AtomicBool = AtomicBool::new(false);
+
+/// All that was counted, and why the machine ends.
+fn say_last(reason: &str) {
     if HALTING.swap(true, Ordering::AcqRel) {
         crash::wait_for_ever();
     }
@@ -173,8 +196,7 @@ pub fn halt() -> ! {
         hypervisor.print_poison();
         hypervisor.print_counters();
     }
-    log::info!("event=halt reason={}", reason());
-    smc::system_off()
+    log::info!("event=halt reason={reason}");
 }
 
 fn reason() -> &'static str {

@@ -13,7 +13,7 @@ use cordon::platform::aml::PlatformEvents;
 use cordon::ras::media::{Healing, Media, MediaError};
 use cordon::vm::boot::{Contents, LoadError};
 use cordon::vm::device::Device;
-use cordon::vm::hypervisor::{Hypervisor, Platform};
+use cordon::vm::hypervisor::{End, Hypervisor, Platform};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 use spin::Once;
@@ -207,6 +207,12 @@ impl Platform for ThisMachine {
     fn pause(&self, console: usize) {
         // The UART does not fail.
         let _ = uart::console().guest_waits(console);
+    }
+
+    fn end(&self, how: End) {
+        if smc::can_end() {
+            crate::exit::end(how);
+        }
     }
 
     fn typed(&self, console: usize) -> Option<u8> {

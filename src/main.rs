@@ -23,15 +23,17 @@ fn main() {
 
 /// The boot CPU's first Rust code: on its own stack, with the MMU on and the boot table.
 #[cfg(target_os = "none")]
-extern "C" fn boot_main(dtb: u64, door: u64) -> ! {
+extern "C" fn boot_main(described_at: u64, door: u64) -> ! {
+    use arch::aarch64::boot::door;
     if setup::early().is_err() {
         exit::halt();
     }
     let door = match door {
-        0 => setup::Door::Image,
-        _ => setup::Door::Reset,
+        door::UEFI => setup::Door::Uefi,
+        door::RESET => setup::Door::Reset,
+        _ => setup::Door::Image,
     };
-    setup::run(cordon::addr::Pa::new(dtb), door);
+    setup::run(cordon::addr::Pa::new(described_at), door);
     if machine::HYPERVISOR
         .get()
         .is_none_or(|all| all.vms().is_empty())

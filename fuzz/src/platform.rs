@@ -11,8 +11,9 @@ use ::acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
 use cordon::addr::{Pa, PaRange};
 use cordon::platform::acpi::{CheckedTables, Madt, PhysicalBytes};
 use cordon::platform::bundle::Bundle;
+use cordon::platform::efi::Memory as EfiMemory;
 use cordon::platform::fdt::{CheckedFdt, without_nops};
-use cordon::platform::machine::Machine;
+use cordon::platform::machine::{AcpiParts, Description, Machine};
 use cordon::platform::memory::FreeMemory;
 use cordon::platform::table_loader::{self, Host, Zone};
 use cordon::ras::hest::Hest;
@@ -146,10 +147,33 @@ fn read_tables(memory: &[u8]) {
     let rsdp = usize::try_from(tables.rsdp().get()).expect("it lies in memory");
     // SAFETY: `tables` says that RSDP, XSDT, all headers and MADT are what the crate relies on, and
     // the handler's memory is the memory that was looked at.
-    let read = unsafe { AcpiTables::from_rsdp(memory, rsdp) };
+    let read = unsafe { AcpiTables::from_rsdp(memory.clone(), rsdp) };
     let read = read.expect("what was checked is accepted");
-    if let Err(error) = Madt::read(&read) {
+    let madt = Madt::read(&read);
+    if let Err(error) = &madt {
         why_and_keys(&error.to_string());
+    }
+    describe(&tables, &memory, madt.ok());
+}
+
+/// What a machine with ACPI alone would be made of.
+fn describe(tables: &CheckedTables, memory: &Memory, madt: Option<Madt>) {
+    let described = Description::read(AcpiParts {
+        tables,
+        memory,
+        madt,
+    });
+    let ram = EfiMemory {
+        ram: PaRange::new(Pa::new(TABLES), 1 << 30).into_iter().collect(),
+        ..EfiMemory::default()
+    };
+    match described {
+        Ok(described) => {
+            if let Err(error) = Machine::from_efi(&ram, None, Some(&described)) {
+                why_and_keys(&error.to_string());
+            }
+        }
+        Err(error) => why_and_keys(&error.to_string()),
     }
 }
 

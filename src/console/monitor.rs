@@ -56,6 +56,10 @@ pub enum Command<'a> {
     Reset(&'a str),
     /// A VM that has turned itself off, or was stopped, starts again.
     Start(&'a str),
+    /// The machine is turned off, with all VMs.
+    Off,
+    /// The machine begins anew.
+    Reboot,
 }
 
 /// What is wrong with a line.
@@ -283,6 +287,10 @@ pub const COMMANDS: &[Entry] = &[
     }),
     entry("start", "VM", "starts-a-vm-that-is-off", |words| {
         words.word().map(Command::Start)
+    }),
+    entry("off", "none", "turns-the-machine-off", |_| Ok(Command::Off)),
+    entry("reboot", "none", "starts-the-machine-anew", |_| {
+        Ok(Command::Reboot)
     }),
 ];
 

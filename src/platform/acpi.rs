@@ -18,14 +18,12 @@
 //!
 //! Sections are of the ACPI Specification 6.5.
 
-use alloc::vec::Vec;
+mod madt;
+
 use core::fmt;
 
-use acpi::madt::MadtEntry;
-use acpi::{AcpiHandler, AcpiTables};
-
-use super::machine::Mpidr;
 use crate::addr::{Pa, PaRange};
+pub use madt::Madt;
 
 /// Most tables that an XSDT may list.
 pub const MAX_TABLES: usize = 256;
@@ -69,6 +67,12 @@ impl Signature {
     pub const FADT: Self = Self(*b"FACP");
     /// Differentiated System Description Table.
     pub const DSDT: Self = Self(*b"DSDT");
+    /// Generic Timer Description Table.
+    pub const GTDT: Self = Self(*b"GTDT");
+    /// Serial Port Console Redirection table.
+    pub const SPCR: Self = Self(*b"SPCR");
+    /// PCI Express memory-mapped configuration space base address description table.
+    pub const MCFG: Self = Self(*b"MCFG");
 
     /// Whether `table` begins with it.
     pub fn is_of(self, table: &[u8]) -> bool {
@@ -182,15 +186,24 @@ pub struct CheckedTables {
     tables: usize,
     madt: Option<PaRange>,
     hest: Option<PaRange>,
-    fadt: Option<Pa>,
+    /// The first of each of [`Self::READ_LATER`].
+    others: [Option<Pa>; 4],
 }
 
 impl CheckedTables {
+    /// Tables that are looked for, and checked when somebody reads them.
+    const READ_LATER: [Signature; 4] = [
+        Signature::FADT,
+        Signature::GTDT,
+        Signature::SPCR,
+        Signature::MCFG,
+    ];
+
     /// Checks everything that can be reached from the RSDP at `rsdp`.
     ///
     /// # Errors
     /// The first thing found wrong, as [`AcpiError`].
-    pub fn new(memory: &impl PhysicalBytes, rsdp: Pa) -> Result<Self, AcpiError> {
+    pub fn new(memory: &dyn PhysicalBytes, rsdp: Pa) -> Result<Self, AcpiError> {
         let xsdt_at = check_rsdp(memory, rsdp)?;
         let xsdt = read_table(memory, xsdt_at, Signature::XSDT, MAX_XSDT_SIZE)?;
         let entries = xsdt.get(HEADER_SIZE..).unwrap_or_default();
@@ -207,7 +220,7 @@ impl CheckedTables {
             tables: entries.len(),
             madt: None,
             hest: None,
-            fadt: None,
+            others: [None; 4],
         };
         for entry in entries {
             checked.check_table(memory, Pa::new(u64::from_le_bytes(*entry)))?;
@@ -241,16 +254,32 @@ impl CheckedTables {
         self.madt
     }
 
+    /// The bytes of the first FADT, GTDT, SPCR or MCFG, whose length and checksum are right; `None` where there is
+    /// none, or for another signature.
+    ///
+    /// # Errors
+    /// What is wrong with it, as [`AcpiError`].
+    pub fn table<'m>(
+        &self,
+        memory: &'m dyn PhysicalBytes,
+        signature: Signature,
+    ) -> Result<Option<&'m [u8]>, AcpiError> {
+        let known = Self::READ_LATER.iter().zip(self.others);
+        let mut found = known.filter(|(known, _)| **known == signature);
+        let at = found.next().and_then(|(_, at)| at);
+        at.map(|at| read_table(memory, at, signature, MAX_TABLE_SIZE))
+            .transpose()
+    }
+
     /// The bytes of the DSDT, to which the FADT points (5.2.9); `None` where there is no FADT. Length and
     /// checksum of both are right.
     ///
     /// # Errors
     /// What is wrong with either, as [`AcpiError`].
-    pub fn dsdt<'m>(&self, memory: &'m impl PhysicalBytes) -> Result<Option<&'m [u8]>, AcpiError> {
-        let Some(at) = self.fadt else {
+    pub fn dsdt<'m>(&self, memory: &'m dyn PhysicalBytes) -> Result<Option<&'m [u8]>, AcpiError> {
+        let Some(fadt) = self.table(memory, Signature::FADT)? else {
             return Ok(None);
         };
-        let fadt = read_table(memory, at, Signature::FADT, MAX_TABLE_SIZE)?;
         let at = match u64_at(fadt, FADT_X_DSDT) {
             0 => u64::from(u32_at(fadt, FADT_DSDT)),
             at => at,
@@ -260,10 +289,12 @@ impl CheckedTables {
 
     /// Checks one table of the list. Of a kind that nobody reads, only the header matters: the
     /// crate looks at the signature and passes on. The first MADT and the first HEST count.
-    fn check_table(&mut self, memory: &impl PhysicalBytes, at: Pa) -> Result<(), AcpiError> {
+    fn check_table(&mut self, memory: &dyn PhysicalBytes, at: Pa) -> Result<(), AcpiError> {
         let (signature, length) = read_header(memory, at)?;
-        if signature == Signature::FADT {
-            self.fadt = self.fadt.or(Some(at));
+        for (known, place) in Self::READ_LATER.iter().zip(&mut self.others) {
+            if *known == signature {
+                *place = place.or(Some(at));
+            }
         }
         if signature != Signature::MADT && signature != Signature::HEST {
             return Ok(());
@@ -290,7 +321,7 @@ impl CheckedTables {
 const MAX_XSDT_SIZE: u32 = (HEADER_SIZE + 8 * MAX_TABLES) as u32;
 
 /// Checks the RSDP (5.2.5.3) and returns where the XSDT is.
-fn check_rsdp(memory: &impl PhysicalBytes, at: Pa) -> Result<Pa, AcpiError> {
+fn check_rsdp(memory: &dyn PhysicalBytes, at: Pa) -> Result<Pa, AcpiError> {
     let table = Signature::RSDP;
     let rsdp = memory
         .bytes(at, RSDP_SIZE)
@@ -314,7 +345,7 @@ fn check_rsdp(memory: &impl PhysicalBytes, at: Pa) -> Result<Pa, AcpiError> {
 }
 
 /// Signature and length of the table at `at` (5.2.6), which has at least its header.
-fn read_header(memory: &impl PhysicalBytes, at: Pa) -> Result<(Signature, u32), AcpiError> {
+fn read_header(memory: &dyn PhysicalBytes, at: Pa) -> Result<(Signature, u32), AcpiError> {
     let unknown = Signature(*b"????");
     let not_mapped = AcpiError::NotMapped { table: unknown, at };
     let header = memory.bytes(at, HEADER_SIZE).ok_or(not_mapped)?;
@@ -328,7 +359,7 @@ fn read_header(memory: &impl PhysicalBytes, at: Pa) -> Result<(Signature, u32), 
 
 /// All bytes of the table at `at`, which is a `table` of at most `max` bytes and sums to zero.
 fn read_table(
-    memory: &impl PhysicalBytes,
+    memory: &dyn PhysicalBytes,
     at: Pa,
     table: Signature,
     max: u32,
@@ -401,63 +432,14 @@ fn sum(bytes: &[u8]) -> u8 {
 }
 
 /// The little-endian word at `at`, or 0 outside of `bytes`.
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     let chunk = bytes.get(at..).and_then(|bytes| bytes.first_chunk());
     chunk.map_or(0, |bytes| u32::from_le_bytes(*bytes))
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     let chunk = bytes.get(at..).and_then(|bytes| bytes.first_chunk());
     chunk.map_or(0, |bytes| u64::from_le_bytes(*bytes))
-}
-
-/// What the MADT says.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Madt {
-    /// The CPUs that are enabled, in the table's order.
-    pub cpus: Vec<Mpidr>,
-    /// The GIC distributor.
-    pub distributor: Option<Pa>,
-    /// The regions that hold the redistributors.
-    pub redistributors: Vec<PaRange>,
-}
-
-impl Madt {
-    /// Reads the MADT. `tables` were made from the RSDP of a [`CheckedTables`], which is what
-    /// makes iteration over its entries sound and free of panics.
-    ///
-    /// # Errors
-    /// [`AcpiError::NoMadt`], [`AcpiError::BadMpidr`], [`AcpiError::BadRedistributors`].
-    pub fn read<H: AcpiHandler>(tables: &AcpiTables<H>) -> Result<Self, AcpiError> {
-        let madt = tables
-            .find_table::<acpi::madt::Madt>()
-            .map_err(|_| AcpiError::NoMadt)?;
-        let mut found = Self::default();
-        for entry in madt.get().entries() {
-            found.add(&entry)?;
-        }
-        Ok(found)
-    }
-
-    fn add(&mut self, entry: &MadtEntry<'_>) -> Result<(), AcpiError> {
-        match entry {
-            // 5.2.12.14: flags bit 0 is "enabled".
-            MadtEntry::Gicc(gicc) if gicc.flags & 1 != 0 => {
-                let value = gicc.mpidr;
-                self.cpus
-                    .push(Mpidr::new(value).ok_or(AcpiError::BadMpidr { value })?);
-            }
-            MadtEntry::Gicd(gicd) => self.distributor = Some(Pa::new(gicd.physical_base_address)),
-            MadtEntry::GicRedistributor(gicr) => {
-                let start = Pa::new(gicr.discovery_range_base_address);
-                let range = PaRange::new(start, u64::from(gicr.discovery_range_length));
-                self.redistributors
-                    .push(range.ok_or(AcpiError::BadRedistributors { start })?);
-            }
-            _ => {}
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! The generic event device (ACPI0013, ACPI 6.5 section 5.6.9) in a DSDT: which interrupt it raises, and
-//! where it says why.
+//! where it says why; and the PCI Express host bridge (PNP0A08): which addresses it forwards.
 //!
 //! A DSDT is a program, AML, and the `acpi` crate has an interpreter for it. Running firmware's
 //! programs at EL2 is more than Cordon wants for three numbers: they may loop, write to any register, and
@@ -18,10 +18,12 @@ use super::acpi::Signature;
 use crate::addr::Pa;
 
 mod cursor;
+mod resources;
 #[cfg(test)]
 mod tests;
 
 use cursor::Cursor;
+pub use resources::PciWindows;
 
 /// Deepest nesting of scopes and devices that is followed.
 const MAX_DEPTH: u32 = 16;
@@ -104,12 +106,23 @@ impl core::error::Error for AmlError {}
 pub struct Found {
     /// The first generic event device that has an interrupt.
     pub device: Option<EventDevice>,
+    /// What the first PCI or PCI Express host bridge forwards.
+    windows: Option<PciWindows>,
     /// Why some of the table may not have been seen: the first such thing.
     pub incomplete: Option<AmlError>,
 }
 
+/// What the first PCI host bridge in `dsdt`, a whole table, forwards; nothing where none is found.
+pub fn find_pci_windows(dsdt: &[u8]) -> PciWindows {
+    find(dsdt).windows.unwrap_or_default()
+}
+
 /// Looks through `dsdt`, a whole table.
 pub fn find_event_device(dsdt: &[u8]) -> Found {
+    find(dsdt)
+}
+
+fn find(dsdt: &[u8]) -> Found {
     let mut walk = Walk(Found::default());
     if Signature::DSDT.is_of(dsdt) {
         let terms = Cursor::new(dsdt.get(HEADER_SIZE..).unwrap_or_default());
@@ -124,9 +137,19 @@ pub fn find_event_device(dsdt: &[u8]) -> Found {
 #[derive(Default)]
 struct Candidate {
     is_event_device: bool,
+    is_host_bridge: bool,
+    windows: Option<PciWindows>,
     interrupt: Option<(u32, bool)>,
     selector: Option<Pa>,
 }
+
+/// What PCI Express and PCI host bridges are called, as text or compressed into a number (6.1.5, 19.3.4).
+const HOST_BRIDGES: [cursor::Data<'_>; 4] = [
+    cursor::Data::Text(b"PNP0A08"),
+    cursor::Data::Text(b"PNP0A03"),
+    cursor::Data::Number(0x080a_d041),
+    cursor::Data::Number(0x030a_d041),
+];
 
 /// Opcodes (20.3). Those of two bytes begin with [`op::EXTENDED`].
 mod op {
@@ -160,7 +183,7 @@ impl Walk {
 
     /// Walks the declarations of `device`, or of a scope, which is a device without a meaning.
     fn terms(&mut self, mut terms: Cursor<'_>, device: &mut Candidate, depth: u32) {
-        while self.0.device.is_none() && !terms.is_empty() {
+        while !terms.is_empty() {
             if let Err(why) = self.term(&mut terms, device, depth) {
                 return self.incomplete(why);
             }
@@ -237,6 +260,9 @@ impl Walk {
                 selector,
             }));
         }
+        if device.is_host_bridge {
+            self.0.windows = self.0.windows.or(device.windows);
+        }
         Ok(())
     }
 
@@ -245,36 +271,13 @@ impl Walk {
         let value = terms.data()?;
         match (name, value) {
             (b"_HID", cursor::Data::Text(b"ACPI0013")) => device.is_event_device = true,
-            (b"_CRS", cursor::Data::Bytes(resources)) => {
-                device.interrupt = device.interrupt.or(interrupt(resources));
+            (b"_HID" | b"_CID", id) => device.is_host_bridge |= HOST_BRIDGES.contains(&id),
+            (b"_CRS", cursor::Data::Bytes(bytes)) => {
+                device.interrupt = device.interrupt.or(resources::interrupt(bytes));
+                device.windows = device.windows.or(Some(resources::windows(bytes)));
             }
             _ => {}
         }
         Ok(())
-    }
-}
-
-/// The first interrupt of a resource template (6.4.3.6), and whether it is edge-triggered.
-fn interrupt(resources: &[u8]) -> Option<(u32, bool)> {
-    const EXTENDED_INTERRUPT: u8 = 0x89;
-    const EDGE: u8 = 1 << 1;
-    let mut rest = resources;
-    loop {
-        let (&tag, body) = rest.split_first()?;
-        // 6.4.2: a small item has its length in the tag. 6.4.3: a large one has it behind the tag.
-        let (length, body) = if tag & 0x80 == 0 {
-            (usize::from(tag & 7), body)
-        } else {
-            let (length, body) = body.split_first_chunk()?;
-            (usize::from(u16::from_le_bytes(*length)), body)
-        };
-        let (item, behind) = body.split_at_checked(length)?;
-        if tag == EXTENDED_INTERRUPT
-            && let [flags, count, numbers @ ..] = item
-            && let (1.., Some(number)) = (*count, numbers.first_chunk())
-        {
-            return Some((u32::from_le_bytes(*number), flags & EDGE != 0));
-        }
-        rest = behind;
     }
 }

@@ -1,14 +1,19 @@
-//! The machine, as its device tree describes it.
+//! The machine, as its device tree or its ACPI tables describe it.
 //!
-//! [`Machine::from_fdt`] reads a [`CheckedFdt`](super::fdt::CheckedFdt) once; the rest of Cordon
+//! [`Machine::from_fdt`] reads a [`CheckedFdt`](super::fdt::CheckedFdt) once, [`Machine::from_efi`] that or a
+//! [`Description`] by ACPI, with UEFI's memory map; the rest of Cordon
 //! sees only the typed result. What a machine may lack is an `Option`. What it has but describes
 //! wrongly is a [`MachineError`] that names the node: half a description is not believed.
 //!
 //! A device whose `status` is not `okay` belongs to somebody else, such as the secure world, and
 //! so does everything below it.
 
+mod acpi;
+#[cfg(test)]
+mod acpi_tests;
 mod devices;
 mod discover;
+mod efi;
 #[cfg(test)]
 mod tests;
 mod uart;
@@ -18,7 +23,10 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::RangeInclusive;
 
+use super::acpi::AcpiError;
+use super::fdt::FdtError;
 use crate::addr::{Pa, PaRange};
+pub use acpi::{AcpiParts, Description, Difference};
 pub use devices::{HostDevice, HostInterrupt, MAX_DEVICES};
 pub use uart::{HostUart, UartKind};
 
@@ -184,6 +192,9 @@ pub struct PcieHost {
     pub window32: Option<PciWindow>,
     /// Where memory BARs of 64 bits may be placed.
     pub window64: Option<PciWindow>,
+    /// Firmware has placed all functions: their BARs are where they are to be, whether the functions decode
+    /// memory yet or not.
+    pub placed: bool,
 }
 
 /// A range of PCI memory addresses that the host bridge forwards.
@@ -221,6 +232,12 @@ pub enum MachineError {
     },
     /// The DTB's own place wraps around.
     BadDtb,
+    /// The device tree blob is damaged.
+    Fdt(FdtError),
+    /// ACPI's tables are, or what one of them says is wrong.
+    Acpi(AcpiError),
+    /// Nothing describes the machine: neither ACPI tables nor a device tree.
+    Undescribed,
 }
 
 impl fmt::Display for MachineError {
@@ -234,6 +251,9 @@ impl fmt::Display for MachineError {
             Self::BadMpidr { value } => write!(f, "why=bad-mpidr value={value:#x}"),
             Self::DuplicateCpu { mpidr } => write!(f, "why=duplicate-cpu mpidr={mpidr}"),
             Self::BadDtb => f.write_str("why=bad-dtb"),
+            Self::Fdt(error) => error.fmt(f),
+            Self::Acpi(error) => error.fmt(f),
+            Self::Undescribed => f.write_str("why=not-described"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Finding out about the machine: FDT, ACPI, PCI, fw_cfg and the boot bundle.
+//! Finding out about the machine: FDT, ACPI, UEFI, PCI, fw_cfg and the boot bundle.
 //!
 //! Everything read here was written by somebody else: firmware, a boot loader, a person with a
 //! text editor. Each module turns bytes into typed values once, at the edge, and names what it
@@ -11,6 +11,7 @@ pub mod aml;
 pub mod bundle;
 pub mod cmdline;
 pub mod dt;
+pub mod efi;
 pub mod fdt;
 pub mod fw_cfg;
 pub mod image;

@@ -9,7 +9,8 @@
 //! The order matters and is kept for each function: decoding off, sizes by the all-ones method
 //! (7.5.1.2.1), addresses, decoding on. A function that decodes memory already was placed by
 //! firmware and keeps its addresses, as other functions were placed around it; a BAR of it that
-//! firmware only sized is placed.
+//! firmware only sized is placed. UEFI places all functions, and leaves those without a driver of its own without
+//! decoding: under it, all keep what they have ([`PcieHost::placed`]).
 //!
 //! Configuration space answers what it likes. Sizes are checked to be powers of two, addresses to
 //! lie in the host bridge's window and apart from each other; bus 0 has 256 functions at most.
@@ -219,6 +220,7 @@ pub fn find_device_memory(config: &mut impl ConfigSpace, host: &PcieHost) -> Pci
         config,
         window32: Window::new(host.window32),
         window64: Window::new(host.window64),
+        all_placed: host.placed,
         findings: PciFindings::default(),
     };
     // Those that firmware placed come first: the others are placed around them.
@@ -316,11 +318,15 @@ struct Pci<'c, C> {
     config: &'c mut C,
     window32: Window,
     window64: Window,
+    all_placed: bool,
     findings: PciFindings,
 }
 
 impl<C: ConfigSpace> Pci<'_, C> {
     fn placed(&mut self, function: Bdf) -> Placed {
+        if self.all_placed {
+            return Placed::Yes;
+        }
         if self.config.read32(function, register::COMMAND_STATUS) & register::MEMORY == 0 {
             return Placed::No;
         }

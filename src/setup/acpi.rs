@@ -1,4 +1,4 @@
-//! ACPI tables, where there are any: MADT for a second opinion on the CPUs, HEST for the error
+//! ACPI tables, where there are any: what describes the machine, alone or as a second opinion, HEST for the error
 //! sources, DSDT for the device by which some of them notify.
 
 use crate::arch::aarch64::acpi_map::BootTables;
@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use cordon::addr::{Pa, PaRange};
 use cordon::platform::acpi::{AcpiError, CheckedTables, Madt, PhysicalBytes};
 use cordon::platform::aml::{self, EventDevice};
-use cordon::platform::machine::Machine;
+use cordon::platform::machine::{AcpiParts, Description, Difference, Machine};
 
 /// Most memory that is looked through for tables, in bytes. Firmware keeps them in one or two
 /// reserved ranges of a few pages.
@@ -52,7 +52,7 @@ pub fn read(rsdp: Pa, memory: &TableMemory, machine: &Machine) -> Found {
     match CheckedTables::new(memory, rsdp) {
         Ok(tables) => {
             log::info!("event=found what=acpi rsdp={rsdp} tables={}", tables.len());
-            compare_cpus(&tables, memory, machine);
+            compare(&tables, memory, machine);
             let hest = tables.hest().and_then(|hest| {
                 let bytes = memory.bytes(hest.start(), usize::try_from(hest.size()).ok()?)?;
                 Some(bytes.to_vec())
@@ -67,21 +67,34 @@ pub fn read(rsdp: Pa, memory: &TableMemory, machine: &Machine) -> Found {
     }
 }
 
-/// The DTB decides; a MADT that says otherwise is worth a word.
-fn compare_cpus(tables: &CheckedTables, memory: &TableMemory, machine: &Machine) {
-    match madt(tables, memory) {
-        Ok(madt) if madt.cpus.len() == machine.cpus.len() => {}
-        Ok(madt) => log::warn!(
-            "event=error what=madt why=cpus-differ madt={} dtb={}",
-            madt.cpus.len(),
-            machine.cpus.len()
-        ),
-        Err(error) => log::error!("event=error what=madt {error}"),
+/// The device tree decides; tables that say otherwise are worth a word.
+fn compare(tables: &CheckedTables, memory: &TableMemory, machine: &Machine) {
+    match describe(tables, memory) {
+        Ok(described) => differ(&described.differences(machine)),
+        Err(error) => log::error!("event=error what=acpi {error}"),
     }
 }
 
-fn madt(tables: &CheckedTables, memory: &TableMemory) -> Result<Madt, AcpiError> {
-    Madt::read(&BootTables::open(tables, memory)?)
+/// Says what device tree and tables say differently.
+pub fn differ(differences: &[Difference]) {
+    for difference in differences {
+        log::warn!("event=error what=acpi {difference}");
+    }
+}
+
+/// The machine, by the tables.
+///
+/// # Errors
+///
+/// As [`AcpiError`] says.
+pub fn describe(tables: &CheckedTables, memory: &TableMemory) -> Result<Description, AcpiError> {
+    let madt = tables.madt();
+    let madt = madt.map(|_| Madt::read(&BootTables::open(tables, memory)?));
+    Description::read(AcpiParts {
+        tables,
+        memory,
+        madt: madt.transpose()?,
+    })
 }
 
 /// The generic event device of the DSDT. Where it is not found, nothing is said unless there is a

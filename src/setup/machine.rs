@@ -52,13 +52,25 @@ impl From<mmu::Error> for Error {
 ///
 /// As [`Error`] says.
 pub fn read(dtb: Pa) -> Result<Machine, Error> {
+    with_tree(dtb, |fdt| Machine::from_fdt(fdt, dtb))
+}
+
+/// What `read` makes of the tree at `dtb`.
+///
+/// # Errors
+///
+/// As [`Error`] says.
+pub fn with_tree<T>(
+    dtb: Pa,
+    read: impl FnOnce(&CheckedFdt<'_>) -> Result<T, MachineError>,
+) -> Result<T, Error> {
     let head = memory(dtb, PAGE_SIZE)?;
     let size = CheckedFdt::total_size(&head).map_err(Error::Fdt)?;
     drop(head);
     let blob = memory(dtb, size as u64)?;
     let closed_up = without_nops(&blob).map_err(Error::Fdt)?;
     let fdt = CheckedFdt::new(closed_up.as_deref().unwrap_or(&blob)).map_err(Error::Fdt)?;
-    Machine::from_fdt(&fdt, dtb).map_err(|error| Error::Machine(error, Machine::console(&fdt)))
+    read(&fdt).map_err(|error| Error::Machine(error, Machine::console(&fdt)))
 }
 
 /// A window on `size` bytes of RAM that a boot loader left for Cordon.

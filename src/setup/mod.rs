@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   machine   what is there: DTB, PCI
+//!   efi       the same, where UEFI started Cordon: memory map, and ACPI or a DTB
 //!   firmware  what nobody has done for us: fw_cfg's tables and bundle
 //!   acpi      what the tables say
 //!   sources   where firmware reports memory errors
@@ -13,6 +14,7 @@
 //! name; what can be done without, is.
 
 mod acpi;
+mod efi;
 mod firmware;
 mod machine;
 mod retired;
@@ -55,11 +57,29 @@ pub enum Door {
     Image,
     /// Out of reset, from flash.
     Reset,
+    /// As an application of UEFI's, which it has left.
+    Uefi,
+}
+
+impl Door {
+    /// As `event=boot` says it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Image => "image",
+            Self::Reset => "reset",
+            Self::Uefi => "uefi",
+        }
+    }
 }
 
 /// Sets everything up. The VMs' first vCPUs are told to start when it returns.
-pub fn run(dtb: Pa, door: Door) {
-    let Some(machine) = find_machine(dtb) else {
+/// `described_at` is where the device tree is, or what UEFI's application has left in its place.
+pub fn run(described_at: Pa, door: Door) {
+    let found = match door {
+        Door::Uefi => efi::find_machine(described_at),
+        Door::Image | Door::Reset => find_machine(described_at),
+    };
+    let Some(machine) = found else {
         return;
     };
     let options = options(&machine);
@@ -199,6 +219,13 @@ fn stage2_config(options: &Options) -> Config {
     }
 }
 
+/// Where ACPI tables may be.
+fn table_memory(machine: &Machine) -> Vec<PaRange> {
+    let is_table_memory = |reserved: &&Reserved| matches!(reserved.by, ReservedBy::Node(_));
+    let known = machine.reserved.iter().filter(is_table_memory);
+    known.map(|reserved| reserved.range).collect()
+}
+
 /// What was handed to Cordon, and what firmware tells of itself.
 struct Inputs {
     bundle: Option<PaRange>,
@@ -207,11 +234,10 @@ struct Inputs {
 }
 
 impl Inputs {
+    /// `door`: what nobody has fetched yet is fetched.
     #[inline(never)]
     fn find(machine: &Machine, free: &mut FreeMemory, door: Door) -> Self {
-        let is_table_memory = |reserved: &&Reserved| matches!(reserved.by, ReservedBy::Node(_));
-        let known = machine.reserved.iter().filter(is_table_memory);
-        let mut tables: Vec<PaRange> = known.map(|reserved| reserved.range).collect();
+        let mut tables = table_memory(machine);
         let (mut rsdp, mut bundle) = (machine.rsdp, machine.initrd);
         if door == Door::Reset
             && let Some(registers) = machine.fw_cfg
@@ -273,10 +299,7 @@ impl Inputs {
 /// What kind of machine this is, in one line.
 fn announce(door: Door, stage2: &Config, inputs: &Inputs, sources: usize) {
     let yes_no = |yes: bool| if yes { "yes" } else { "no" };
-    let door = match door {
-        Door::Image => "image",
-        Door::Reset => "reset",
-    };
+    let door = door.name();
     let psci = smc::psci_version();
     let poison_switch = smc::poison_switch::is_there();
     log::info!(

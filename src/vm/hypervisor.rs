@@ -16,6 +16,15 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 pub use super::platform::Platform;
 pub use super::virtual_machine::{Line, Space, State, StopReason, Vm};
 
+/// How a machine ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It is turned off.
+    Off,
+    /// It begins anew.
+    Reboot,
+}
+
 /// What a CPU does whose vCPU is off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]

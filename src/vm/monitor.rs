@@ -9,7 +9,7 @@
 //! `loglevel=` says: somebody has asked for them.
 
 use super::hypercall::Pages;
-use super::hypervisor::{Hypervisor, Platform, State, StopReason, Vm};
+use super::hypervisor::{End, Hypervisor, Platform, State, StopReason, Vm};
 use super::injection::{InjectError, Target};
 use super::protect;
 use super::vcpu::Power;
@@ -57,6 +57,8 @@ pub enum Refused {
     NotMemory,
     /// No pages, too many, or an address that is no page's.
     BadRange,
+    /// The machine has no PSCI: nobody can end it.
+    NoPsci,
 }
 
 impl fmt::Display for Refused {
@@ -74,6 +76,7 @@ impl fmt::Display for Refused {
             Self::NotRepaired(error) => error.fmt(f),
             Self::NotMemory => f.write_str("not-memory"),
             Self::BadRange => f.write_str("bad-range"),
+            Self::NoPsci => f.write_str("no-psci"),
         }
     }
 }
@@ -158,8 +161,16 @@ impl<P: Platform> Hypervisor<P> {
                 let vm = self.named(name)?;
                 return require(self.revive(vm), Refused::NotOff);
             }
+            Command::Off => return self.end(End::Off),
+            Command::Reboot => return self.end(End::Reboot),
         }
         Ok(())
+    }
+
+    /// Comes back only where the machine has nobody to ask.
+    fn end(&self, how: End) -> Result<(), Refused> {
+        self.platform.end(how);
+        Err(Refused::NoPsci)
     }
 
     fn tell(&self, line: fmt::Arguments<'_>) {

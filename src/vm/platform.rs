@@ -2,6 +2,7 @@
 
 use super::boot::{Contents, LoadError};
 use super::device::Device;
+use super::hypervisor::End;
 use crate::addr::PaRange;
 use crate::ras::ghes::PhysMemory;
 use crate::ras::media::Media;
@@ -52,6 +53,10 @@ pub trait Platform: Media {
     /// Which of the timers of the guest on physical CPU number `cpu` ask for an interrupt at this
     /// moment, as bits by virtual INTID.
     fn timer_lines(&self, cpu: usize) -> u32;
+    /// Ends the machine. Comes back where nobody is there who can.
+    fn end(&self, how: End) {
+        let _ = how;
+    }
     /// The physical counter (CNTPCT_EL0).
     fn counter(&self) -> u64;
     /// Switches off and deactivates a physical interrupt that nobody wants.

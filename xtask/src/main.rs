@@ -5,14 +5,15 @@ mod checks;
 mod debian;
 mod fuzz;
 mod guests;
+mod image;
 mod images;
 mod kernel;
+mod loaders;
 mod qemu;
 mod run;
 mod shell;
 mod test;
 mod toolchain;
-mod uboot;
 mod workspace;
 
 use anyhow::Result;
@@ -40,6 +41,8 @@ enum Command {
     Setup,
     /// Build the images: Cordon, its firmware, and the bare-metal guests.
     Build,
+    /// Make an image for a USB stick or a VM that UEFI starts Cordon from.
+    Image(image::Args),
     /// Build, boot a machine, and play a scenario on it.
     Run(run::Args),
     /// Count what things cost, in instructions and bytes, beside goals and other hypervisors.
@@ -75,7 +78,9 @@ fn dispatch(cli: &Cli) -> Result<bool> {
             println!("QEMU: {}", qemu::ensure()?.version);
             images::build()?;
             println!("Linux: {}", guests::ensure()?);
-            println!("U-Boot: {}", uboot::ensure()?);
+            for loader in &loaders::ALL {
+                println!("{}", loader.ensure()?);
+            }
             Ok(true)
         }
         Command::Build => {
@@ -84,6 +89,7 @@ fn dispatch(cli: &Cli) -> Result<bool> {
             }
             Ok(true)
         }
+        Command::Image(args) => image::image(args).map(|()| true),
         Command::Run(args) => run::run(args),
         Command::Bench(args) => bench::bench(args),
         Command::Test(args) => test::test(args),

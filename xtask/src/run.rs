@@ -1,6 +1,6 @@
 //! `cargo xtask run`: one scenario, for a person to watch.
 
-use crate::{guests, images, qemu, shell, uboot, workspace};
+use crate::{guests, images, loaders, qemu, shell, workspace};
 use anyhow::{Context, Result, bail};
 use cordon_qemu::machine::{Port, Tools};
 use cordon_qemu::outcome::Outcome;
@@ -70,7 +70,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     Ok(passed)
 }
 
-fn find<'a>(all: &'a [Scenario], name: &str) -> Result<&'a Scenario> {
+pub(crate) fn find<'a>(all: &'a [Scenario], name: &str) -> Result<&'a Scenario> {
     all.iter()
         .find(|scenario| scenario.name() == name)
         .with_context(|| {
@@ -94,9 +94,7 @@ pub(crate) fn tools(scenarios: &[&Scenario]) -> Result<Tools> {
     if guests::wanted(scenarios.iter().copied()) {
         guests::ensure()?;
     }
-    if uboot::wanted(scenarios.iter().copied()) {
-        uboot::ensure()?;
-    }
+    loaders::ensure_for(scenarios.iter().copied())?;
     let qemu = qemu::ensure()?;
     Ok(Tools {
         qemu: qemu.command,

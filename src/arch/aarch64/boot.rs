@@ -1,9 +1,10 @@
 //! The first instructions: from whatever a loader left to Rust code with the MMU on.
 //!
-//! Three doors lead here, and none of them promises more than Linux's `booting.rst` (section 4):
-//! EL2, MMU off, the image at a 2 MiB-aligned address.
+//! Four doors lead here, and none of them promises more than Linux's `booting.rst` (section 4):
+//! EL2, MMU off, the image at a 2 MiB-aligned address. The image's headers are in [`super::image_header`].
 //!
 //! - *image*: QEMU `-kernel`, U-Boot `booti`, the EL3 firmware. x0 is the PA of the DTB.
+//! - *uefi*: [`super::efi`] was a UEFI application, has moved the image and switched the MMU off.
 //! - *reset*: QEMU `-bios` without EL3. The image stands in flash at address 0, cannot be written
 //!   and got no x0; it copies itself to RAM and finds the DTB at the start of RAM.
 //! - *secondary*: a further CPU, started by PSCI CPU_ON with x0 = PA of a [`SecondaryBoot`].
@@ -48,11 +49,18 @@ const BOOT_ENTRIES: usize = 512;
 const RESET_IMAGE_PA: u64 = 0x4020_0000;
 const RESET_DTB_PA: u64 = 0x4000_0000;
 
-/// Flags of the Image header: little-endian, 4K pages, may be loaded anywhere (`booting.rst`).
-const IMAGE_FLAGS: u64 = 0b1010;
-
 /// `R_AARCH64_RELATIVE` (AAELF64 5.7.20): the only kind a static PIE has.
 const R_AARCH64_RELATIVE: u64 = 1027;
+
+/// What `x22` says of how Cordon was started, and `boot_main` is told.
+pub mod door {
+    /// By a loader, with x0 = DTB.
+    pub const IMAGE: u64 = 0;
+    /// Out of reset.
+    pub const RESET: u64 = 1;
+    /// By UEFI: x20 is the PA of a [`cordon::platform::efi::Handover`].
+    pub const UEFI: u64 = 2;
+}
 
 /// What a secondary CPU needs before it can see anything through the MMU.
 #[repr(C)]
@@ -65,38 +73,19 @@ pub struct SecondaryBoot {
     pub cpu: u64,
 }
 
-/// The arm64 Image header (`booting.rst`, section 4).
-#[unsafe(naked)]
-#[unsafe(no_mangle)]
-#[unsafe(link_section = ".text.image_header")]
-unsafe extern "C" fn _start() -> ! {
-    naked_asm!(
-        "b      {entry}",
-        ".word  0",
-        ".quad  0",               // text_offset
-        ".quad  __image_size",
-        ".quad  {flags}",
-        ".quad  0, 0, 0",
-        ".ascii \"ARM\\x64\"",
-        ".word  0",
-        entry = sym primary_entry,
-        flags = const IMAGE_FLAGS,
-    )
-}
-
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
-unsafe extern "C" fn primary_entry() -> ! {
+pub(super) unsafe extern "C" fn primary_entry() -> ! {
     naked_asm!(
         "msr    daifset, #0xf",
         "mov    x20, x0",                       // DTB
         "adrp   x21, __image_start",            // where the image is
-        "mov    x22, #0",                       // door: image
+        "mov    x22, #{image}",
         "cbnz   x21, {in_ram}",
         // Address 0: flash, straight out of reset.
         "ldr    x20, ={reset_dtb}",
         "ldr    x21, ={reset_image}",
-        "mov    x22, #1",                       // door: reset
+        "mov    x22, #{reset}",
         "mov    x0, #0",
         "mov    x1, x21",
         "ldr    x2, =__file_size",
@@ -112,36 +101,25 @@ unsafe extern "C" fn primary_entry() -> ! {
         "add    x0, x0, x21",
         "br     x0",
         in_ram = sym relocate_and_start,
+        image = const door::IMAGE,
+        reset = const door::RESET,
         reset_dtb = const RESET_DTB_PA,
         reset_image = const RESET_IMAGE_PA,
     )
 }
 
-/// x20 = DTB, x21 = image, x22 = door.
+/// x20 = DTB or what the door has in its place, x21 = image, x22 = door.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
-unsafe extern "C" fn relocate_and_start() -> ! {
+pub(super) unsafe extern "C" fn relocate_and_start() -> ! {
     naked_asm!(
         // Whatever writes of a loader still wait in a cache must not land on top of these.
         "mov    x1, x21",
         "adrp   x3, __bss_end",
         "bl     {invalidate}",
-        // Relocations, addends relative to 0.
-        "adrp   x0, __rela_start",
-        "add    x0, x0, :lo12:__rela_start",
-        "adrp   x1, __rela_end",
-        "add    x1, x1, :lo12:__rela_end",
-    "1:  cmp    x0, x1",
-        "b.hs   2f",
-        "ldp    x2, x3, [x0], #16",
-        "ldr    x4, [x0], #8",
-        "cmp    x3, #{relative}",
-        "b.ne   {park}",
-        "add    x4, x4, x21",
-        "str    x4, [x21, x2]",
-        "b      1b",
+        "bl     {relocate}",
         // .bss
-    "2:  adrp   x0, __bss_start",
+        "adrp   x0, __bss_start",
         "adrp   x1, __bss_end",
     "3:  stp    xzr, xzr, [x0], #16",
         "cmp    x0, x1",
@@ -190,7 +168,7 @@ unsafe extern "C" fn relocate_and_start() -> ! {
         "mov    x0, x20",
         "b      {elsewhere}",
         elsewhere = sym super::elsewhere::say_so,
-        relative = const R_AARCH64_RELATIVE,
+        relocate = sym relocate,
         park = sym park,
         invalidate = sym invalidate_to_poc,
         table = sym BOOT_TABLE,
@@ -198,6 +176,30 @@ unsafe extern "C" fn relocate_and_start() -> ! {
         entries = const BOOT_ENTRIES,
         enable_mmu = sym enable_mmu,
         main = sym crate::boot_main,
+    )
+}
+
+/// Applies the relocations, whose addends are relative to 0, for an image at x21. Again, and elsewhere, it does
+/// the same for there. Uses x0 to x4.
+#[unsafe(naked)]
+pub(super) unsafe extern "C" fn relocate() {
+    naked_asm!(
+        "adrp   x0, __rela_start",
+        "add    x0, x0, :lo12:__rela_start",
+        "adrp   x1, __rela_end",
+        "add    x1, x1, :lo12:__rela_end",
+    "1:  cmp    x0, x1",
+        "b.hs   2f",
+        "ldp    x2, x3, [x0], #16",
+        "ldr    x4, [x0], #8",
+        "cmp    x3, #{relative}",
+        "b.ne   {park}",
+        "add    x4, x4, x21",
+        "str    x4, [x21, x2]",
+        "b      1b",
+    "2:  ret",
+        relative = const R_AARCH64_RELATIVE,
+        park = sym park,
     )
 }
 

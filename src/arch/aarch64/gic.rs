@@ -22,7 +22,7 @@ use arm_gic::gicv3::{
     GicCpuInterface, GicDistributor, GicError, GicRedistributor, GicRedistributorIterator,
 };
 use arm_gic::{IntId, InterruptGroup, Trigger, UniqueMmioPointer};
-use cordon::addr::PaRange;
+use cordon::addr::{Pa, PaRange};
 use cordon::platform::machine::Machine;
 use cordon::platform::sgi::sgi1r;
 use cordon::vm::exit::Arrived;
@@ -268,6 +268,11 @@ fn wake_redistributor(cpu: &PerCpu) -> bool {
                 2
             };
             address += frames << 16;
+            // A region may be of one CPU alone, whose redistributor need not say that it is the last (ACPI 6.5,
+            // 5.2.12.14).
+            if !region.contains(Pa::new(address)) {
+                break;
+            }
         }
     }
     false

@@ -6,7 +6,7 @@
 
 use super::layout;
 use buddy_system_allocator::LockedHeap;
-use cordon::addr::{PAGE_SIZE, Pa};
+use cordon::addr::{PAGE_SIZE, Pa, PaRange};
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
@@ -23,6 +23,18 @@ pub fn init() {
     // SAFETY: the range is reserved by linker.ld for this alone, is mapped read-write, and this
     // is called once, by the boot CPU, before anything else could use it.
     unsafe { HEAP.lock().init(start as usize, size as usize) };
+}
+
+/// Makes the heap usable elsewhere, in `memory`: for the time that Cordon is a UEFI application.
+///
+/// # Safety
+///
+/// `memory` must be mapped read-write and nobody else's for as long as anything that was allocated is used; called
+/// once, in the place of [`init`].
+pub unsafe fn init_with(memory: PaRange) {
+    let (start, size) = (memory.start().get() as usize, memory.size() as usize);
+    // SAFETY: the caller's promise.
+    unsafe { HEAP.lock().init(start, size) };
 }
 
 /// Bytes handed out, and bytes in all.

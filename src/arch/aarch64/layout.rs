@@ -26,6 +26,7 @@ linker_symbols! {
     image_start = __image_start;
     text_end = __text_end;
     relro_end = __relro_end;
+    file_end = __file_end;
     bss_end = __bss_end;
     stacks_start = __stacks_start;
     heap_start = __heap_start;

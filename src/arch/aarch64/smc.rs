@@ -35,6 +35,11 @@ pub fn psci_version() -> Option<psci::Version> {
     psci::version::<Smc>().ok()
 }
 
+/// Whether the machine can be ended from here.
+pub fn can_end() -> bool {
+    !is_absent()
+}
+
 /// Turns the machine off. Comes back only if firmware will not, and then there is nothing to do.
 pub fn system_off() -> ! {
     if !is_absent() {
@@ -46,7 +51,15 @@ pub fn system_off() -> ! {
     }
 }
 
-/// The same from EL1, where a hypervisor has PSCI's place.
+/// Starts the machine anew. Comes back if firmware will not.
+pub fn system_reset() {
+    if !is_absent() {
+        // What is there to be done then is the caller's affair.
+        let _ = psci::system_reset::<Smc>();
+    }
+}
+
+/// [`system_off`] from EL1, where a hypervisor has PSCI's place.
 pub fn system_off_by_hvc() -> ! {
     // As above.
     let _ = psci::system_off::<Hvc>();

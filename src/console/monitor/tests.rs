@@ -14,6 +14,8 @@ fn lines_become_commands() {
         ("poison list", Command::PoisonList(Pa::new(0))),
         ("poison list 0x1000", Command::PoisonList(Pa::new(0x1000))),
         ("poison list 4096", Command::PoisonList(Pa::new(0x1000))),
+        ("off", Command::Off),
+        ("reboot", Command::Reboot),
         (
             "protect one 0x1000 2 none",
             Command::Protect("one", [0x1000, 2], Narrowing::NONE),

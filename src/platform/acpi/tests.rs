@@ -4,10 +4,12 @@
 )]
 
 use super::*;
+use crate::platform::machine::Mpidr;
 use crate::platform::{damage, fuzz_config};
-use acpi::PhysicalMapping;
+use acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
 use alloc::rc::Rc;
 use alloc::string::ToString;
+use alloc::vec::Vec;
 use core::ptr::NonNull;
 use proptest::prelude::*;
 

@@ -1,10 +1,13 @@
 //! The walk over QEMU's own table, over tables with everything in them, and over broken ones.
 
+use std::vec;
 use std::vec::Vec;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::addr::PaRange;
+use crate::platform::machine::PciWindow;
 
 /// The DSDT of QEMU 11.1.3's `virt` with `ras=on`.
 const QEMU: &[u8] = include_bytes!("../testdata/qemu-virt-dsdt.bin");
@@ -49,6 +52,61 @@ fn qemus_own_device_is_found_with_its_edge_triggered_interrupt_and_register() {
     };
     assert_eq!(found.device, Some(device));
     assert_eq!(found.incomplete, None);
+}
+
+#[test]
+fn qemus_own_host_bridge_forwards_what_its_device_tree_says() {
+    let window = |cpu, size| {
+        let cpu = PaRange::new(Pa::new(cpu), size).unwrap();
+        Some(PciWindow {
+            cpu,
+            pci: cpu.start().get(),
+        })
+    };
+    let windows = find_pci_windows(QEMU);
+    assert_eq!(windows.window32, window(0x1000_0000, 0x2eff_0000));
+    assert_eq!(windows.window64, window(0x80_0000_0000, 0x80_0000_0000));
+}
+
+/// Granularity, first, last, offset and length, as a DWORD or QWORD descriptor of memory has them.
+fn address_space(tag: u8, numbers: [u64; 5]) -> Vec<u8> {
+    let size = if tag == 0x87 { 4 } else { 8 };
+    let numbers = numbers
+        .iter()
+        .flat_map(|number| number.to_le_bytes()[..size].to_vec());
+    let body: Vec<u8> = [0, 0x0c, 0x03].into_iter().chain(numbers).collect();
+    [&[tag, body.len() as u8, 0][..], &body].concat()
+}
+
+#[test]
+fn windows_are_the_first_whole_ones_of_their_kind_on_the_bus() {
+    let template = [
+        // I/O, a bus number, memory whose length is another, or wraps: none of Cordon's.
+        [&[0x87, 23, 0, 1][..], &[0; 22]].concat(),
+        address_space(0x8a, [0, 0x1000, 0x1fff, 0, 0x2000]),
+        address_space(0x8a, [0, u64::MAX - 0xfff, u64::MAX, 0x1000, 0x1000]),
+        // A QWORD may describe what is low, and the CPU may see it elsewhere.
+        address_space(
+            0x8a,
+            [0, 0x8000_0000, 0x8fff_ffff, 0x10_0000_0000, 0x1000_0000],
+        ),
+        address_space(0x87, [0, 0x4000_0000, 0x4fff_ffff, 0, 0x1000_0000]),
+        address_space(0x8a, [0, 0x1_0000_0000, 0x1_ffff_ffff, 0, 0x1_0000_0000]),
+        vec![0x79, 0],
+    ];
+    let found = resources::windows(&template.concat());
+    let window = |cpu, size, pci| {
+        let cpu = PaRange::new(Pa::new(cpu), size).unwrap();
+        Some(PciWindow { cpu, pci })
+    };
+    assert_eq!(
+        found.window32,
+        window(0x10_8000_0000, 0x1000_0000, 0x8000_0000)
+    );
+    assert_eq!(
+        found.window64,
+        window(0x1_0000_0000, 0x1_0000_0000, 0x1_0000_0000)
+    );
 }
 
 #[test]

@@ -28,6 +28,7 @@ impl Machine {
     ///
     /// # Errors
     /// [`MachineError`] for a tree that lacks RAM or CPUs, or describes something wrongly.
+    #[inline(never)] // It has two callers, and is large.
     pub fn from_fdt(fdt: &CheckedFdt<'_>, dtb: Pa) -> Result<Self, MachineError> {
         let root = fdt.root().ok_or(MachineError::NoRam)?;
         let mut walk = Walk::new(root);
@@ -405,6 +406,7 @@ impl Walk {
             buses,
             window32,
             window64,
+            placed: false,
         });
         Ok(())
     }

@@ -61,6 +61,7 @@ fn virt(psci: Option<Conduit>, dtb_size: usize) -> Machine {
                 cpu: range(0x80_0000_0000, 512 << 30),
                 pci: 0x80_0000_0000,
             }),
+            placed: false,
         }),
         fw_cfg: Some(range(0x0902_0000, 0x18)),
         ..Machine::default()

@@ -142,6 +142,7 @@ fn host() -> PcieHost {
         buses: 0..=255,
         window32: window(0x1000_0000, 0x2eff_0000),
         window64: window(0x80_0000_0000, 64 * GIB),
+        placed: false,
     }
 }
 
@@ -273,6 +274,35 @@ fn what_firmware_only_sized_is_placed_after_what_it_placed() {
     assert_eq!(ranges, [range(base + GIB, GIB), range(base, GIB)]);
     assert_eq!(bus.functions[&bdf(1, 0)].bars[0], 0x1000_0000);
     assert_eq!(bus.functions[&bdf(1, 0)].command, 0b11);
+}
+
+#[test]
+fn where_all_are_placed_addresses_are_kept_although_nothing_decodes_yet() {
+    let host = PcieHost {
+        placed: true,
+        ..host()
+    };
+    let address = 0x88_0000_0000;
+    let mut placed = Function::ivshmem(GIB).placed_at(2, address);
+    placed.bars[0] = 0x1000_0000;
+    placed.command = 0;
+    // The second has no address: anywhere else may be another's.
+    let mut bus = Bus::default()
+        .with(1, 0, placed)
+        .with(2, 0, Function::ivshmem(GIB));
+    let findings = find_device_memory(&mut bus, &host);
+    let ranges: Vec<_> = findings.bars.iter().map(|bar| bar.range).collect();
+    assert_eq!(ranges, [range(address, GIB)]);
+    assert_eq!(
+        findings.errors,
+        [PciError::BadPlace {
+            function: bdf(2, 0),
+            index: 0,
+            address: 0
+        }]
+    );
+    assert_eq!(bus.functions[&bdf(1, 0)].command & 0b10, 0b10);
+    assert_eq!(bus.functions[&bdf(2, 0)].command & 0b10, 0);
 }
 
 #[test]

@@ -79,6 +79,9 @@ fn a_vm_is_stopped_reset_and_started_by_name_and_no_other_is() {
     refused("stop three", "unknown-vm");
     refused("stop", "missing-argument");
     refused("xyzzy", "unknown-command");
+    // This machine has nobody who could.
+    refused("off", "no-psci");
+    refused("reboot", "no-psci");
     assert_eq!(world.vm(0).state(), State::Running);
 }
 

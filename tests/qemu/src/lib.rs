@@ -33,3 +33,4 @@ mod record;
 pub mod report;
 pub mod scenario;
 pub mod steps;
+pub mod volume;

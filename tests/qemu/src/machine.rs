@@ -8,7 +8,7 @@
 use crate::line::Line;
 use crate::qtest::Qtest;
 use crate::scenario::{Boot, Scenario};
-use crate::{acpi, board, disk, dtb};
+use crate::{acpi, board, disk, dtb, volume};
 use anyhow::{Context, Result, bail};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -113,6 +113,7 @@ impl Machine {
         delivery: Delivery,
     ) -> Result<Self> {
         let logs = fresh_logs(&tools.runs, scenario.name())?;
+        let volume = volume::attach(tools, scenario, bundle, &logs)?;
         let bundle = bundle.map(|bytes| store_bundle(&logs, bytes)).transpose()?;
         let sockets = SocketDirectory::new()?;
         let ports = ports(scenario);
@@ -124,6 +125,7 @@ impl Machine {
         for file in acpi::store(scenario, &logs)? {
             arguments.extend(["-fw_cfg".into(), file.into()]);
         }
+        arguments.extend(volume);
         arguments.extend(disk::attach(scenario, &logs)?);
         arguments.extend(board::attach(scenario, &logs)?);
         write_script(&logs, tools, &arguments, &ports)?;
@@ -436,11 +438,11 @@ fn arguments(tools: &Tools, scenario: &Scenario, bundle: Option<&Path>) -> Vec<O
             "virt,virtualization=on,gic-version=3",
             "max,pauth-impdef=on",
         ),
-        Boot::Bios => (
+        Boot::Bios | Boot::Uefi | Boot::UefiKernel => (
             "virt,virtualization=on,gic-version=3,ras=on",
             "max,pauth-impdef=on",
         ),
-        Boot::El1 | Boot::Direct => ("virt,gic-version=3", "max,pauth-impdef=on"),
+        Boot::El1 | Boot::UefiEl1 | Boot::Direct => ("virt,gic-version=3", "max,pauth-impdef=on"),
     };
     let cpu = machine.cpu.as_deref().unwrap_or(cpu);
     let board = match scenario.acpi {
@@ -495,6 +497,11 @@ fn arguments(tools: &Tools, scenario: &Scenario, bundle: Option<&Path>) -> Vec<O
             add("-bios", tools.images.join("u-boot.bin").as_ref());
             add("-kernel", cordon.as_ref());
         }
+        Boot::UefiKernel => {
+            add("-bios", tools.images.join("uefi.fd").as_ref());
+            add("-kernel", cordon.as_ref());
+        }
+        Boot::Uefi | Boot::UefiEl1 => add("-bios", tools.images.join("uefi.fd").as_ref()),
         Boot::Kernel | Boot::El1 => add("-kernel", cordon.as_ref()),
         Boot::Bios => add("-bios", cordon.as_ref()),
         Boot::Direct => {
@@ -512,9 +519,14 @@ fn arguments(tools: &Tools, scenario: &Scenario, bundle: Option<&Path>) -> Vec<O
     }
     if let Some(bundle) = bundle {
         match machine.boot {
-            Boot::El3 | Boot::Kernel | Boot::Uboot | Boot::El1 | Boot::Direct => {
-                add("-initrd", bundle.as_ref());
-            }
+            Boot::El3
+            | Boot::Kernel
+            | Boot::Uboot
+            | Boot::UefiKernel
+            | Boot::El1
+            | Boot::Direct => add("-initrd", bundle.as_ref()),
+            // On the volume.
+            Boot::Uefi | Boot::UefiEl1 => {}
             Boot::Bios => {
                 let mut file = OsString::from("name=opt/cordon/bundle,file=");
                 file.push(bundle);
@@ -522,7 +534,9 @@ fn arguments(tools: &Tools, scenario: &Scenario, bundle: Option<&Path>) -> Vec<O
             }
         }
     }
-    if let Some(cmdline) = &machine.cmdline {
+    if let Some(cmdline) = &machine.cmdline
+        && !machine.boot.has_volume()
+    {
         add("-append", cmdline.as_ref().as_ref());
     }
     for (option, value) in [("-nic", "none"), ("-display", "none"), ("-monitor", "none")] {

@@ -73,10 +73,28 @@ pub enum Boot {
     Bios,
     /// Debian's U-Boot at EL2, which takes the image and the bundle from QEMU and does `booti`.
     Uboot,
+    /// Debian's UEFI at EL2, which starts the image as an application from a volume that also has the bundle.
+    Uefi,
+    /// The same, which QEMU hands image, command line and bundle, as it would hand it a kernel.
+    UefiKernel,
+    /// UEFI on a machine whose CPUs have no EL2.
+    UefiEl1,
     /// QEMU's own loader, on a machine whose CPUs have no EL2.
     El1,
     /// No Cordon: the one VM's kernel at EL1 of a machine of its own, to compare with.
     Direct,
+}
+
+impl Boot {
+    /// Whether UEFI loads Cordon.
+    pub fn is_uefi(self) -> bool {
+        matches!(self, Self::Uefi | Self::UefiKernel | Self::UefiEl1)
+    }
+
+    /// Whether UEFI finds Cordon on a volume.
+    pub fn has_volume(self) -> bool {
+        matches!(self, Self::Uefi | Self::UefiEl1)
+    }
 }
 
 /// Which machine it is.
@@ -761,7 +779,10 @@ impl Scenario {
     pub fn interactive(&self) -> Self {
         let mut scenario = self.clone();
         // With the others there is nobody who would hand it over.
-        if matches!(self.machine.boot, Boot::El3 | Boot::Kernel | Boot::Uboot) {
+        if !matches!(
+            self.machine.boot,
+            Boot::Bios | Boot::El1 | Boot::UefiEl1 | Boot::Direct
+        ) {
             let cmdline = self.machine.cmdline.as_ref();
             let cmdline = cmdline.map_or("", |line| line.as_ref());
             let cmdline = format!("{cmdline} console=raw").trim_start().to_owned();
