@@ -60,12 +60,13 @@ fn obey(line: &str, victims: &mut Victims) {
         "" => Ok(()),
         "check" => check::check(),
         "dax" => dax::device(),
-        "fsdax" | "disk" => dax::file_system(word),
+        "fsdax" => dax::mapped_files(),
+        "disk" => dax::cached_files(rest),
         "einj" => einj::inject(rest),
         "losses" => losses::losses(),
         "memory" => memory::memory(rest),
         "victim" => victims.start(rest),
-        "touch" | "store" | "call" | "send" | "loop" | "where" | "verify" => {
+        "touch" | "store" | "change" | "call" | "send" | "loop" | "where" | "verify" | "sync" => {
             victims.command(word, rest)
         }
         "busy" => victims.busy(rest),

@@ -16,12 +16,19 @@ pub(super) fn run(words: &[String]) -> Result<()> {
         bail!("missing-argument");
     };
     access::prepare()?;
-    let memory = map::map(kind, parse_size(size)?)?;
+    let (kind, as_it_is) = match kind.strip_prefix('=') {
+        Some(kind) => (kind, true),
+        None => (kind.as_str(), false),
+    };
     let victim = Victim {
-        memory,
+        memory: map::map(kind, parse_size(size)?)?,
         is_code: kind == "code",
     };
-    say(&victim.fill()?)?;
+    let lost = if as_it_is { 0 } else { victim.fill() };
+    if kind == "pages" {
+        map::split_huge_pages(&victim.memory)?;
+    }
+    say(&victim.describe(lost)?)?;
     for line in stdin().lines() {
         let answer = victim.obey(line?.trim());
         say(&answer.unwrap_or_else(|error| format!("error {error:#}")))?;
@@ -78,8 +85,8 @@ impl Victim {
         self.memory.start + offset as u64
     }
 
-    /// Writes the first word of each 64 bytes. Reports what the memory is.
-    fn fill(&self) -> Result<String> {
+    /// Writes the first word of each 64 bytes. Returns how many pages were lost.
+    fn fill(&self) -> usize {
         let mut lost = 0;
         for page in (0..self.memory.size).step_by(PAGE) {
             let filled = (page..page + PAGE)
@@ -87,7 +94,13 @@ impl Victim {
                 .try_for_each(|at| access::store(self.address(at), self.value(at)));
             lost += usize::from(filled.is_err());
         }
+        lost
+    }
+
+    /// What the memory is. Reads its first word, so that there is a page behind it.
+    fn describe(&self, lost: usize) -> Result<String> {
         let (start, size) = (self.memory.start, self.memory.size);
+        let _ = access::load(start);
         let ipa = map::physical(start)?;
         let huge = map::huge_kib()?;
         Ok(format!(
@@ -100,7 +113,9 @@ impl Victim {
         let (command, argument) = line.split_once(' ').unwrap_or((line, ""));
         match command {
             "touch" => self.touch(number(argument)? as usize),
-            "store" => self.store(number(argument)? as usize),
+            "store" => self.store(number(argument)? as usize, |value| value),
+            "change" => self.store(number(argument)? as usize, |value| !value),
+            "sync" => self.sync(),
             "call" => self.call(number(argument)? as usize),
             "send" => self.send(number(argument)? as usize),
             "loop" => self.touch_again(argument),
@@ -127,9 +142,19 @@ impl Victim {
         })
     }
 
-    fn store(&self, offset: usize) -> Result<String> {
-        let stored = access::store(self.checked(offset)?, self.value(offset));
+    /// Stores what belongs there, or what `change` makes of it.
+    fn store(&self, offset: usize, change: impl Fn(u64) -> u64) -> Result<String> {
+        let stored = access::store(self.checked(offset)?, change(self.value(offset)));
         Ok(stored.map_or_else(|error| error.to_string(), |()| "result=ok".to_owned()))
+    }
+
+    /// Has the file written to its disk, and says what the kernel says of that.
+    fn sync(&self) -> Result<String> {
+        let file = self.memory.file.as_ref().context("no-file")?;
+        Ok(match file.sync_all() {
+            Ok(()) => "result=ok".to_owned(),
+            Err(error) => format!("result=error errno={}", error.raw_os_error().unwrap_or(0)),
+        })
     }
 
     fn call(&self, offset: usize) -> Result<String> {
