@@ -239,6 +239,7 @@ mod tests {
     use std::vec::Vec;
 
     use super::*;
+    use std::format;
 
     #[test]
     fn commands_of_the_protocol_are_understood() {

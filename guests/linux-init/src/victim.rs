@@ -95,7 +95,7 @@ impl Victims {
     pub(crate) fn rest(&mut self) -> Result<()> {
         File::create(process::ENOUGH)?;
         let names: Vec<String> = self.0.keys().cloned().collect();
-        let answered = names.iter().try_for_each(|name| self.answer("rest", name));
+        let answered = names.iter().try_for_each(|name| self.answer("busy", name));
         std::fs::remove_file(process::ENOUGH)?;
         answered?;
         report(&format!("event=rest victims={}", names.len()));

@@ -207,7 +207,9 @@ impl<'a> Story<'a> {
 
     fn record(&self, table: &mut Table) {
         if let Some(detected) = self.ras("detected") {
-            let noise = ["event", "seq", "vm", "vcpu", "el", "access", "cpu", "via"];
+            let noise = [
+                "event", "seq", "vm", "vcpu", "el", "access", "cpu", "via", "at",
+            ];
             table.row(
                 "CPER record",
                 pairs(&detected.line, |key| !noise.contains(&key)),

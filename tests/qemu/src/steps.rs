@@ -273,8 +273,20 @@ impl<'a> Run<'a> {
 
     fn firmware(&mut self, step: &Step, command: &Spanned<String>, deadline: Instant) -> Played {
         let command = self.text(command)?;
+        if step.answer.as_ref().is_some_and(|answer| answer.as_ref() == "none") {
+            return self.type_ahead(&command);
+        }
         let is_answer = |line: &Line| matches!(line.source, Source::Answer { .. });
         self.ask(step, (Port::Secure, "", &command), is_answer, deadline)
+    }
+
+    /// Types a command for the firmware without waiting for its answer. That is not lost: steps that wait for
+    /// it may come later, for this one forgets no line.
+    fn type_ahead(&mut self, command: &str) -> Played {
+        self.drain()?;
+        self.machine
+            .send(Port::Secure, format!("{command}\r").as_bytes())
+            .map_err(|error| self.failure(Reason::QemuExit, format!("`{command}`: {error:#}")))
     }
 
     /// Types a command and waits for its answer. The first answer is the answer, so that a refusal
