@@ -211,7 +211,9 @@ impl<'a, const N: usize> Service<'a, N> {
     ) -> fmt::Result {
         match command {
             Command::Poison { pa, pages } => match self.poison(pa, pages, machine) {
-                Ok(changed) => writeln!(out, "ok poisoned pages={changed} at={}", machine.counter()),
+                Ok(changed) => {
+                    writeln!(out, "ok poisoned pages={changed} at={}", machine.counter())
+                }
                 Err(refusal) => refuse(refusal, pa, out),
             },
             Command::Heal { pa, pages } => match self.heal(pa, pages, machine) {
@@ -389,11 +391,7 @@ impl<'a, const N: usize> Service<'a, N> {
         self.consumed += 1;
         self.unacked += u64::from(matches!(written, Written::Busy | Written::Queued));
         let entry = self.entry(fault, state);
-        let signal = if entry.far.is_some() {
-            "sea"
-        } else {
-            "serror"
-        };
+        let signal = if entry.far.is_some() { "sea" } else { "serror" };
         // A message that does not fit is cut: the exception is what matters.
         let _ = writeln!(
             out,

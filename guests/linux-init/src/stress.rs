@@ -100,7 +100,8 @@ fn work(name: &str) -> Result<()> {
 
 /// Bytes that tell their place and the round.
 fn pattern(size: usize, round: u64) -> Vec<u8> {
-    let words = (0..size as u64 / 8).map(|at| (at ^ round << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let words =
+        (0..size as u64 / 8).map(|at| (at ^ round << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     words.flat_map(u64::to_le_bytes).collect()
 }
 
@@ -135,7 +136,9 @@ fn pipe(round: u64) -> Result<u64> {
     let sent = bytes.clone();
     let sender = std::thread::spawn(move || input.write_all(&sent));
     let back = cat.wait_with_output()?.stdout;
-    sender.join().map_err(|_| anyhow::anyhow!("a thread died"))??;
+    sender
+        .join()
+        .map_err(|_| anyhow::anyhow!("a thread died"))??;
     Ok(differences(&bytes, &back))
 }
 

@@ -257,8 +257,8 @@ fn grouped(number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::table::WIDTH;
+    use super::*;
     use crate::outcome::{Failure, Reason};
     use std::time::Duration;
 
@@ -311,10 +311,46 @@ mod tests {
             "│ PA               │ 0x8012345000 ",
             "│ IPA              │ 0x1012345000 ",
             "│ CPER record      │ pa=0x8012345000 severity=recoverable section=mem ",
-            "│ +901,600         │   +1,200  split        ras: event=contained block=1g tables=2 at=906600 ",
         ] {
             assert!(text.contains(row), "{row}\n{text}");
         }
+    }
+
+    /// A program's stamp is of its VM's own counter, which has begun again when the VM was reset.
+    #[test]
+    fn the_timeline_has_one_scale_for_the_machine_and_its_guests() {
+        let mut run = RUN.to_vec();
+        run.insert(0, "cordon: event=boot version=0 counter_hz=1000000000");
+        run.insert(1, "cordon: event=vm-start vm=other vcpus=1 at=3");
+        run.insert(2, "cordon: event=vm-start vm=probe vcpus=2 at=20");
+        run.insert(3, "cordon: event=vm-start vm=probe vcpus=2 at=4000");
+        run.insert(
+            10,
+            "probe| guest: event=touch name=a result=sigbus code=4 addr=0x7000 lsb=12 at=904000",
+        );
+        let mut seen = outcome(&run, Ok(Vec::new()));
+        let text = containment(&seen).expect("a containment");
+        for row in [
+            "│ instructions     │ since the strike",
+            "│ 0                │            strike         ok poisoned pages=1 at=5000 ",
+            "│ +900,000         │  +900,000  consumption    ! consumed pa=0x8012345000 cpu=1 el=1 ",
+            "│ +901,600         │    +1,200  split          ras: event=contained block=1g tables=2 at=906600",
+            "│ +903,000         │    +1,000  signal         probe| guest: event=touch result=sigbus code=4",
+        ] {
+            assert!(text.contains(row), "{row}\n{text}");
+        }
+        // Where QEMU does not count, the counter is a clock.
+        seen.counted = false;
+        let text = containment(&seen).expect("a containment");
+        assert!(text.contains("│ microseconds     │ since"), "{text}");
+        assert!(
+            text.contains("│ +901             │        +1  split "),
+            "{text}"
+        );
+        // A counter of which nobody has said how fast it is gives no figures.
+        seen.seen.remove(0);
+        let text = containment(&seen).expect("a containment");
+        assert!(!text.contains("since the strike"), "{text}");
     }
 
     #[test]

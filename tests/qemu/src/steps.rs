@@ -273,7 +273,11 @@ impl<'a> Run<'a> {
 
     fn firmware(&mut self, step: &Step, command: &Spanned<String>, deadline: Instant) -> Played {
         let command = self.text(command)?;
-        if step.answer.as_ref().is_some_and(|answer| answer.as_ref() == "none") {
+        if step
+            .answer
+            .as_ref()
+            .is_some_and(|answer| answer.as_ref() == "none")
+        {
             return self.type_ahead(&command);
         }
         let is_answer = |line: &Line| matches!(line.source, Source::Answer { .. });

@@ -79,7 +79,8 @@ pub(super) fn show(story: &Story<'_>, table: &mut Table) {
         return;
     };
     let strike = story.first(|line| line.text.starts_with("ok poisoned pages="));
-    let Some((strike, began)) = strike.and_then(|seen| Some((seen, seen.line.number("at")?))) else {
+    let Some((strike, began)) = strike.and_then(|seen| Some((seen, seen.line.number("at")?)))
+    else {
         return;
     };
     table.row(scale.unit, "since the strike, and since the row above");
@@ -133,7 +134,10 @@ fn entry(name: &str, line: &Line, keys: &[&str], step: &str) -> String {
     let rest = line.keys().iter();
     let rest = rest.filter(|(key, _)| keys.contains(&key.as_str()) || key == "at");
     let rest: String = rest.map(|(key, value)| format!(" {key}={value}")).collect();
-    format!("{step:>9}  {name:<14} {head}{}{rest}", event.unwrap_or_default())
+    format!(
+        "{step:>9}  {name:<14} {head}{}{rest}",
+        event.unwrap_or_default()
+    )
 }
 
 /// When the thing happened that a line tells of, on the machine's counter.
