@@ -198,17 +198,17 @@ impl Materials {
         pcpus: &mut VecDeque<usize>,
         devices: &mut Devices<'_>,
     ) -> Result<Vm<ThisMachine>, Error> {
+        let ram = self.allocate_ram(config, devices.limits())?;
+        let grant = devices.give(config)?;
         let mut frames = HeapFrames;
         let mut space = Stage2::new(
-            self.stage2,
+            self.stage2.for_last(last_address(config, &grant)),
             vmid,
             HeapFrames,
             HardwareTlb,
             &mut frames,
             self.tables,
         )?;
-        let ram = self.allocate_ram(config, devices.limits())?;
-        let grant = devices.give(config)?;
         let id = self.add_region(Kind::Ram, ram, config.label)?;
         self.map(&mut space, config, vmid, id, config.ram, ram)?;
         for piece in &config.device_memory {
@@ -375,6 +375,13 @@ fn boot(config: &VmConfig<'_>, grant: &Grant) -> Result<Boot, Error> {
         acpi: (config.firmware == Firmware::Acpi)
             .then(|| guest_acpi::Machine::new(config, &grant.devices)),
     })
+}
+
+/// The last IPA at which a VM has anything; what Cordon emulates is lower than any RAM.
+fn last_address(config: &VmConfig<'_>, grant: &Grant) -> Ipa {
+    let memory = config.device_memory.iter().map(|piece| piece.ipa.last());
+    let registers = grant.pages.iter().map(|pages| Ipa::new(pages.last().get()));
+    memory.chain(registers).fold(config.ram.last(), Ipa::max)
 }
 
 /// A file of the bundle, by where it lies: EL2's map is the identity.

@@ -14,6 +14,9 @@ pub const MIN_IPA_BITS: u32 = 32;
 /// The largest IPA space without FEAT_LPA2.
 pub const MAX_IPA_BITS: u32 = 48;
 
+/// What guests are given that need no more: 1 TiB.
+pub const USUAL_IPA_BITS: u32 = 40;
+
 /// The most tables that can be concatenated at the start level (Arm ARM D8.2, "Concatenated
 /// translation tables").
 const MAX_CONCATENATED_BITS: u32 = 4;
@@ -119,6 +122,21 @@ impl Config {
             ipa_bits: bits,
             ..self
         })
+    }
+
+    /// The same with an IPA space for a VM whose last address is `last`: as many bits as a guest's
+    /// `ID_AA64MMFR0_EL1.PARange` can tell, from 40 on, which start the walk as far down as one of 48
+    /// bits would not; all there are if that is not enough.
+    #[must_use]
+    pub fn for_last(self, last: Ipa) -> Self {
+        let bits = PA_RANGES
+            .into_iter()
+            .filter(|bits| (USUAL_IPA_BITS..=self.pa_bits).contains(bits))
+            .find(|bits| last.get() >> bits == 0);
+        Self {
+            ipa_bits: bits.unwrap_or(self.pa_bits),
+            ..self
+        }
     }
 
     /// The same with memory types encoded for `HCR_EL2.FWB` = `fwb`. Whoever sets `HCR_EL2` must
@@ -252,6 +270,25 @@ mod tests {
                 "{bits} bits"
             );
         }
+    }
+
+    #[test]
+    fn a_vm_is_given_no_more_bits_than_it_needs_but_what_is_usual() {
+        let bits = |pa_range, last| {
+            let config = Config::new(pa_range).unwrap().for_last(Ipa::new(last));
+            assert!(config.has_ipa(Ipa::new(last)) || last >> config.pa_bits != 0);
+            config.ipa_bits()
+        };
+        assert_eq!(bits(6, 0), 40);
+        assert_eq!(bits(6, (1 << 40) - 1), 40);
+        assert_eq!(bits(6, 1 << 40), 42);
+        assert_eq!(bits(5, 1 << 42), 44);
+        assert_eq!(bits(5, 1 << 44), 48);
+        assert_eq!(bits(2, 1 << 20), 40);
+        assert_eq!(bits(1, 1 << 20), 36, "a CPU with less");
+        assert_eq!(bits(4, 1 << 47), 44, "what cannot be is not asked for");
+        let usual = Config::new(6).unwrap().for_last(Ipa::new(0));
+        assert_eq!(usual.start_level(), Level::L1);
     }
 
     #[test]
