@@ -3,6 +3,7 @@
 //! The language is in `docs/protocols.md`, "The firmware's control".
 
 use crate::record::ErrorKind;
+use cordon::ras::esr::AsyncErrorType;
 
 /// The longest line in bytes, its end not counted.
 pub const LINE_MAX: usize = 120;
@@ -15,8 +16,8 @@ pub const REPORT_MAX: u64 = 256;
 pub enum Signal {
     /// As a synchronous external abort.
     Sea,
-    /// As an SError, where EL2 would take one.
-    SError,
+    /// As an SError that says this of itself, where EL2 would take one.
+    SError(AsyncErrorType),
 }
 
 impl Signal {
@@ -25,7 +26,10 @@ impl Signal {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Sea => "sea",
-            Self::SError => "serror",
+            Self::SError(AsyncErrorType::Restartable) => "serror-ueo",
+            Self::SError(AsyncErrorType::Unrecoverable) => "serror-ueu",
+            Self::SError(AsyncErrorType::Uncontainable) => "serror-uc",
+            Self::SError(_) => "serror",
         }
     }
 }
@@ -132,7 +136,10 @@ pub fn parse(line: &[u8]) -> Result<Option<Command>, Error> {
         "report" => report(&mut words)?,
         "mode" => Command::Mode(match words.next() {
             Some("sea") => Signal::Sea,
-            Some("serror") => Signal::SError,
+            Some("serror") => Signal::SError(AsyncErrorType::Recoverable),
+            Some("serror-ueo") => Signal::SError(AsyncErrorType::Restartable),
+            Some("serror-ueu") => Signal::SError(AsyncErrorType::Unrecoverable),
+            Some("serror-uc") => Signal::SError(AsyncErrorType::Uncontainable),
             _ => return Err(Error::BadArgument),
         }),
         "record" => Command::Record(match words.next() {
@@ -232,6 +239,7 @@ mod tests {
     use std::vec::Vec;
 
     use super::*;
+    use std::format;
 
     #[test]
     fn commands_of_the_protocol_are_understood() {
@@ -245,9 +253,16 @@ mod tests {
                 pages: 2
             }))
         );
+        for mode in ["sea", "serror", "serror-ueo", "serror-ueu", "serror-uc"] {
+            let command = parse(format!("mode {mode}").as_bytes());
+            let is_it = |signal: Signal| signal.name() == mode;
+            assert!(matches!(command, Ok(Some(Command::Mode(signal))) if is_it(signal)));
+        }
         assert_eq!(
             parse(b"mode serror"),
-            Ok(Some(Command::Mode(Signal::SError)))
+            Ok(Some(Command::Mode(Signal::SError(
+                AsyncErrorType::Recoverable
+            ))))
         );
         assert_eq!(
             parse(b"record garbage"),

@@ -4,6 +4,7 @@
 //! Pure functions from syndrome bits to syndrome bits; no register is touched here.
 
 use cordon::addr::Pa;
+use cordon::ras::esr::AsyncErrorType;
 
 /// `ESR_ELx.EC`: instruction abort from a lower exception level; from the same one it is one more.
 pub const EC_INSTRUCTION_ABORT_LOWER: u64 = 0x20;
@@ -152,12 +153,11 @@ impl GranuleFault {
         class << 26 | ESR_IL | self.iss
     }
 
-    /// `ESR_EL2` of the SError: AET = UER (recoverable), DFSC = 0x11 (Arm ARM D24.2.40, "SError").
+    /// `ESR_EL2` of the SError: AET as `kind` says, DFSC = 0x11 (Arm ARM D24.2.40, "SError").
     #[must_use]
-    pub const fn serror_syndrome(self) -> u64 {
-        const AET_UER: u64 = 0b011 << 10;
+    pub fn serror_syndrome(self, kind: AsyncErrorType) -> u64 {
         const DFSC_ASYNC: u64 = 0x11;
-        EC_SERROR << 26 | ESR_IL | AET_UER | DFSC_ASYNC
+        EC_SERROR << 26 | ESR_IL | u64::from(kind.raw()) << 10 | DFSC_ASYNC
     }
 }
 
@@ -274,7 +274,14 @@ mod tests {
     }
 
     #[test]
-    fn an_serror_is_recoverable_and_not_imp_def() {
-        assert_eq!(decode(0x28).serror_syndrome(), 0xbe00_0c11);
+    fn an_serror_says_what_it_is_and_is_not_imp_def() {
+        for (kind, esr) in [
+            (AsyncErrorType::Recoverable, 0xbe00_0c11),
+            (AsyncErrorType::Restartable, 0xbe00_0811),
+            (AsyncErrorType::Unrecoverable, 0xbe00_0411),
+            (AsyncErrorType::Uncontainable, 0xbe00_0011),
+        ] {
+            assert_eq!(decode(0x28).serror_syndrome(kind), esr);
+        }
     }
 }

@@ -18,6 +18,7 @@
 use core::fmt::{self, Write};
 
 use cordon::addr::{Pa, PaRange};
+use cordon::ras::esr::AsyncErrorType;
 
 use crate::control::{self, Command, Record, Signal};
 use crate::exception::{self, El2Controls, Kind};
@@ -47,6 +48,10 @@ pub trait Machine: Tlb {
 
     /// Has [`Service::flush`] called in [`REMIND_MS`] milliseconds.
     fn remind(&mut self);
+
+    /// The counter (CNTPCT) now.
+    fn counter(&mut self) -> u64;
+
     /// The counter (CNTPCT) at which EL2 was last entered with an error, 0 if it never was.
     fn told(&mut self) -> u64;
 }
@@ -100,6 +105,8 @@ pub struct Interrupted {
     pub far: u64,
     /// How EL2 takes exceptions.
     pub controls: El2Controls,
+    /// The counter (CNTPCT) when the firmware began to see to it.
+    pub at: u64,
 }
 
 /// How to enter EL2.
@@ -204,7 +211,9 @@ impl<'a, const N: usize> Service<'a, N> {
     ) -> fmt::Result {
         match command {
             Command::Poison { pa, pages } => match self.poison(pa, pages, machine) {
-                Ok(changed) => writeln!(out, "ok poisoned pages={changed}"),
+                Ok(changed) => {
+                    writeln!(out, "ok poisoned pages={changed} at={}", machine.counter())
+                }
                 Err(refusal) => refuse(refusal, pa, out),
             },
             Command::Heal { pa, pages } => match self.heal(pa, pages, machine) {
@@ -274,7 +283,7 @@ impl<'a, const N: usize> Service<'a, N> {
     const fn smc_mode(&mut self, mode: u64) -> Result<u64, i64> {
         self.signal = match mode {
             0 => Signal::Sea,
-            1 => Signal::SError,
+            1 => Signal::SError(AsyncErrorType::Recoverable),
             _ => return Err(SMC_INVALID),
         };
         Ok(0)
@@ -382,22 +391,19 @@ impl<'a, const N: usize> Service<'a, N> {
         self.consumed += 1;
         self.unacked += u64::from(matches!(written, Written::Busy | Written::Queued));
         let entry = self.entry(fault, state);
-        let signal = if entry.far.is_some() {
-            Signal::Sea
-        } else {
-            Signal::SError
-        };
+        let signal = if entry.far.is_some() { "sea" } else { "serror" };
         // A message that does not fit is cut: the exception is what matters.
         let _ = writeln!(
             out,
-            "! consumed pa={} cpu={} el={} access={} record={} signal={} far={:#x}",
+            "! consumed pa={} cpu={} el={} access={} record={} signal={} far={:#x} at={}",
             fault.page,
             state.cpu,
             exception::source_el(state.spsr),
             fault.access.name(),
             written.name(),
-            signal.name(),
+            signal,
             state.far,
+            state.at,
         );
         entry
     }
@@ -412,29 +418,19 @@ impl<'a, const N: usize> Service<'a, N> {
             ..
         } = state;
         let pstate = exception::pstate(spsr, controls);
-        let serror = self.signal == Signal::SError && exception::takes_serror(spsr, controls);
-        let kind = if serror {
-            Kind::SError
-        } else {
-            Kind::Synchronous
-        };
-        let vector = exception::vector_offset(kind, spsr, controls);
-        match kind {
-            Kind::SError => Entry {
-                vector,
-                esr: fault.serror_syndrome(),
+        match self.signal {
+            Signal::SError(kind) if exception::takes_serror(spsr, controls) => Entry {
+                vector: exception::vector_offset(Kind::SError, spsr, controls),
+                esr: fault.serror_syndrome(kind),
                 far: None,
                 pstate,
             },
-            Kind::Synchronous => {
-                let esr = fault.sea_syndrome(exception::source_el(spsr) == 2);
-                Entry {
-                    vector,
-                    esr,
-                    far: Some(far),
-                    pstate,
-                }
-            }
+            _ => Entry {
+                vector: exception::vector_offset(Kind::Synchronous, spsr, controls),
+                esr: fault.sea_syndrome(exception::source_el(spsr) == 2),
+                far: Some(far),
+                pstate,
+            },
         }
     }
 

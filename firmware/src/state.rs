@@ -120,6 +120,10 @@ impl Machine for El3 {
         sysreg::start_own_timer(sysreg::cntfrq() * REMIND_MS / 1000);
     }
 
+    fn counter(&mut self) -> u64 {
+        sysreg::counter()
+    }
+
     fn told(&mut self) -> u64 {
         TOLD.load(Relaxed)
     }

@@ -136,6 +136,7 @@ fn psci_outcome(outcome: Outcome, this: usize) -> i64 {
 
 /// Somebody met poison.
 fn granule_fault(esr: u64) {
+    let at = sysreg::counter();
     let mfar = sysreg::mfar_el3();
     let Ok(fault) = GranuleFault::decode(esr, mfar) else {
         stop(format_args!(
@@ -147,6 +148,7 @@ fn granule_fault(esr: u64) {
         spsr: sysreg::spsr_el3(),
         far: sysreg::far_el3(),
         controls: cpu::el2_controls(),
+        at,
     };
     let written = state::record(fault.page);
     let mut message = uart::Line::new();

@@ -36,6 +36,9 @@ pub trait AddressSpaces {
     /// The VM's name, for people.
     fn name(&self, vm: Vmid) -> &str;
 
+    /// The machine's counter (CNTPCT_EL0), for when something happened.
+    fn counter(&self) -> u64;
+
     /// The VM has lost the page at `ipa`, and its map shows it. Called once for each page that it loses.
     fn lost(&self, vm: Vmid, ipa: Ipa, event: &ErrorEvent);
 

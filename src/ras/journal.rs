@@ -13,7 +13,7 @@
 //! The ring's lock is the innermost of all, and nothing is called while it is held.
 
 use super::contain::AddressSpaces;
-use super::cper::Section;
+use super::cper::{Section, Severity};
 use super::event::{Attempt, Consumer, ErrorEvent};
 use super::pipeline::Injection;
 use crate::addr::{Ipa, Pa, Vmid};
@@ -84,6 +84,15 @@ pub enum Note {
         vcpu: usize,
         vsesr: u64,
     },
+    /// A guest has a record of a page in its error source `source`. `seq` is that of the error that it is about
+    /// to be told of, if it is.
+    Reported {
+        seq: Option<u64>,
+        vm: Vmid,
+        source: u8,
+        severity: Option<Severity>,
+        ipa: Ipa,
+    },
     /// A guest accessed a hole.
     Touched {
         seq: u64,
@@ -121,6 +130,8 @@ impl Note {
 #[derive(Clone)]
 struct Slot {
     note: Note,
+    /// When it was made (CNTPCT_EL0).
+    at: u64,
     section: [u8; MAX_SECTION],
     length: usize,
 }
@@ -132,15 +143,15 @@ struct Ring {
 }
 
 impl Ring {
-    fn push(&mut self, note: &Note, section: &[u8]) -> bool {
+    fn push(&mut self, note: &Note, at: u64, section: &[u8]) -> bool {
         if self.length >= self.slots.len() {
             return false;
         }
-        let mut at = self.first + self.length;
-        if at >= self.slots.len() {
-            at -= self.slots.len();
+        let mut place = self.first + self.length;
+        if place >= self.slots.len() {
+            place -= self.slots.len();
         }
-        let Some(slot) = self.slots.get_mut(at) else {
+        let Some(slot) = self.slots.get_mut(place) else {
             return false;
         };
         let Some(room) = slot.section.get_mut(..section.len()) else {
@@ -149,6 +160,7 @@ impl Ring {
         room.copy_from_slice(section);
         slot.length = section.len();
         slot.note = *note;
+        slot.at = at;
         self.length += 1;
         true
     }
@@ -176,6 +188,7 @@ impl Journal {
                 seq: 0,
                 pa: Pa::new(0),
             },
+            at: 0,
             section: [0; MAX_SECTION],
             length: 0,
         };
@@ -195,15 +208,16 @@ impl Journal {
         self.deferring.store(true, Ordering::Relaxed);
     }
 
-    /// Notes something, with the section of a record where there is one. False if it has to be said at
+    /// Notes something that happens now, when the counter stands `at`, with the section of a record where there
+    /// is one. False if it has to be said at
     /// once: there is no room, or nobody who would say it later.
-    pub fn note(&self, note: &Note, section: Option<&Section<'_>>) -> bool {
+    pub fn note(&self, note: &Note, at: u64, section: Option<&Section<'_>>) -> bool {
         if !self.deferring.load(Ordering::Relaxed) {
             return false;
         }
         let bytes = section.map_or(&[][..], Section::bytes);
         let mut ring = self.ring.lock();
-        let noted = ring.push(note, bytes);
+        let noted = ring.push(note, at, bytes);
         self.waiting.store(ring.length, Ordering::Release);
         noted
     }
@@ -230,6 +244,7 @@ impl Journal {
             };
             let Some(Slot {
                 note,
+                at,
                 section,
                 length,
             }) = slot
@@ -241,6 +256,7 @@ impl Journal {
             let section = Section::parse(section).ok();
             let line = Line {
                 note: &note,
+                at,
                 section: section.as_ref(),
                 spaces,
             };
@@ -273,6 +289,8 @@ impl Default for Journal {
 pub struct Line<'a, V> {
     /// What it tells.
     pub note: &'a Note,
+    /// When it happened (CNTPCT_EL0).
+    pub at: u64,
     /// The section that a [`Note::Detected`] is about.
     pub section: Option<&'a Section<'a>>,
     /// Who knows the VMs' names.
@@ -281,6 +299,13 @@ pub struct Line<'a, V> {
 
 impl<V: AddressSpaces> fmt::Display for Line<'_, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_event(f)?;
+        write!(f, " at={}", self.at)
+    }
+}
+
+impl<V: AddressSpaces> Line<'_, V> {
+    fn write_event(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = |vm: Vmid| self.spaces.name(vm);
         match *self.note {
             Note::Detected(event) => {
@@ -325,6 +350,19 @@ impl<V: AddressSpaces> fmt::Display for Line<'_, V> {
                 "event=resolved seq={seq} pa={pa} ipa={ipa} vm={} by={by}",
                 name(vm)
             ),
+            Note::Reported {
+                seq,
+                vm,
+                source,
+                severity,
+                ipa,
+            } => {
+                f.write_str("event=reported")?;
+                seq.map_or(Ok(()), |seq| write!(f, " seq={seq}"))?;
+                write!(f, " vm={} source={source}", name(vm))?;
+                severity.map_or(Ok(()), |severity| write!(f, " severity={severity}"))?;
+                write!(f, " ipa={ipa}")
+            }
             Note::Touched {
                 seq,
                 vm,
@@ -362,9 +400,7 @@ impl<V: AddressSpaces> fmt::Display for Line<'_, V> {
             }
         }
     }
-}
 
-impl<V: AddressSpaces> Line<'_, V> {
     /// ` vm=NAME` where a guest consumed the error.
     fn vm_of(&self, event: &ErrorEvent) -> impl fmt::Display {
         let name = match event.consumer {

@@ -490,9 +490,14 @@ pub(super) fn say<V: AddressSpaces>(
     section: Option<&Section<'_>>,
     spaces: &V,
 ) {
-    if log::max_level() >= note.level() && !journal.note(note, section) {
+    if log::max_level() < note.level() {
+        return;
+    }
+    let at = spaces.counter();
+    if !journal.note(note, at, section) {
         let line = Line {
             note,
+            at,
             section,
             spaces,
         };

@@ -303,7 +303,7 @@ fn announce(door: Door, stage2: &Config, inputs: &Inputs, sources: usize) {
     let psci = smc::psci_version();
     let poison_switch = smc::poison_switch::is_there();
     log::info!(
-        "event=boot version={} cpus={} door={door} el3={} psci={} acpi={} ghes={sources} pa_bits={} bbm={} ras={} self={:#x}",
+        "event=boot version={} cpus={} door={door} el3={} psci={} acpi={} ghes={sources} pa_bits={} bbm={} ras={} self={:#x} counter_hz={}",
         env!("CARGO_PKG_VERSION"),
         cpu::all().len(),
         yes_no(poison_switch),
@@ -316,6 +316,7 @@ fn announce(door: Door, stage2: &Config, inputs: &Inputs, sources: usize) {
         },
         yes_no(features::get().ras),
         layout::relro_end(),
+        CNTFRQ_EL0.get(),
     );
     if !poison_switch {
         log::info!("event=no-poison-switch why=no-firmware-at-el3-that-can-poison-memory");

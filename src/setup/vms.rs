@@ -372,7 +372,8 @@ fn boot(config: &VmConfig<'_>, grant: &Grant) -> Result<Boot, Error> {
         entry: layout.kernel.start(),
         dtb: layout.dtb.start(),
         ram: config.ram.size(),
-        acpi: (config.firmware == Firmware::Acpi).then(|| guest_acpi::Machine::new(config)),
+        acpi: (config.firmware == Firmware::Acpi)
+            .then(|| guest_acpi::Machine::new(config, &grant.devices)),
     })
 }
 

@@ -113,10 +113,10 @@ impl<P: Platform> Hypervisor<P> {
         };
         vm.reset_errors();
         vm.wake_devices();
-        self.announce(vm, plan.entry);
         // The guest's time begins now.
         let now = self.platform.counter();
         vm.counter_offset.store(now, Ordering::Relaxed);
+        self.announce(vm, plan.entry, now);
         if let Some(first) = vm.vcpus.first()
             && first.turn_on(plan.entry.get(), plan.dtb.get()).is_ok()
         {

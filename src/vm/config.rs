@@ -397,10 +397,6 @@ fn read_vm<'a>(
     {
         return Err(memory.error("as", Why::BadValue));
     }
-    // A namespace without them: a guest with ACPI would not find them.
-    if firmware == Firmware::Acpi && !devices.is_empty() {
-        return Err(section.error("firmware", Why::BadValue));
-    }
     Ok(VmConfig {
         label,
         vcpus,

@@ -25,6 +25,14 @@ impl DeviceKind {
             _ => None,
         }
     }
+
+    /// Its name where ACPI describes it: `_HID`.
+    pub const fn acpi_name(self) -> &'static str {
+        match self {
+            // Linux's `drivers/virtio/virtio_mmio.c`, and QEMU's tables.
+            Self::VirtioMmio => "LNRO0005",
+        }
+    }
 }
 
 /// A device of the machine.

@@ -7,6 +7,7 @@ use super::vcpu::Vcpu;
 use super::vgic::CpuInterface;
 use crate::addr::{Ipa, Vmid};
 use crate::ras::capabilities::Capabilities;
+use crate::ras::journal::Note;
 use crate::ras::loops;
 use crate::ras::pipeline::Ras;
 use crate::ras::triage;
@@ -83,10 +84,10 @@ impl<P: Platform> Hypervisor<P> {
         self.vms.get(usize::from(vmid.get()).checked_sub(1)?)
     }
 
-    /// Says that `vm` is about to run its first instruction.
-    pub(super) fn announce(&self, vm: &Vm<P>, entry: Ipa) {
+    /// Says that `vm` is about to run its first instruction, and how the counter stands when its own begins.
+    pub(super) fn announce(&self, vm: &Vm<P>, entry: Ipa, at: u64) {
         log::info!(
-            "event=vm-start vm={} vcpus={} ram={:#x} entry={entry}",
+            "event=vm-start vm={} vcpus={} ram={:#x} entry={entry} at={at}",
             vm.name,
             vm.vcpus.len(),
             vm.boot.ram,
@@ -168,7 +169,14 @@ impl<P: Platform> Hypervisor<P> {
     /// Tells a guest with ACPI of an error that it need not act on at once.
     pub fn report(&self, vm: &Vm<P>, report: Report) {
         if let Some(effect) = (vm.errors.as_ref()).and_then(|errors| errors.found(report)) {
-            log::info!(target: "ras", "event=reported vm={} source=1 ipa={} severity={}", vm.name, report.ipa, report.severity);
+            let note = Note::Reported {
+                seq: None,
+                vm: vm.vmid,
+                source: 1,
+                severity: Some(report.severity),
+                ipa: report.ipa,
+            };
+            self.ras.say(&note, self);
             vm.signal(&self.platform, effect, None);
         }
     }

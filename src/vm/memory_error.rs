@@ -383,14 +383,18 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             self.hypervisor.report(self.vm, report);
             return true;
         }
-        let (seq, vm) = (event.sequence, &self.vm.name);
         match errors.consumed(report) {
             Ok(()) if !loops::is_worth_a_line(self.vcpu.streak.count()) => {}
-            Ok(()) => {
-                log::info!(target: "ras", "event=reported seq={seq} vm={vm} source=0 ipa={}", report.ipa);
-            }
+            Ok(()) => self.say(&Note::Reported {
+                seq: Some(event.sequence),
+                vm: self.vm.vmid,
+                source: 0,
+                severity: None,
+                ipa: report.ipa,
+            }),
             Err(NotTold::NotYet) => return false,
             Err(why) => {
+                let (seq, vm) = (event.sequence, &self.vm.name);
                 log::warn!("event=error what=guest-record vm={vm} why={why} seq={seq}");
             }
         }

@@ -29,6 +29,10 @@ impl<P: Platform> AddressSpaces for Hypervisor<P> {
         })
     }
 
+    fn counter(&self) -> u64 {
+        self.platform.counter()
+    }
+
     fn rebuild(&self, table: Pa) -> Option<(Vmid, Rebuilt)> {
         let running = self.vms().iter().filter(|vm| !vm.is_stopped());
         running

@@ -69,7 +69,7 @@ pub(crate) fn ensure() -> Result<String> {
 fn is_complete(debian: &Path) -> bool {
     let has = |name: &str| debian.join(name).exists();
     let looked_for = fs::read_to_string(debian.join(LOOKED_FOR));
-    let has_modules = looked_for.is_ok_and(|names| names == module_names());
+    let has_modules = looked_for.is_ok_and(|names| names.trim() == module_names());
     has(KERNEL) && has("busybox") && (has_modules || !has("VERSION"))
 }
 

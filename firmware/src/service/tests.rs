@@ -54,6 +54,10 @@ impl Machine for Fake {
         self.reminders += 1;
     }
 
+    fn counter(&mut self) -> u64 {
+        99
+    }
+
     fn told(&mut self) -> u64 {
         77
     }
@@ -110,6 +114,7 @@ fn state(spsr: u64) -> Interrupted {
         spsr,
         far: 0xffff_0000_1234_5678,
         controls,
+        at: 88,
     }
 }
 
@@ -128,8 +133,8 @@ fn consume(service: &mut Small, fake: &mut Fake, spsr: u64) -> (Entry, String) {
 fn lines_are_answered_as_the_protocol_says() {
     let (mut service, mut fake) = machine();
     let mut say = |line: &str| say(&mut service, &mut fake, line);
-    assert_eq!(say("poison 0x8000001234 3"), "ok poisoned pages=3\n");
-    assert_eq!(say("poison 0x8000002000"), "ok poisoned pages=0\n");
+    assert_eq!(say("poison 0x8000001234 3"), "ok poisoned pages=3 at=99\n");
+    assert_eq!(say("poison 0x8000002000"), "ok poisoned pages=0 at=99\n");
     assert_eq!(
         say("status"),
         "ok poisoned=3 consumed=0 unacked=0 mode=sea record=on cpus=4 tables_free=1 told=77 queued=0 lost=0\n"
@@ -204,7 +209,7 @@ fn a_consumed_page_is_recorded_and_signalled() {
     assert_eq!(
         message,
         "! consumed pa=0x8012345000 cpu=1 el=1 access=read record=written signal=sea \
-         far=0xffff000012345678\n"
+         far=0xffff000012345678 at=88\n"
     );
     assert_eq!(fake.read_u64(ACK), 0xf0, "only the ack bit is cleared");
     assert_eq!(record_in(&fake), Some((Pa::new(0x80_1234_5000), 1)));
@@ -270,7 +275,7 @@ fn while_a_record_waits_the_service_answers_and_the_next_attempt_sees_the_ack() 
     assert_eq!(service.record(page, &mut fake), None);
     assert_eq!(
         say(&mut service, &mut fake, "poison 0x8000000000"),
-        "ok poisoned pages=1\n"
+        "ok poisoned pages=1 at=99\n"
     );
     assert_eq!(service.record(page, &mut fake), None);
     fake.write_u64(ACK, 0xf1);

@@ -1,4 +1,5 @@
-//! Device memory as Linux offers it to programs: `/dev/dax0.0`, or files that are mapped where they are.
+//! Device memory as Linux offers it to programs: `/dev/dax0.0`, or files that are mapped where they are. And,
+//! for what is different there, files of a disk.
 
 use crate::modules;
 use crate::report::report;
@@ -24,23 +25,37 @@ pub(crate) fn device() -> Result<()> {
     Ok(())
 }
 
-/// `fsdax` or `disk`: makes a file system on persistent memory and mounts it, with files that are mapped
-/// where they are, or through the page cache.
-pub(crate) fn file_system(kind: &str) -> Result<()> {
+/// `fsdax`: makes a file system on persistent memory and mounts it, with files that are mapped where they
+/// are.
+pub(crate) fn mapped_files() -> Result<()> {
     modules::load(modules::NVDIMM)?;
     modules::wait_for("pmem0")?;
-    let dax = match kind {
-        "fsdax" => {
-            map_pages()?;
-            Some("dax=always")
-        }
-        _ => None,
+    map_pages()?;
+    file_system("fsdax", "pmem0", Some("dax=always"))
+}
+
+/// `disk`, `disk DEVICE`: makes a file system on a disk, `vda` or another block device, and mounts it. Its
+/// files are mapped through the page cache.
+pub(crate) fn cached_files(device: &str) -> Result<()> {
+    let device = match device {
+        "" => "vda",
+        device => device,
     };
-    make_file_system("/dev/pmem0")?;
+    modules::load(match device {
+        "pmem0" => modules::NVDIMM,
+        _ => modules::VIRTIO_BLOCK,
+    })?;
+    modules::wait_for(device)?;
+    file_system("disk", device, None)
+}
+
+fn file_system(kind: &str, device: &str, options: Option<&str>) -> Result<()> {
+    let device = format!("/dev/{device}");
+    make_file_system(&device)?;
     fs::create_dir_all(MOUNTED)?;
-    let options = dax.map(CString::new).transpose()?;
+    let options = options.map(CString::new).transpose()?;
     mount(
-        "/dev/pmem0",
+        device.as_str(),
         MOUNTED,
         "ext4",
         MountFlags::empty(),

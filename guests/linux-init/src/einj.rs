@@ -4,12 +4,8 @@
 use crate::dax::put;
 use crate::modules;
 use crate::report::report;
-use anyhow::{Context, Result, bail};
-use rustix::mount::{MountFlags, mount};
+use anyhow::{Result, bail};
 use std::fs;
-use std::path::Path;
-
-const DEBUGFS: &str = "/sys/kernel/debug";
 
 /// `einj TYPE ADDRESS [latent]`: an error of this type (8 corrected, 0x10 uncorrected) in the page at this
 /// guest-physical address. A latent one waits until somebody consumes it.
@@ -21,11 +17,7 @@ pub(crate) fn inject(words: &str) -> Result<()> {
         _ => bail!("bad-argument"),
     };
     modules::load(modules::EINJ)?;
-    let einj = format!("{DEBUGFS}/apei/einj");
-    if !Path::new(&einj).exists() {
-        let none = MountFlags::empty();
-        mount("debugfs", DEBUGFS, "debugfs", none, None).context("debugfs")?;
-    }
+    let einj = "/sys/kernel/debug/apei/einj";
     let available = fs::read_to_string(format!("{einj}/available_error_type"))?;
     for (file, value) in [
         ("error_type", kind),

@@ -15,6 +15,7 @@ mod memory;
 mod modules;
 mod power;
 mod report;
+mod stress;
 mod system;
 mod victim;
 
@@ -22,26 +23,35 @@ use anyhow::{Result, bail};
 use report::{report, report_error};
 use std::io::{BufRead, stdin};
 use std::process::Command;
+use stress::Workers;
 use victim::Victims;
 
 fn main() {
     victim::run_if_victim();
-    let mut victims = Victims::default();
+    stress::run_if_worker();
+    let mut tasks = Tasks::default();
     if let Err(error) = system::mount_all() {
         report_error("mount", &error);
     }
     report_init();
     for word in std::env::args().skip(1) {
-        obey(&word, &mut victims);
+        obey(&word, &mut tasks);
     }
     loop {
         let mut line = String::new();
         match stdin().lock().read_line(&mut line) {
-            Ok(1..) => obey(line.trim(), &mut victims),
+            Ok(1..) => obey(line.trim(), &mut tasks),
             // A console that is hung up comes back, if at all, in its own time.
             _ => std::thread::sleep(std::time::Duration::from_millis(100)),
         }
     }
+}
+
+/// Processes that were started.
+#[derive(Default)]
+struct Tasks {
+    victims: Victims,
+    workers: Workers,
 }
 
 fn report_init() {
@@ -54,21 +64,25 @@ fn report_init() {
 }
 
 /// Carries out one line and reports what came of it.
-fn obey(line: &str, victims: &mut Victims) {
+fn obey(line: &str, tasks: &mut Tasks) {
+    let Tasks { victims, workers } = tasks;
     let (word, rest) = line.split_once([' ', '=']).unwrap_or((line, ""));
     let done = match word {
         "" => Ok(()),
         "check" => check::check(),
         "dax" => dax::device(),
-        "fsdax" | "disk" => dax::file_system(word),
+        "fsdax" => dax::mapped_files(),
+        "disk" => dax::cached_files(rest),
         "einj" => einj::inject(rest),
         "losses" => losses::losses(),
         "memory" => memory::memory(rest),
         "victim" => victims.start(rest),
-        "touch" | "store" | "call" | "send" | "loop" | "where" | "verify" => {
+        "touch" | "store" | "change" | "call" | "send" | "loop" | "where" | "verify" | "sync" => {
             victims.command(word, rest)
         }
-        "busy" => victims.busy(rest),
+        "busy" => victims.busy(),
+        "rest" => victims.rest(),
+        "stress" => workers.command(rest),
         "patrol" => check::patrol(rest),
         "disk-write" => disk::write(rest),
         "disk-read" => disk::read(rest),

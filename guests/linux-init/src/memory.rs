@@ -19,8 +19,15 @@ pub(crate) fn memory(address: &str) -> Result<()> {
 
 /// Whether it lies in one of /proc/iomem's `System RAM`.
 fn is_ram(resources: &str, address: u64) -> bool {
-    let mut ranges = resources.lines().filter_map(range);
-    ranges.any(|(first, last, name)| name == "System RAM" && (first..=last).contains(&address))
+    ram(resources).any(|(first, last)| (first..=last).contains(&address))
+}
+
+/// The first and the last byte of each `System RAM` of /proc/iomem.
+pub(crate) fn ram(resources: &str) -> impl Iterator<Item = (u64, u64)> {
+    let ranges = resources.lines().filter_map(range);
+    ranges
+        .filter(|(_, _, name)| *name == "System RAM")
+        .map(|(first, last, _)| (first, last))
 }
 
 /// `  40000000-7fffffff : System RAM`

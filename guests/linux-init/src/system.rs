@@ -9,6 +9,7 @@ pub(crate) fn mount_all() -> Result<()> {
     for (kind, target) in [
         ("proc", "/proc"),
         ("sysfs", "/sys"),
+        ("debugfs", "/sys/kernel/debug"),
         ("devtmpfs", "/dev"),
         ("tmpfs", "/tmp"),
     ] {

@@ -14,6 +14,7 @@ mod process;
 use crate::report::report;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -81,13 +82,24 @@ impl Victims {
         self.answer(command, name)
     }
 
-    /// `busy SECONDS`: all victims verify their memory at once, again and again.
-    pub(crate) fn busy(&mut self, seconds: &str) -> Result<()> {
+    /// `busy`: all victims read their memory at once, again and again, until it is enough.
+    pub(crate) fn busy(&mut self) -> Result<()> {
         for victim in self.0.values_mut() {
-            let _ = writeln!(victim.commands, "busy {seconds}");
+            let _ = writeln!(victim.commands, "busy");
         }
+        report(&format!("event=busy victims={}", self.0.len()));
+        Ok(())
+    }
+
+    /// `rest`: it is. Each reports what it found, and what it finds when it begins once more after this.
+    pub(crate) fn rest(&mut self) -> Result<()> {
+        File::create(process::ENOUGH)?;
         let names: Vec<String> = self.0.keys().cloned().collect();
-        names.iter().try_for_each(|name| self.answer("busy", name))
+        let answered = names.iter().try_for_each(|name| self.answer("busy", name));
+        std::fs::remove_file(process::ENOUGH)?;
+        answered?;
+        report(&format!("event=rest victims={}", names.len()));
+        Ok(())
     }
 
     /// Passes on the one line that a victim answers with. One that answers nothing is gone.

@@ -32,6 +32,10 @@ impl AddressSpaces for Named {
         "probe"
     }
 
+    fn counter(&self) -> u64 {
+        0
+    }
+
     fn give_up(&self, _: Vmid, _: &dyn fmt::Display) -> bool {
         false
     }
@@ -61,12 +65,12 @@ fn said(journal: &Journal) -> Vec<String> {
 #[test]
 fn nothing_is_taken_until_somebody_sees_to_its_being_said() {
     let journal = Journal::new();
-    assert!(!journal.note(&known(1), None));
+    assert!(!journal.note(&known(1), 5, None));
     assert!(!journal.is_waiting());
     journal.defer();
-    assert!(journal.note(&known(1), None));
+    assert!(journal.note(&known(1), 6, None));
     assert!(journal.is_waiting());
-    assert_eq!(said(&journal), ["event=known seq=1 pa=0x4000"]);
+    assert_eq!(said(&journal), ["event=known seq=1 pa=0x4000 at=6"]);
     assert!(!journal.is_waiting());
 }
 
@@ -74,23 +78,23 @@ fn nothing_is_taken_until_somebody_sees_to_its_being_said() {
 fn a_full_journal_refuses_and_keeps_what_it_has() {
     let journal = deferring();
     for seq in 0..CAPACITY as u64 {
-        assert!(journal.note(&known(seq), None));
+        assert!(journal.note(&known(seq), seq, None));
     }
-    assert!(!journal.note(&known(999), None));
+    assert!(!journal.note(&known(999), 0, None));
     let lines = said(&journal);
     assert_eq!(lines.len(), CAPACITY);
-    assert_eq!(lines[CAPACITY - 1], "event=known seq=63 pa=0x4000");
-    assert!(journal.note(&known(64), None));
+    assert_eq!(lines[CAPACITY - 1], "event=known seq=63 pa=0x4000 at=63");
+    assert!(journal.note(&known(64), 0, None));
 }
 
 #[test]
 fn who_adds_without_end_does_not_keep_the_one_who_says() {
     let journal = deferring();
-    journal.note(&known(0), None);
+    journal.note(&known(0), 0, None);
     let mut count = 0;
     journal.drain(&Named, |_| {
         count += 1;
-        journal.note(&known(count), None);
+        journal.note(&known(count), count, None);
     });
     assert_eq!(count, CAPACITY as u64);
 }
@@ -119,6 +123,13 @@ fn lines_read_as_in_the_protocol() {
         el: 1,
         access: Attempt::Walk,
     };
+    let reported = |seq, source, severity| Note::Reported {
+        seq,
+        vm: vm(),
+        source,
+        severity,
+        ipa,
+    };
     for note in [
         contained(1 << 30),
         contained(2 << 20),
@@ -146,12 +157,14 @@ fn lines_read_as_in_the_protocol() {
             ipa,
             count: 3,
         },
+        reported(Some(seq), 0, None),
+        reported(None, 1, Some(Severity::Recoverable)),
     ] {
-        assert!(journal.note(&note, None));
+        assert!(journal.note(&note, 77, None));
     }
     let contained = |block: &str| {
         std::format!(
-            "event=contained seq=7 pa=0x5000 vm=probe ipa=0x1000005000 block={block} tables=2 reserve=510"
+            "event=contained seq=7 pa=0x5000 vm=probe ipa=0x1000005000 block={block} tables=2 reserve=510 at=77"
         )
     };
     let blocks: Vec<String> = ["1g", "2m", "4k", "512g"].map(contained).into();
@@ -160,11 +173,13 @@ fn lines_read_as_in_the_protocol() {
     assert_eq!(
         lines[4..],
         [
-            "event=resolved seq=7 pa=0x5000 ipa=0x1000005000 vm=probe by=cper",
-            "event=vsea seq=7 vm=probe vcpu=1 ipa=0x1000005000 far=0xf000 esr=0x96000010 el=1 access=walk",
-            "event=vsea seq=7 vm=probe vcpu=1 far=0xf000 esr=0x96000010 el=1 access=walk",
-            "event=vserror seq=7 vm=probe vcpu=1 vsesr=0x30",
-            "event=touched seq=7 vm=probe vcpu=1 ipa=0x1000005000 count=3",
+            "event=resolved seq=7 pa=0x5000 ipa=0x1000005000 vm=probe by=cper at=77",
+            "event=vsea seq=7 vm=probe vcpu=1 ipa=0x1000005000 far=0xf000 esr=0x96000010 el=1 access=walk at=77",
+            "event=vsea seq=7 vm=probe vcpu=1 far=0xf000 esr=0x96000010 el=1 access=walk at=77",
+            "event=vserror seq=7 vm=probe vcpu=1 vsesr=0x30 at=77",
+            "event=touched seq=7 vm=probe vcpu=1 ipa=0x1000005000 count=3 at=77",
+            "event=reported seq=7 vm=probe source=0 ipa=0x1000005000 at=77",
+            "event=reported vm=probe source=1 severity=recoverable ipa=0x1000005000 at=77",
         ]
     );
 }
@@ -189,11 +204,11 @@ fn a_section_is_said_as_it_was_when_it_was_noted() {
     let section = StatusBlock::parse(&block).unwrap().sections().next();
     let section = section.unwrap().unwrap();
     let at_once = section.line().to_string();
-    assert!(journal.note(&Note::Detected(event), Some(&section)));
+    assert!(journal.note(&Note::Detected(event), 9, Some(&section)));
     // The block is firmware's again, and another record is in it.
     block.fill(0xff);
     let line = std::format!(
-        "event=detected seq=3 via=sea cpu=0 vcpu=0 el=1 access=walk vm=probe {at_once}"
+        "event=detected seq=3 via=sea cpu=0 vcpu=0 el=1 access=walk vm=probe {at_once} at=9"
     );
     assert!(at_once.contains("pa=0x12345000"), "{at_once}");
     assert_eq!(said(&journal), [line]);
@@ -203,8 +218,8 @@ fn a_section_is_said_as_it_was_when_it_was_noted() {
 fn a_section_that_is_too_long_is_refused_rather_than_cut() {
     let journal = deferring();
     let bytes = [0_u8; MAX_SECTION + 1];
-    assert!(!journal.ring.lock().push(&known(1), &bytes));
-    assert!(journal.ring.lock().push(&known(2), &bytes[1..]));
+    assert!(!journal.ring.lock().push(&known(1), 0, &bytes));
+    assert!(journal.ring.lock().push(&known(2), 0, &bytes[1..]));
 }
 
 proptest! {
@@ -219,8 +234,8 @@ proptest! {
         for count in rounds {
             let mut taken = Vec::new();
             for _ in 0..count {
-                if journal.note(&known(next), None) {
-                    taken.push(std::format!("event=known seq={next} pa=0x4000"));
+                if journal.note(&known(next), next, None) {
+                    taken.push(std::format!("event=known seq={next} pa=0x4000 at={next}"));
                 }
                 next += 1;
             }

@@ -277,6 +277,10 @@ impl AddressSpaces for Notes {
         "vm"
     }
 
+    fn counter(&self) -> u64 {
+        0
+    }
+
     fn lost(&self, _: Vmid, _: Ipa, _: &ErrorEvent) {}
 
     fn give_up(&self, vm: Vmid, _: &dyn fmt::Display) -> bool {
@@ -621,13 +625,14 @@ fn an_event_is_of_its_vm_by_name() {
     let event = occasion.event(7, Severity::Recoverable, None);
     let line = Line {
         note: &Note::NoRecord(event),
+        at: 5,
         section: None,
         spaces: &bench.spaces,
     };
     let text: String = std::format!("{line}");
     assert_eq!(
         text,
-        "event=no-record seq=7 via=sea cpu=2 vcpu=0 el=0 vm=vm"
+        "event=no-record seq=7 via=sea cpu=2 vcpu=0 el=0 vm=vm at=5"
     );
 }
 

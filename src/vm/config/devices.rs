@@ -76,6 +76,13 @@ pub struct Given {
     pub wires: Vec<Wire>,
 }
 
+impl Given {
+    /// What it is.
+    pub fn kind(&self) -> Option<DeviceKind> {
+        kind(&self.host)
+    }
+}
+
 /// All that a VM is given with its devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Grant {

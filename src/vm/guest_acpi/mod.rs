@@ -29,7 +29,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::boot::{Contents, Image};
-use super::config::{Appearance, IpaRange, VmConfig};
+use super::config::{Appearance, Given, IpaRange, VmConfig};
 use alloc::string::String;
 use place::Places;
 
@@ -90,11 +90,13 @@ pub struct Machine {
     special: Vec<IpaRange>,
     /// Persistent memory.
     persistent: Vec<IpaRange>,
+    /// Devices of the machine that it is given.
+    devices: Vec<Given>,
 }
 
 impl Machine {
-    /// The one that `vm` describes.
-    pub fn new(vm: &VmConfig<'_>) -> Self {
+    /// The one that `vm` describes, with the devices that it was given.
+    pub fn new(vm: &VmConfig<'_>, devices: &[Given]) -> Self {
         let shown_as = |appearance| {
             let shown = vm.device_memory.iter();
             let shown = shown.filter(move |memory| memory.appearance == appearance);
@@ -108,6 +110,7 @@ impl Machine {
             area: vm.layout.dtb,
             special: shown_as(Appearance::Dax),
             persistent: shown_as(Appearance::Pmem),
+            devices: devices.to_vec(),
         }
     }
 

@@ -1,12 +1,14 @@
 use super::*;
-use crate::addr::{Ipa, PAGE_SIZE, Pa};
+use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange};
 use crate::platform::acpi::{CheckedTables, PhysicalBytes};
 use crate::platform::dt;
 use crate::platform::fdt::CheckedFdt;
+use crate::platform::machine::{HostDevice, HostInterrupt};
 use crate::ras::hest::{Hest, Notification, Source};
 use crate::vm::bad_memory;
 use crate::vm::config::ERROR_DEVICE;
 use crate::vm::config::tests::{Tree, read};
+use crate::vm::vgic::Wire;
 use proptest::prelude::*;
 
 /// The guest's RAM as the files leave it.
@@ -54,7 +56,7 @@ fn described(vcpus: u32, lost: &[IpaRange]) -> Ram {
     let mut tree = Tree::full();
     tree.set("vcpus", &vcpus.to_be_bytes());
     let bundle = tree.bundle();
-    let machine = Machine::new(&read(&bundle).unwrap()[0]);
+    let machine = Machine::new(&read(&bundle).unwrap()[0], &[]);
     let lost = bad_memory::runs(lost.iter().copied());
     Ram(machine.describe(&lost).unwrap().into())
 }
@@ -225,11 +227,53 @@ fn the_description_keeps_off_what_is_lost() {
     let (start, _) = (usual.0[0].place.start(), ());
     let all = IpaRange::new(start, 2 << 20).unwrap();
     let bundle = Tree::full().bundle();
-    let machine = Machine::new(&read(&bundle).unwrap()[0]);
+    let machine = Machine::new(&read(&bundle).unwrap()[0], &[]);
     assert_eq!(
         machine.describe(&[all]).unwrap_err(),
         GuestAcpiError::NoMemory
     );
+}
+
+/// As ACPI 6.5 has the descriptors (6.4.3.5.1, QWord Address Space; 6.4.3.6, Extended Interrupt).
+#[test]
+fn a_device_of_the_machine_is_where_it_is_with_the_interrupt_that_it_has_here() {
+    let (start, size) = (0x80_0a00_0600_u64, 0x200);
+    let given = |coherent, edge| Given {
+        host: HostDevice {
+            path: "/virtio_mmio@800a000600".into(),
+            compatible: ["virtio,mmio".into()].into(),
+            registers: [PaRange::new(Pa::new(start), size).unwrap()].into(),
+            interrupts: [HostInterrupt { intid: 51, edge }].into(),
+            coherent,
+        },
+        wires: [Wire {
+            virtual_: 48,
+            physical: 51,
+        }]
+        .into(),
+    };
+    let bundle = Tree::full().bundle();
+    let vm = &read(&bundle).unwrap()[0];
+    let machine = Machine::new(vm, &[given(true, true), given(false, false)]);
+    let ram = Ram(machine.describe(&[]).unwrap().into());
+    let fadt = ram.table(rsdp(&ram), b"FACP");
+    let dsdt = u64::from_le_bytes(fadt[140..148].try_into().unwrap());
+    let dsdt = ram.bytes(dsdt, ram.u32(dsdt + 4) as usize);
+    let count = |piece: &[u8]| dsdt.windows(piece.len()).filter(|it| *it == piece).count();
+
+    let mut memory: Vec<u8> = [0x8a, 43, 0, 0, 0xc, 1].into();
+    for field in [0, start, start + size - 1, 0, size] {
+        memory.extend(field.to_le_bytes());
+    }
+    assert_eq!(count(&memory), 2);
+    for (name, coherent, flags) in [("D000", 1, 3), ("D001", 0, 1)] {
+        assert_eq!(count(name.as_bytes()), 1);
+        // Name (_CCA, One) or Name (_CCA, Zero).
+        assert_eq!(count(&[b"\x08_CCA", &[coherent][..]].concat()), 1);
+        let interrupt = [0x89, 6, 0, flags, 1, 48, 0, 0, 0];
+        assert_eq!(count(&interrupt), 1);
+    }
+    assert_eq!(count(b"\x08_HID\x0dLNRO0005\0"), 2);
 }
 
 #[test]
@@ -239,7 +283,7 @@ fn a_description_that_does_not_fit_is_refused() {
     let long = "x".repeat(2 << 20);
     vm.bootargs = Some(&long);
     assert!(matches!(
-        Machine::new(&vm).describe(&[]),
+        Machine::new(&vm, &[]).describe(&[]),
         Err(GuestAcpiError::TooBig { what: "dtb", .. })
     ));
 }

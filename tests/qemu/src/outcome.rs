@@ -86,8 +86,8 @@ pub struct Outcome {
     pub result: Result<Vec<(String, String)>, Failure>,
     /// Everything that was seen.
     pub seen: Vec<Seen>,
-    /// When the first `poison` command was sent, since QEMU's start.
-    pub strike: Option<Duration>,
+    /// QEMU counted time in instructions.
+    pub counted: bool,
     /// How long it took in all.
     pub elapsed: Duration,
     /// What pages were picked with.

@@ -3,11 +3,14 @@
 //! Every number here is taken from a line that the run has seen. Where a line is missing its row
 //! is missing too; nothing is filled in.
 
+mod table;
+mod timeline;
+
 use crate::line::Line;
 use crate::machine::Port;
 use crate::outcome::{Outcome, Seen};
 use std::fmt::Write;
-use std::time::Duration;
+use table::Table;
 
 /// How many lines of the console a failure shows.
 const TAIL: usize = 20;
@@ -95,6 +98,7 @@ pub fn failure(outcome: &Outcome, step: Option<&str>) -> String {
 pub fn containment(outcome: &Outcome) -> Option<String> {
     let story = Story {
         seen: &outcome.seen,
+        counted: outcome.counted,
     };
     let contained = story.ras("contained")?;
     let mut table = Table::default();
@@ -102,13 +106,14 @@ pub fn containment(outcome: &Outcome) -> Option<String> {
     story.losses(&mut table);
     story.strike(&contained.line, &mut table);
     story.record(&mut table);
-    story.timeline(outcome.strike, &mut table);
+    timeline::show(&story, &mut table);
     Some(table.to_text(&outcome.name))
 }
 
 /// Finds the lines of one containment.
 struct Story<'a> {
     seen: &'a [Seen],
+    counted: bool,
 }
 
 impl<'a> Story<'a> {
@@ -202,42 +207,15 @@ impl<'a> Story<'a> {
 
     fn record(&self, table: &mut Table) {
         if let Some(detected) = self.ras("detected") {
-            let noise = ["event", "seq", "vm", "vcpu", "el", "access", "cpu", "via"];
+            let noise = [
+                "event", "seq", "vm", "vcpu", "el", "access", "cpu", "via", "at",
+            ];
             table.row(
                 "CPER record",
                 pairs(&detected.line, |key| !noise.contains(&key)),
             );
         }
         table.rule();
-    }
-
-    fn timeline(&self, strike: Option<Duration>, table: &mut Table) {
-        let Some(strike) = strike else { return };
-        let mut entry = |seen: Option<&Seen>, name: &str, keys: &[&str]| {
-            let Some(seen) = seen else { return };
-            let at = (seen.at.as_secs_f64() - strike.as_secs_f64()) * 1e3;
-            let what = pairs(&seen.line, |key| keys.contains(&key));
-            table.row(&format!("{at:+.1} ms"), format!("{name:<10} {what}"));
-        };
-        let consumed = |line: &Line| line.text.starts_with("! consumed");
-        entry(
-            self.first(|line| line.text.starts_with("ok poisoned")),
-            "poisoned",
-            &["pages"],
-        );
-        entry(
-            self.first(consumed),
-            "consumed",
-            &["pa", "cpu", "el", "access", "signal"],
-        );
-        entry(self.ras("detected"), "detected", &["via", "severity"]);
-        entry(self.ras("contained"), "contained", &["block", "tables"]);
-        entry(self.ras("vsea"), "vSEA", &["vm", "vcpu", "ipa"]);
-        entry(
-            self.first(|line| line.is_guest("sea")),
-            "guest",
-            &["vcpu", "far", "esr"],
-        );
     }
 }
 
@@ -277,92 +255,12 @@ fn grouped(number: u64) -> String {
     text
 }
 
-/// The widest a table may be, frame included.
-const WIDTH: usize = 100;
-
-/// Two columns in groups. `None` stands for a rule between groups.
-#[derive(Default)]
-struct Table {
-    rows: Vec<Option<(String, String)>>,
-}
-
-impl Table {
-    fn row(&mut self, label: &str, value: impl Into<String>) {
-        self.rows.push(Some((label.to_owned(), value.into())));
-    }
-
-    fn rule(&mut self) {
-        if self.rows.last().is_some_and(Option::is_some) {
-            self.rows.push(None);
-        }
-    }
-
-    fn to_text(&self, title: &str) -> String {
-        let cells = || self.rows.iter().flatten();
-        let left = cells()
-            .map(|(label, _)| label.chars().count())
-            .max()
-            .unwrap_or(0);
-        // Frame and blanks take seven columns.
-        let most = WIDTH - 7 - left;
-        let right = cells()
-            .map(|(_, value)| value.chars().count())
-            .max()
-            .unwrap_or(0);
-        let right = right.max(title.chars().count()).min(most);
-        let bar = |a, b, c| {
-            format!(
-                "{a}{}{b}{}{c}\n",
-                "─".repeat(left + 2),
-                "─".repeat(right + 2)
-            )
-        };
-        let mut text = bar('┌', '┬', '┐');
-        let _ = writeln!(text, "│ {:<left$} │ {title:<right$} │", "");
-        text += &bar('├', '┼', '┤');
-        let rows = match self.rows.split_last() {
-            Some((None, rows)) => rows,
-            _ => &self.rows,
-        };
-        for row in rows {
-            let Some((label, value)) = row else {
-                text += &bar('├', '┼', '┤');
-                continue;
-            };
-            let mut label = label.as_str();
-            for part in wrap(value, right) {
-                let _ = writeln!(text, "│ {label:<left$} │ {part:<right$} │");
-                label = "";
-            }
-        }
-        text + &bar('└', '┴', '┘')
-    }
-}
-
-/// Breaks a text at blanks into parts of at most `width` characters, and a word that is longer
-/// within itself.
-fn wrap(text: &str, width: usize) -> Vec<String> {
-    let length = |text: &str| text.trim_end().chars().count();
-    let mut parts = Vec::new();
-    let mut part = String::new();
-    for word in text.split_inclusive(' ') {
-        if !part.is_empty() && part.chars().count() + length(word) > width {
-            parts.push(std::mem::take(&mut part).trim_end().to_owned());
-        }
-        part.push_str(word);
-        while width > 0 && length(&part) > width {
-            parts.push(part.chars().take(width).collect());
-            part = part.chars().skip(width).collect();
-        }
-    }
-    parts.push(part.trim_end().to_owned());
-    parts
-}
-
 #[cfg(test)]
 mod tests {
+    use super::table::WIDTH;
     use super::*;
     use crate::outcome::{Failure, Reason};
+    use std::time::Duration;
 
     fn outcome(lines: &[&str], result: Result<Vec<(String, String)>, Failure>) -> Outcome {
         let seen = lines.iter().zip(1_u64..).map(|(text, at)| {
@@ -379,7 +277,7 @@ mod tests {
             name: "one-page".into(),
             result,
             seen: seen.collect(),
-            strike: Some(Duration::from_millis(2)),
+            counted: true,
             elapsed: Duration::from_millis(4200),
             seed: 1,
             logs: "target/runs/one-page".into(),
@@ -390,11 +288,11 @@ mod tests {
         "cordon: event=stage2 vm=probe when=start 1g=2 2m=32 4k=0 hole=0 tables=3 reserve=64",
         "cordon: event=leaves vm=probe when=start region=1 kind=bar ipa=0x1000000000 1g=2 2m=0 4k=0 hole=0",
         "cordon: event=leaves vm=probe when=start region=0 kind=ram ipa=0x40000000 1g=0 2m=32 4k=0 hole=0",
-        "ok poisoned pages=1",
-        "! consumed pa=0x8012345000 cpu=1 el=1 access=read record=written signal=sea far=0x1",
-        "ras: event=detected seq=1 via=sea cpu=1 pa=0x8012345000 severity=recoverable section=mem",
-        "ras: event=contained seq=1 pa=0x8012345000 vm=probe ipa=0x1012345000 block=1g tables=2",
-        "ras: event=vsea seq=1 vm=probe vcpu=1 ipa=0x1012345000 far=0x1012345040 esr=0x96000010",
+        "ok poisoned pages=1 at=5000",
+        "! consumed pa=0x8012345000 cpu=1 el=1 access=read record=written signal=sea far=0x1 at=905000",
+        "ras: event=detected seq=1 via=sea cpu=1 pa=0x8012345000 severity=recoverable section=mem at=905400",
+        "ras: event=contained seq=1 pa=0x8012345000 vm=probe ipa=0x1012345000 block=1g tables=2 at=906600",
+        "ras: event=vsea seq=1 vm=probe vcpu=1 ipa=0x1012345000 far=0x1012345040 esr=0x96000010 at=907000",
         "probe| guest: event=sweep pages=524288 lost=1 wrong=0",
         "cordon: event=stage2 vm=probe when=stop 1g=1 2m=543 4k=511 hole=1 tables=5 reserve=62",
         "cordon: event=leaves vm=probe when=stop region=1 kind=bar ipa=0x1000000000 1g=1 2m=511 4k=511 hole=1",
@@ -413,10 +311,46 @@ mod tests {
             "│ PA               │ 0x8012345000 ",
             "│ IPA              │ 0x1012345000 ",
             "│ CPER record      │ pa=0x8012345000 severity=recoverable section=mem ",
-            "│ +5.0 ms          │ contained  block=1g tables=2 ",
         ] {
             assert!(text.contains(row), "{row}\n{text}");
         }
+    }
+
+    /// A program's stamp is of its VM's own counter, which has begun again when the VM was reset.
+    #[test]
+    fn the_timeline_has_one_scale_for_the_machine_and_its_guests() {
+        let mut run = RUN.to_vec();
+        run.insert(0, "cordon: event=boot version=0 counter_hz=1000000000");
+        run.insert(1, "cordon: event=vm-start vm=other vcpus=1 at=3");
+        run.insert(2, "cordon: event=vm-start vm=probe vcpus=2 at=20");
+        run.insert(3, "cordon: event=vm-start vm=probe vcpus=2 at=4000");
+        run.insert(
+            10,
+            "probe| guest: event=touch name=a result=sigbus code=4 addr=0x7000 lsb=12 at=904000",
+        );
+        let mut seen = outcome(&run, Ok(Vec::new()));
+        let text = containment(&seen).expect("a containment");
+        for row in [
+            "│ instructions     │ since the strike",
+            "│ 0                │            strike         ok poisoned pages=1 at=5000 ",
+            "│ +900,000         │  +900,000  consumption    ! consumed pa=0x8012345000 cpu=1 el=1 ",
+            "│ +901,600         │    +1,200  split          ras: event=contained block=1g tables=2 at=906600",
+            "│ +903,000         │    +1,000  signal         probe| guest: event=touch result=sigbus code=4",
+        ] {
+            assert!(text.contains(row), "{row}\n{text}");
+        }
+        // Where QEMU does not count, the counter is a clock.
+        seen.counted = false;
+        let text = containment(&seen).expect("a containment");
+        assert!(text.contains("│ microseconds     │ since"), "{text}");
+        assert!(
+            text.contains("│ +901             │        +1  split "),
+            "{text}"
+        );
+        // A counter of which nobody has said how fast it is gives no figures.
+        seen.seen.remove(0);
+        let text = containment(&seen).expect("a containment");
+        assert!(!text.contains("since the strike"), "{text}");
     }
 
     #[test]

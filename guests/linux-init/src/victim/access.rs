@@ -20,12 +20,15 @@ pub(super) struct BusError {
     pub(super) address: u64,
     /// `si_addr_lsb`: the least significant bit of the address that means something.
     pub(super) lsb: i32,
+    /// CNTVCT_EL0 in the handler.
+    pub(super) at: u64,
 }
 
 static SIGNALS: AtomicU64 = AtomicU64::new(0);
 static CODE: AtomicI32 = AtomicI32::new(0);
 static ADDRESS: AtomicU64 = AtomicU64::new(0);
 static LSB: AtomicI32 = AtomicI32::new(0);
+static AT: AtomicU64 = AtomicU64::new(0);
 
 /// `siginfo_t` of a fault, as far as it is read here (Linux `include/uapi/asm-generic/siginfo.h`).
 #[repr(C)]
@@ -51,6 +54,7 @@ pub(super) fn prepare() -> Result<()> {
 }
 
 extern "C" fn on_bus_error(_: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    AT.store(counter(), SeqCst);
     // SAFETY: the kernel passes a siginfo_t, whose first fields for a fault are these.
     let fault = unsafe { &*info.cast::<Fault>() };
     CODE.store(fault.code, SeqCst);
@@ -78,6 +82,18 @@ fn step_over(context: *mut libc::c_void, address: u64) {
 #[cfg(not(target_arch = "aarch64"))]
 fn step_over(_: *mut libc::c_void, _: u64) {
     std::process::abort();
+}
+
+/// The counter of this VM. Linux lets programs read it.
+fn counter() -> u64 {
+    #[cfg_attr(not(target_arch = "aarch64"), expect(unused_mut, reason = "no asm"))]
+    let mut ticks: u64 = 0;
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: the register is read and nothing else is touched; the barrier keeps it from being read early.
+    unsafe {
+        std::arch::asm!("isb", "mrs {ticks}, cntvct_el0", ticks = inout(reg) ticks, options(nostack))
+    };
+    ticks
 }
 
 /// Loads the word at `address`.
@@ -139,6 +155,7 @@ fn attempt<T>(access: impl FnOnce() -> T) -> std::result::Result<T, BusError> {
         code: CODE.load(SeqCst),
         address: ADDRESS.load(SeqCst),
         lsb: LSB.load(SeqCst),
+        at: AT.load(SeqCst),
     })
 }
 

@@ -3,9 +3,13 @@
 use super::access::{self, BusError};
 use super::map::{self, Memory, PAGE};
 use anyhow::{Context, Result, bail};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{Write, stdin, stdout};
-use std::time::{Duration, Instant};
+use std::path::Path;
+
+/// While there is this file, it is enough.
+pub(super) const ENOUGH: &str = "/tmp/enough";
 
 /// `RET`, twice: a word of code.
 const CODE: u64 = 0xd65f_03c0_d65f_03c0;
@@ -16,12 +20,19 @@ pub(super) fn run(words: &[String]) -> Result<()> {
         bail!("missing-argument");
     };
     access::prepare()?;
-    let memory = map::map(kind, parse_size(size)?)?;
+    let (kind, as_it_is) = match kind.strip_prefix('=') {
+        Some(kind) => (kind, true),
+        None => (kind.as_str(), false),
+    };
     let victim = Victim {
-        memory,
+        memory: map::map(kind, parse_size(size)?)?,
         is_code: kind == "code",
     };
-    say(&victim.fill()?)?;
+    let lost = if as_it_is { 0 } else { victim.fill() };
+    if kind == "pages" {
+        map::split_huge_pages(&victim.memory)?;
+    }
+    say(&victim.describe(lost)?)?;
     for line in stdin().lines() {
         let answer = victim.obey(line?.trim());
         say(&answer.unwrap_or_else(|error| format!("error {error:#}")))?;
@@ -78,8 +89,8 @@ impl Victim {
         self.memory.start + offset as u64
     }
 
-    /// Writes the first word of each 64 bytes. Reports what the memory is.
-    fn fill(&self) -> Result<String> {
+    /// Writes the first word of each 64 bytes. Returns how many pages were lost.
+    fn fill(&self) -> usize {
         let mut lost = 0;
         for page in (0..self.memory.size).step_by(PAGE) {
             let filled = (page..page + PAGE)
@@ -87,7 +98,13 @@ impl Victim {
                 .try_for_each(|at| access::store(self.address(at), self.value(at)));
             lost += usize::from(filled.is_err());
         }
+        lost
+    }
+
+    /// What the memory is. Reads its first word, so that there is a page behind it.
+    fn describe(&self, lost: usize) -> Result<String> {
         let (start, size) = (self.memory.start, self.memory.size);
+        let _ = access::load(start);
         let ipa = map::physical(start)?;
         let huge = map::huge_kib()?;
         Ok(format!(
@@ -100,13 +117,15 @@ impl Victim {
         let (command, argument) = line.split_once(' ').unwrap_or((line, ""));
         match command {
             "touch" => self.touch(number(argument)? as usize),
-            "store" => self.store(number(argument)? as usize),
+            "store" => self.store(number(argument)? as usize, |value| value),
+            "change" => self.store(number(argument)? as usize, |value| !value),
+            "sync" => self.sync(),
             "call" => self.call(number(argument)? as usize),
             "send" => self.send(number(argument)? as usize),
             "loop" => self.touch_again(argument),
             "where" => self.find(number(argument)? as usize),
-            "verify" => Ok(self.verify()),
-            "busy" => self.verify_for(argument),
+            "verify" => Ok(self.verify(&mut BTreeSet::new())),
+            "busy" => Ok(self.keep_verifying()),
             _ => bail!("unknown-command"),
         }
     }
@@ -127,9 +146,19 @@ impl Victim {
         })
     }
 
-    fn store(&self, offset: usize) -> Result<String> {
-        let stored = access::store(self.checked(offset)?, self.value(offset));
+    /// Stores what belongs there, or what `change` makes of it.
+    fn store(&self, offset: usize, change: impl Fn(u64) -> u64) -> Result<String> {
+        let stored = access::store(self.checked(offset)?, change(self.value(offset)));
         Ok(stored.map_or_else(|error| error.to_string(), |()| "result=ok".to_owned()))
+    }
+
+    /// Has the file written to its disk, and says what the kernel says of that.
+    fn sync(&self) -> Result<String> {
+        let file = self.memory.file.as_ref().context("no-file")?;
+        Ok(match file.sync_all() {
+            Ok(()) => "result=ok".to_owned(),
+            Err(error) => format!("result=error errno={}", error.raw_os_error().unwrap_or(0)),
+        })
     }
 
     fn call(&self, offset: usize) -> Result<String> {
@@ -167,44 +196,53 @@ impl Victim {
         Ok(line)
     }
 
-    /// `SECONDS`: verifies again and again. Reports what it found the last time.
-    fn verify_for(&self, seconds: &str) -> Result<String> {
-        let (begun, end) = (Instant::now(), Duration::from_secs(number(seconds)?));
-        let mut rounds = 0_u64;
+    /// Verifies again and again, and once more when it is enough. It keeps off pages that it knows to be lost.
+    fn keep_verifying(&self) -> String {
+        let (mut rounds, mut lost) = (0_u64, BTreeSet::new());
         loop {
-            let found = self.verify();
+            let is_last = Path::new(ENOUGH).exists();
+            let found = self.verify(&mut lost);
             rounds += 1;
-            if begun.elapsed() >= end {
-                return Ok(format!("rounds={rounds} {found}"));
+            if is_last {
+                return format!("rounds={rounds} {found}");
             }
         }
     }
 
-    /// Reads everything once. A page is lost from its first signal on.
-    fn verify(&self) -> String {
-        let (mut lost, mut wrong) = (0, 0);
+    /// Reads everything once but for pages in `lost`. A page is lost from its first signal on.
+    fn verify(&self, lost: &mut BTreeSet<usize>) -> String {
+        let mut wrong = 0;
         for page in (0..self.memory.size).step_by(PAGE) {
+            if lost.contains(&page) {
+                continue;
+            }
             for at in (page..page + PAGE).step_by(64) {
                 match access::load(self.address(at)) {
                     Ok(value) => wrong += usize::from(value != self.value(at)),
                     Err(_) => {
-                        lost += 1;
+                        lost.insert(page);
                         break;
                     }
                 }
             }
         }
-        format!(
-            "pages={} lost={lost} wrong={wrong}",
-            self.memory.size / PAGE
-        )
+        let (pages, lost) = (self.memory.size / PAGE, lost.len());
+        format!("pages={pages} lost={lost} wrong={wrong}")
     }
 }
 
 impl std::fmt::Display for BusError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { code, address, lsb } = self;
-        write!(f, "result=sigbus code={code} addr={address:#x} lsb={lsb}")
+        let Self {
+            code,
+            address,
+            lsb,
+            at,
+        } = self;
+        write!(
+            f,
+            "result=sigbus code={code} addr={address:#x} lsb={lsb} at={at}"
+        )
     }
 }
 
