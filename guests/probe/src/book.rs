@@ -60,7 +60,7 @@ impl<'a> Book<'a> {
 
     /// Whether the page is one that is written to.
     pub const fn is_chosen(page: u64) -> bool {
-        page / 512 % Self::WRITTEN == 0
+        (page / 512).is_multiple_of(Self::WRITTEN)
     }
 
     /// The page holds its value from now on.
