@@ -6,6 +6,7 @@
 //! to do it waits for the next line, and what fails is a report, not an exit.
 
 mod check;
+mod counter;
 mod dax;
 mod device_memory;
 mod disk;
@@ -58,8 +59,9 @@ fn report_init() {
     let release = system::kernel_release();
     let cpus = system::online_cpus().map_or(0, |cpus| cpus.len());
     report(&format!(
-        "event=init uptime_ms={} cpus={cpus} kernel={release}",
-        system::uptime_ms()
+        "event=init uptime_ms={} ticks={} cpus={cpus} kernel={release}",
+        system::uptime_ms(),
+        counter::counter()
     ));
 }
 

@@ -54,7 +54,7 @@ pub(super) fn prepare() -> Result<()> {
 }
 
 extern "C" fn on_bus_error(_: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    AT.store(counter(), SeqCst);
+    AT.store(crate::counter::counter(), SeqCst);
     // SAFETY: the kernel passes a siginfo_t, whose first fields for a fault are these.
     let fault = unsafe { &*info.cast::<Fault>() };
     CODE.store(fault.code, SeqCst);
@@ -82,18 +82,6 @@ fn step_over(context: *mut libc::c_void, address: u64) {
 #[cfg(not(target_arch = "aarch64"))]
 fn step_over(_: *mut libc::c_void, _: u64) {
     std::process::abort();
-}
-
-/// The counter of this VM. Linux lets programs read it.
-fn counter() -> u64 {
-    #[cfg_attr(not(target_arch = "aarch64"), expect(unused_mut, reason = "no asm"))]
-    let mut ticks: u64 = 0;
-    #[cfg(target_arch = "aarch64")]
-    // SAFETY: the register is read and nothing else is touched; the barrier keeps it from being read early.
-    unsafe {
-        std::arch::asm!("isb", "mrs {ticks}, cntvct_el0", ticks = inout(reg) ticks, options(nostack))
-    };
-    ticks
 }
 
 /// Loads the word at `address`.
