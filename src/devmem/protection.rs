@@ -355,7 +355,7 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig {
-            cases: if cfg!(miri) { 2 } else { 256 },
+            cases: if cfg!(miri) { 1 } else { 256 },
             failure_persistence: None,
             ..ProptestConfig::default()
         })]

@@ -225,7 +225,7 @@ fn share_both(set: &mut PoisonSet<'_>, model: &mut BTreeSet<(u8, u64)>, step: Sh
 }
 
 const CAPACITY: usize = 20;
-const STEPS: usize = if cfg!(miri) { 30 } else { 120 };
+const STEPS: usize = if cfg!(miri) { 12 } else { 120 };
 
 /// Does `step` to both, and compares what they say.
 fn step_both(set: &mut PoisonSet<'_>, model: &mut BTreeMap<u64, (u64, u64)>, now: u64, step: Step) {

@@ -148,6 +148,7 @@ fn there_is_nothing_to_mend_where_there_is_no_hole_or_the_memory_is_bad() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes; the storm goes the same way")]
 fn break_first_unmaps_the_block_while_its_table_is_forgotten() {
     with_block(Strategy::BreakFirst, 2, |map, _, cpus| {
         hole(map, BAD);
@@ -298,6 +299,7 @@ fn a_page_of_1g_becomes_read_only_and_writable_again() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes; the storm goes the same way")]
 fn permissions_of_a_page_change_while_it_is_mapped_and_its_type_while_it_is_not() {
     with_map(config(Strategy::BreakFirst), 2, |map, frames, cpus| {
         map_ram(map, frames, BAD, BAD + AHEAD, K4);

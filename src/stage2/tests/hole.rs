@@ -247,6 +247,7 @@ fn break_first_is_break_invalidate_make() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes; the storm goes the same way")]
 fn swap_then_break_leaves_everything_but_the_page_mapped_throughout() {
     with_map(config(Strategy::SwapThenBreak), 2, |map, frames, cpus| {
         map_block(map, frames, G1);
@@ -268,6 +269,7 @@ fn swap_then_break_leaves_everything_but_the_page_mapped_throughout() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes; the storm goes the same way")]
 fn a_single_page_is_broken_and_invalidated_in_both_strategies() {
     for strategy in STRATEGIES {
         with_map(config(strategy), 0, |map, frames, cpus| {
