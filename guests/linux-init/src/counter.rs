@@ -1,5 +1,8 @@
 //! The machine's counter, as programs see it.
-#![expect(unsafe_code, reason = "a system register")]
+#![cfg_attr(
+    target_arch = "aarch64",
+    expect(unsafe_code, reason = "a system register")
+)]
 
 /// The counter of this VM. Linux lets programs read it.
 pub(crate) fn counter() -> u64 {
