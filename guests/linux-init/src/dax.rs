@@ -71,6 +71,13 @@ fn file_system(kind: &str, device: &str, options: Option<&str>) -> Result<()> {
 fn map_pages() -> Result<()> {
     put(&format!("{BUS}/drivers/nd_pmem/unbind"), "namespace0.0")?;
     let device = format!("{BUS}/devices/pfn0.0");
+    // The region makes the seed of the next one when the last user of this one is gone.
+    for _ in 0..100 {
+        if fs::exists(format!("{device}/mode")).unwrap_or(false) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
     put(&format!("{device}/mode"), "pmem")?;
     put(
         &format!("{device}/uuid"),

@@ -7,6 +7,9 @@ use crate::report::report;
 use anyhow::{Result, bail};
 use std::fs;
 
+/// How long the kernel has for what it says of an error.
+const SETTLED: std::time::Duration = std::time::Duration::from_millis(300);
+
 /// `einj TYPE ADDRESS [latent]`: an error of this type (8 corrected, 0x10 uncorrected) in the page at this
 /// guest-physical address. A latent one waits until somebody consumes it.
 pub(crate) fn inject(words: &str) -> Result<()> {
@@ -30,6 +33,9 @@ pub(crate) fn inject(words: &str) -> Result<()> {
     }
     let done = fs::write(format!("{einj}/error_inject"), "1");
     let result = done.map_or_else(|error| format!("{:?}", error.kind()), |()| "ok".to_owned());
+    // The kernel says on the same console what it was told, from another CPU; a line of each is whole if they do not
+    // come at once.
+    std::thread::sleep(SETTLED);
     report(&format!(
         "event=einj types={} result={result}",
         available.lines().count()
