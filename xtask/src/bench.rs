@@ -7,6 +7,7 @@
 use crate::{images, run, workspace};
 use anyhow::{Context, Result, bail, ensure};
 use cordon_qemu::line::parse_number;
+use cordon_qemu::machine::Tools;
 use cordon_qemu::outcome::Outcome;
 use cordon_qemu::scenario::{self, Scenario};
 use serde::{Deserialize, Serialize};
@@ -111,19 +112,96 @@ fn measure() -> Result<Values> {
     let scenarios = scenario::load_all(&directory())?;
     let chosen: Vec<&Scenario> = scenarios.iter().collect();
     let tools = run::tools(&chosen)?;
-    let mut values = Values::new();
-    for scenario in chosen {
-        let outcome = run::play(&tools, scenario, None, false);
-        if outcome.result.is_err() {
-            run::show(scenario, &outcome);
-            bail!("the benchmark {} could not be run", scenario.name());
-        }
-        collect(&outcome, &mut values)?;
-    }
+    let mut values = play_all(&tools, &chosen)?;
     values.insert("image".into(), number(images::size("cordon.img")?));
     let node = size_of::<cordon::ras::poison::PoisonedPage>();
     values.insert("bookkeeping".into(), number(node as u64));
     Ok(values)
+}
+
+/// A figure that is the quotient of two that scenarios name as theirs.
+pub(crate) struct Quotient {
+    pub(crate) what: String,
+    pub(crate) above: f64,
+    pub(crate) below: f64,
+    pub(crate) goal: f64,
+}
+
+impl Quotient {
+    pub(crate) fn value(&self) -> f64 {
+        self.above / self.below
+    }
+
+    pub(crate) fn is_met(&self) -> bool {
+        self.value() <= self.goal
+    }
+}
+
+/// Measures the quotient that is called `name`, and no more than it takes.
+pub(crate) fn quotient(name: &str) -> Result<Quotient> {
+    let goals = goals()?;
+    let figure = goals.figure.iter().find(|figure| figure.name == name);
+    let figure = figure.with_context(|| format!("tests/qemu/goals.toml has no `{name}`"))?;
+    let (Some([above, below]), Some(goal)) = (&figure.ratio, figure.goal) else {
+        bail!("`{name}` in tests/qemu/goals.toml has no ratio, or no goal");
+    };
+    let scenarios = scenario::load_all(&directory())?;
+    let gives = |scenario: &&Scenario| {
+        let mut keys = scenario.figures.iter().filter_map(|figure| {
+            let (key, _) = figure.as_ref().split_once('=')?;
+            Some(key)
+        });
+        keys.any(|key| key == above || key == below)
+    };
+    let chosen: Vec<&Scenario> = scenarios.iter().filter(gives).collect();
+    let values = play_all(&run::tools(&chosen)?, &chosen)?;
+    let value = |name: &String| {
+        let value = values.get(name).copied();
+        value.with_context(|| format!("{name} was not measured"))
+    };
+    Ok(Quotient {
+        what: figure.what.clone(),
+        above: value(above)?,
+        below: value(below)?,
+        goal,
+    })
+}
+
+/// Plays benchmarks, each in all its rounds.
+fn play_all(tools: &Tools, scenarios: &[&Scenario]) -> Result<Values> {
+    let mut medians = Values::new();
+    for scenario in scenarios {
+        let mut rounds: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        for round in 1..=scenario.rounds {
+            let mut scenario = (*scenario).clone();
+            scenario.machine.entropy = Some(round);
+            for (name, value) in play_once(tools, &scenario)? {
+                rounds.entry(name).or_default().push(value);
+            }
+        }
+        for (name, values) in rounds {
+            ensure!(!medians.contains_key(&name), "{name} is measured twice");
+            medians.insert(name, median(values));
+        }
+    }
+    Ok(medians)
+}
+
+fn play_once(tools: &Tools, scenario: &Scenario) -> Result<Values> {
+    let outcome = run::play(tools, scenario, None, false);
+    if outcome.result.is_err() {
+        run::show(scenario, &outcome);
+        bail!("the benchmark {} could not be run", scenario.name());
+    }
+    let mut values = Values::new();
+    collect(&outcome, &mut values)?;
+    Ok(values)
+}
+
+/// The middle one, of an even number the larger of both: a figure is one that was measured.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Adds the figures of a run, and what lines `event=bench` say.
@@ -239,6 +317,13 @@ mod tests {
         assert_eq!(met(&format!("{head}name = 'b'")), (4.0, None));
         let ratio = format!("{head}name = 'c'\nratio = ['a', 'b']\ngoal = 0.8\nat-least = true");
         assert_eq!(met(&ratio), (0.75, Some(false)));
+    }
+
+    #[test]
+    fn the_median_is_one_of_the_values() {
+        assert_eq!(median(vec![5.0, 1.0, 3.0]), 3.0);
+        assert_eq!(median(vec![5.0, 1.0, 3.0, 4.0]), 4.0);
+        assert_eq!(median(vec![2.0]), 2.0);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod bench;
 mod checks;
+mod compare;
 mod debian;
 mod fuzz;
 mod guests;

@@ -1,5 +1,6 @@
 //! `cargo xtask run`: one scenario, for a person to watch.
 
+use crate::compare::compare;
 use crate::{guests, images, loaders, qemu, shell, workspace};
 use anyhow::{Context, Result, bail};
 use cordon_qemu::machine::{Port, Tools};
@@ -61,8 +62,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         let outcome = play(&tools, scenario, args.seed, args.verbose);
         show(scenario, &outcome);
         println!("{}", report::verdict(&outcome));
-        compare(&tools, &all, scenario, &outcome)?;
-        passed &= outcome.result.is_ok();
+        passed &= outcome.result.is_ok() && compare(&tools, &all, scenario, &outcome)?;
         if !passed && !args.keep_going {
             break;
         }
@@ -128,36 +128,6 @@ pub(crate) fn play(
     });
     spinner.finish_and_clear();
     outcome
-}
-
-/// Plays what `scenario` is compared with, if anything, and prints both figures and their quotient.
-///
-/// It is a statement about speed on a machine that does other things as well, so it decides nothing.
-pub(crate) fn compare(
-    tools: &Tools,
-    all: &[Scenario],
-    scenario: &Scenario,
-    outcome: &Outcome,
-) -> Result<()> {
-    let (Some(comparison), Ok(figures)) = (&scenario.compare, &outcome.result) else {
-        return Ok(());
-    };
-    let reference = play(tools, find(all, &comparison.with)?, None, false);
-    let Ok(other) = &reference.result else {
-        println!("{}", report::verdict(&reference));
-        return Ok(());
-    };
-    let number = |figures: &[(String, String)]| -> Option<u64> {
-        let (_, value) = figures.iter().find(|(key, _)| *key == comparison.figure)?;
-        cordon_qemu::line::parse_number(value)
-    };
-    let (figure, with, goal) = (&comparison.figure, &comparison.with, comparison.goal);
-    if let (Some(own), Some(other @ 1..)) = (number(figures), number(other)) {
-        #[expect(clippy::cast_precision_loss, reason = "for three digits")]
-        let quotient = own as f64 / other as f64;
-        println!("{figure}={own}, {figure}={other} by {with}: {quotient:.2} (goal: below {goal})");
-    }
-    Ok(())
 }
 
 /// Prints what there is besides the last line: the report, or the story of the failure.

@@ -469,6 +469,9 @@ fn arguments(tools: &Tools, scenario: &Scenario, bundle: Option<&Path>) -> Vec<O
     } else {
         add("-accel", "tcg,thread=multi".as_ref());
     }
+    if let Some(entropy) = machine.entropy.or(machine.icount.then_some(1)) {
+        add("-seed", entropy.to_string().as_ref());
+    }
     let cpus = machine.cpus.as_ref() + machine.board.more_cpus();
     add("-smp", cpus.to_string().as_ref());
     add(

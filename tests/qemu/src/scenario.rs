@@ -143,6 +143,9 @@ pub struct Machine {
     /// all sleep. The CPUs take turns.
     #[serde(default)]
     pub icount: bool,
+    /// What QEMU's random numbers start from: the same, the same run. 1 where time is counted in
+    /// instructions; left to chance elsewhere.
+    pub entropy: Option<u64>,
 }
 
 /// One `[[machine.disk]]` table.
@@ -589,8 +592,8 @@ pub struct Comparison {
     pub with: String,
     /// The key of the figure, the same in both.
     pub figure: String,
-    /// What the quotient is wanted to stay below.
-    pub goal: f64,
+    /// The benchmark's figure that says the same in instructions, and decides.
+    pub counted: String,
 }
 
 /// One `[[variant]]` table: the same scenario again on a somewhat different machine.
@@ -633,6 +636,9 @@ pub struct Scenario {
     /// What page picks are made from.
     #[serde(default = "default_seed")]
     pub seed: u64,
+    /// How often a benchmark plays it, each time with other random numbers in the machine. The median counts.
+    #[serde(default = "default_rounds")]
+    pub rounds: u64,
     /// Whether a run prints the report of its first containment.
     #[serde(default)]
     pub report: bool,
@@ -688,6 +694,10 @@ fn default_step_timeout() -> u64 {
 }
 
 fn default_seed() -> u64 {
+    1
+}
+
+fn default_rounds() -> u64 {
     1
 }
 
