@@ -10,7 +10,9 @@
 //! Before a synchronous external abort is injected, its record must be where the guest looks for
 //! it, or be announced by other means; that order is the caller's.
 
-use super::esr::{Abort, Access, AsyncErrorType, CLASS_SHIFT, IL, Level, SyncErrorType, class};
+use super::esr::{
+    Abort, Access, AsyncErrorType, CLASS_SHIFT, Fault, IL, Level, SyncErrorType, class,
+};
 
 #[cfg(test)]
 mod tests;
@@ -352,6 +354,65 @@ pub fn external_abort(guest: &GuestState, abort: &ExternalAbort) -> Result<Injec
         esr_el1: abort.syndrome(mode, guest.features),
         // UNKNOWN with FnV; 0 rather than what was there before.
         far_el1: Some(abort.far.unwrap_or(0)),
+        elr_el1: guest.pc,
+        spsr_el1: guest.pstate,
+    })
+}
+
+/// Why memory of a type does not take an access that the guest's own tables let pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Device memory takes aligned accesses alone.
+    Alignment,
+    /// The memory takes no exclusive or atomic access of this kind.
+    UnsupportedExclusive,
+}
+
+impl Refusal {
+    /// The one that `fault` tells of.
+    pub const fn of(fault: Fault) -> Option<Self> {
+        match fault {
+            Fault::Alignment => Some(Self::Alignment),
+            Fault::UnsupportedExclusive => Some(Self::UnsupportedExclusive),
+            _ => None,
+        }
+    }
+
+    /// `DFSC`.
+    const fn status(self) -> u64 {
+        match self {
+            Self::Alignment => 0x21,
+            Self::UnsupportedExclusive => 0x35,
+        }
+    }
+}
+
+/// The state of a guest whose `access` to `far` the type of the memory forbids. Where stage 2 gives the type, the
+/// CPU tells EL2; a guest, which knows of no stage 2, is told as if its own stage 1 had given it.
+///
+/// # Errors
+///
+/// [`BadMode`].
+pub fn refused(
+    guest: &GuestState,
+    refusal: Refusal,
+    access: Access,
+    far: u64,
+) -> Result<Injected, BadMode> {
+    let mode = Mode::of(guest.pstate)?;
+    let abort = ExternalAbort {
+        access,
+        walk: None,
+        far: Some(far),
+        cache_maintenance: false,
+        ea: false,
+        error_type: None,
+    };
+    Ok(Injected {
+        pc: vector(guest, mode, false),
+        pstate: entry_pstate(guest, mode),
+        esr_el1: (abort.class(mode) << CLASS_SHIFT) | IL | abort.data_bits() | refusal.status(),
+        far_el1: Some(far),
         elr_el1: guest.pc,
         spsr_el1: guest.pstate,
     })

@@ -16,7 +16,7 @@ use cordon::platform::bundle::{Bundle, File};
 use cordon::platform::machine::Machine;
 use cordon::platform::memory::{FreeMemory, MemoryError};
 use cordon::platform::pci::DeviceBar;
-use cordon::stage2::{Access, Attrs, BuildError, Config, MapError, MemoryType, Stage2};
+use cordon::stage2::{Attrs, BuildError, Config, MapError, Stage2};
 use cordon::vm::boot::{Boot, Contents, Image};
 use cordon::vm::config::{
     self, ConfigError, Devices, Firmware, Grant, IpaRange, Limits, Source, VmConfig,
@@ -33,13 +33,6 @@ use core::fmt;
 /// they lie.
 const HOLES: usize = 256;
 pub const RESERVE: usize = 2 * HOLES;
-
-/// Everything is Normal write-back and the guest's to write and execute.
-const GUEST_MEMORY: Attrs = Attrs {
-    memory: MemoryType::NormalWb,
-    access: Access::ReadWrite,
-    execute: true,
-};
 
 /// Why a VM was not built.
 #[derive(Debug)]
@@ -210,7 +203,7 @@ impl Materials {
             self.tables,
         )?;
         let id = self.add_region(Kind::Ram, ram, config.label)?;
-        self.map(&mut space, config, vmid, id, config.ram, ram)?;
+        self.map(&mut space, config.label, id, whole(vmid, config.ram, ram))?;
         for piece in &config.device_memory {
             let list = match piece.source {
                 Source::Bar => &self.bars,
@@ -219,7 +212,11 @@ impl Materials {
             let source = list.get(piece.index as usize).copied().flatten();
             let range = piece.place(source.map(|(_, range)| range))?;
             let (id, _) = source.ok_or(Error::OutOfRange)?;
-            self.map(&mut space, config, vmid, id, piece.ipa, range)?;
+            let mapping = Mapping {
+                attrs: Attrs::of(piece.memory),
+                ..whole(vmid, piece.ipa, range)
+            };
+            self.map(&mut space, config.label, id, mapping)?;
             self.devmem
                 .set_policy(vmid, piece.ipa.start(), piece.policy);
         }
@@ -265,7 +262,7 @@ impl Materials {
         let area = self.free.allocate_for(ipa, size)?;
         let id = self.add_region(Kind::Ram, area, config.label)?;
         let range = IpaRange::new(ipa, size).ok_or(Error::OutOfRange)?;
-        self.map(space, config, vmid, id, range, area)?;
+        self.map(space, config.label, id, whole(vmid, range, area))?;
         let mut memory = SharedMemory::default();
         memory.share(area).map_err(Error::InUse)?;
         Ok(ErrorDevice::new(memory, area.start(), ipa))
@@ -322,28 +319,32 @@ impl Materials {
     fn map(
         &mut self,
         space: &mut Stage2<HeapFrames, HardwareTlb>,
-        config: &VmConfig<'_>,
-        vmid: Vmid,
+        vm: &str,
         region: RegionId,
-        ipa: IpaRange,
-        range: PaRange,
+        mapping: Mapping,
     ) -> Result<(), Error> {
-        let mapping = Mapping {
-            vm: vmid,
-            ipa: ipa.start(),
-            range,
-            attrs: GUEST_MEMORY,
-        };
+        let Mapping {
+            ipa, range, attrs, ..
+        } = mapping;
         self.devmem.add_mapping(region, mapping)?;
-        let (ipa, pa, size) = (ipa.start(), range.start(), range.size());
+        let (pa, size, memory) = (range.start(), range.size(), attrs.memory);
         let start = CNTPCT_EL0.get();
-        space.map(ipa, pa, size, GUEST_MEMORY, &mut HeapFrames)?;
+        space.map(ipa, pa, size, attrs, &mut HeapFrames)?;
         let ticks = CNTPCT_EL0.get().wrapping_sub(start);
         log::info!(
-            "event=vm-mapped vm={} ipa={ipa} pa={pa} size={size:#x} region={region} ticks={ticks}",
-            config.label
+            "event=vm-mapped vm={vm} ipa={ipa} pa={pa} size={size:#x} region={region} memory={memory} ticks={ticks}"
         );
         Ok(())
+    }
+}
+
+/// All of `range`, at the beginning of `ipa`, as ordinary memory.
+fn whole(vm: Vmid, ipa: IpaRange, range: PaRange) -> Mapping {
+    Mapping {
+        vm,
+        ipa: ipa.start(),
+        range,
+        attrs: Attrs::RAM,
     }
 }
 

@@ -4,6 +4,8 @@
 //! combined with the guest's own stage 1, or, with FEAT_S2FWB, as an override. Both are here, and
 //! all values that Cordon writes differ enough for one decoder to read both.
 
+use core::fmt;
+
 /// What kind of memory a mapping gives the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MemoryType {
@@ -15,6 +17,29 @@ pub enum MemoryType {
     NormalNc,
     /// Device-nGnRE: for registers.
     DeviceNGnRE,
+}
+
+impl MemoryType {
+    /// What it is called in lines and descriptions.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NormalWb => "write-back",
+            Self::NormalNc => "non-cacheable",
+            Self::DeviceNGnRE => "device",
+        }
+    }
+
+    /// The one that is called `name`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let all = [Self::NormalWb, Self::NormalNc, Self::DeviceNGnRE];
+        all.into_iter().find(|memory| memory.name() == name)
+    }
+}
+
+impl fmt::Display for MemoryType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// What the guest may do to memory, besides executing it.
@@ -78,6 +103,17 @@ impl Attrs {
         access: Access::ReadWrite,
         execute: false,
     };
+
+    /// Memory of this type that a guest may write, and execute unless it is a device.
+    pub const fn of(memory: MemoryType) -> Self {
+        match memory {
+            MemoryType::NormalWb | MemoryType::NormalNc => Self {
+                memory,
+                ..Self::RAM
+            },
+            MemoryType::DeviceNGnRE => Self::DEVICE,
+        }
+    }
 
     /// The attribute bits of a leaf descriptor. The Access flag is always set: Cordon does not
     /// age guest memory, and a clear flag would fault on first use.

@@ -30,6 +30,7 @@ use crate::platform::bundle::{Bundle, File};
 use crate::platform::fdt::CheckedFdt;
 use crate::platform::image::ImageHeader;
 use crate::platform::memory::{BLOCK_2M, GIB};
+use crate::stage2::MemoryType;
 
 /// The file of the bundle that describes the VMs.
 pub const FILE: &str = "vms.dtb";
@@ -244,6 +245,8 @@ pub struct DeviceMemory {
     pub appearance: Appearance,
     /// What is done when a page of it goes bad.
     pub policy: Policy,
+    /// How the VM sees it at most: its own stage 1 may weaken that.
+    pub memory: MemoryType,
     /// Other pieces may have memory in common with this one, if they say so as well.
     pub shared: bool,
     /// The VM's label and the node's path, for what [`place`](Self::place) may find wrong.
@@ -438,7 +441,15 @@ fn read_device_memory(
     let mut all: Vec<DeviceMemory> = Vec::new();
     for section in vm.children_among("device-memory@", &["device@"], MAX_DEVICE_MEMORY)? {
         section.only(&[
-            "source", "index", "offset", "size", "ipa", "as", "policy", "shared",
+            "source",
+            "index",
+            "offset",
+            "size",
+            "ipa",
+            "as",
+            "policy",
+            "memory-type",
+            "shared",
         ])?;
         section.no_children()?;
         let source = match section.text("source")? {
@@ -479,6 +490,12 @@ fn read_device_memory(
             .optional_text("policy")?
             .map_or(Some(Policy::default()), Policy::from_name);
         let policy = policy.ok_or_else(|| section.error("policy", Why::BadValue))?;
+        let memory = section
+            .optional_text("memory-type")?
+            .map_or(Some(MemoryType::NormalWb), MemoryType::from_name)
+            // What is offered as memory is used as memory.
+            .filter(|memory| appearance == Appearance::Plain || *memory == MemoryType::NormalWb)
+            .ok_or_else(|| section.error("memory-type", Why::BadValue))?;
         let shared = section.flag("shared")?;
         let origin = (section.vm.unwrap_or_default().to_owned(), section.path);
         all.push(DeviceMemory {
@@ -488,6 +505,7 @@ fn read_device_memory(
             ipa,
             appearance,
             policy,
+            memory,
             shared,
             origin,
         });

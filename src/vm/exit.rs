@@ -302,6 +302,10 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             self.vm.stage2.lock().resolve_conflict();
             return Next::Resume;
         }
+        if let Some(refusal) = inject::Refusal::of(abort.fault) {
+            let (state, far) = (self.cpu.state(), self.cpu.far());
+            return self.deliver(inject::refused(&state, refusal, abort.access, far));
+        }
         let Some(page) = self.faulting_page(abort) else {
             return self.give_external_abort(abort);
         };

@@ -23,7 +23,7 @@ use super::hypercall::{Pages, status};
 use super::hypervisor::{Hypervisor, Platform, StopReason, Vm};
 use crate::addr::Ipa;
 use crate::devmem::{By, Narrowing};
-use crate::stage2::{Access, Attrs, Damage, MemoryType, ProtectError};
+use crate::stage2::{Access, Attrs, Damage, ProtectError};
 use core::fmt;
 
 /// Most pages that one call protects: 128 MiB. For another memory type each of them may take an
@@ -171,11 +171,7 @@ impl<P: Platform> Hypervisor<P> {
             Access::ReadOnly => "read-only",
             Access::ReadWrite => "read-write",
         };
-        let memory = match attrs.memory {
-            MemoryType::NormalWb => "write-back",
-            MemoryType::NormalNc => "non-cacheable",
-            MemoryType::DeviceNGnRE => "device",
-        };
+        let memory = attrs.memory;
         let execute = if attrs.execute { "yes" } else { "no" };
         let reserve = vm.stage2.lock().reserve_left();
         log::info!(

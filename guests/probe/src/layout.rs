@@ -60,6 +60,8 @@ pub const fn ipa(va: u64) -> Option<u64> {
 pub enum Access {
     /// A 64-bit load.
     Read,
+    /// A 64-bit load from half-way between two such words.
+    Unaligned,
     /// A 64-bit store.
     Write,
     /// An instruction fetch.
@@ -75,7 +77,7 @@ pub enum Level {
     El1,
 }
 
-/// One of the six kinds of single touches.
+/// One of the kinds of single touches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Touch {
     /// Load, store or fetch.
@@ -99,7 +101,7 @@ impl Touch {
     pub const fn size(self) -> u64 {
         match self.access {
             Access::Exec => 4,
-            Access::Read | Access::Write => 8,
+            Access::Read | Access::Unaligned | Access::Write => 8,
         }
     }
 
@@ -111,6 +113,7 @@ impl Touch {
         };
         let access = match word {
             "read" => Access::Read,
+            "read-unaligned" => Access::Unaligned,
             "write" => Access::Write,
             "exec" => Access::Exec,
             _ => return None,
@@ -123,6 +126,7 @@ impl fmt::Display for Touch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.access {
             Access::Read => "read",
+            Access::Unaligned => "read-unaligned",
             Access::Write => "write",
             Access::Exec => "exec",
         })?;
@@ -150,7 +154,15 @@ mod tests {
 
     #[test]
     fn touches_are_named_as_they_are_typed() {
-        for word in ["read", "write", "exec", "read-el0", "write-el0", "exec-el0"] {
+        for word in [
+            "read",
+            "read-unaligned",
+            "write",
+            "exec",
+            "read-el0",
+            "write-el0",
+            "exec-el0",
+        ] {
             assert_eq!(Touch::from_word(word).unwrap().to_string(), word);
         }
         assert_eq!(Touch::from_word("read-el1"), None);

@@ -307,6 +307,29 @@ fn virtual_serrors_have_the_syndromes_that_linux_understood() {
     assert_eq!(virtual_serror(AsyncErrorType::Uncontainable), 0x011);
 }
 
+#[test]
+fn what_a_type_of_memory_refuses_is_told_as_the_guests_own_fault() {
+    for (trap_esr, told) in [
+        (0x24 << 26 | 0x21, 0x9600_0021_u64),
+        (0x24 << 26 | 1 << 6 | 0x21, 0x9600_0061),
+        (0x24 << 26 | 1 << 6 | 0x35, 0x9600_0075),
+    ] {
+        let trap = trap(trap_esr);
+        let refusal = Refusal::of(trap.fault).unwrap();
+        // External aborts alone go to the SError vector.
+        let at_el1 = GuestState {
+            ease: true,
+            ..guest(pstate::EL1H)
+        };
+        let after = refused(&at_el1, refusal, trap.access, 0x4004).unwrap();
+        assert_eq!((after.esr_el1, after.far_el1), (told, Some(0x4004)));
+        assert_eq!(after.pc, at_el1.vbar + 0x200);
+        let after = refused(&guest(pstate::EL0T), refusal, trap.access, 0x4004).unwrap();
+        assert_eq!(after.esr_el1, told & !(1 << 26), "class 0x24, from EL0");
+    }
+    assert_eq!(Refusal::of(trap(0x24 << 26 | 0x10).fault), None);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: if cfg!(miri) { 2 } else { 1024 },

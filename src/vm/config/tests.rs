@@ -692,3 +692,33 @@ fn read_all(archive: &[u8]) -> Result<Vec<bool>, ConfigError> {
     let memory = vms.iter().flat_map(|vm| &vm.device_memory);
     Ok(memory.map(|piece| piece.shared).collect())
 }
+
+#[test]
+fn device_memory_has_a_type_and_what_is_used_as_memory_the_usual_one() {
+    let memory_type = |properties: &[(&'static str, &[u8])]| {
+        let mut tree = Tree::full();
+        for (name, value) in properties {
+            tree.device_memory().set(name, value);
+        }
+        let bundle = tree.bundle();
+        let vms = read(&bundle).map_err(|error| error.why)?;
+        let types = vms.iter().flat_map(|vm| &vm.device_memory);
+        Ok(types.map(|piece| piece.memory).collect::<Vec<_>>())
+    };
+    let types: [(&[u8], MemoryType); 3] = [
+        (b"write-back\0", MemoryType::NormalWb),
+        (b"non-cacheable\0", MemoryType::NormalNc),
+        (b"device\0", MemoryType::DeviceNGnRE),
+    ];
+    for (name, memory) in types {
+        assert_eq!(memory_type(&[("memory-type", name)]), Ok([memory].into()));
+        let as_memory = memory_type(&[("as", b"pmem\0"), ("memory-type", name)]);
+        match memory {
+            MemoryType::NormalWb => assert_eq!(as_memory, Ok([memory].into())),
+            _ => assert_eq!(as_memory, Err(Why::BadValue)),
+        }
+    }
+    assert_eq!(memory_type(&[]), Ok([MemoryType::NormalWb].into()));
+    let unknown = refused(|tree| tree.device_memory().set("memory-type", b"normal\0"));
+    assert_eq!(unknown, device_error("memory-type", Why::BadValue));
+}

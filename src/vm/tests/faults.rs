@@ -1,5 +1,6 @@
 //! Stage-2 faults that are no memory errors, and what is emulated.
 
+use core::sync::atomic::Ordering;
 use std::vec::Vec;
 
 use super::fake::{DEVICE_AT, FakeCpu, K4, M2, PC, RAM_AT, VBAR, World, esr, esr_el1};
@@ -195,6 +196,16 @@ fn hpfar_of_a_fault_that_has_none_is_not_followed() {
     let (_, cpu) = world.fault(0, esr::data(esr::PERMISSION) | esr::ISV | STORE, UART);
     assert_eq!(cpu.delivered.len(), 1);
     assert!(printed(&world).is_empty());
+}
+
+#[test]
+fn a_misaligned_access_to_device_memory_is_no_memory_error() {
+    let world = World::new();
+    let (next, cpu) = world.fault(0, esr::data(0x21), DEVICE_AT[0]);
+    assert_eq!(next, Next::Resume);
+    let told: Vec<u64> = cpu.delivered.iter().map(|it| it.esr_el1).collect();
+    assert_eq!(told, [0x9600_0021]);
+    assert_eq!(world.vm(0).vseas.load(Ordering::Relaxed), 0);
 }
 
 #[test]

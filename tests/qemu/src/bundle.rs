@@ -159,11 +159,22 @@ impl<'a> TreeWriter<'a> {
             if let Some(policy) = &memory.policy {
                 self.text(&path, "policy", policy)?;
             }
+            if let Some(memory_type) = &memory.memory_type {
+                self.text(&path, "memory-type", memory_type.as_ref())?;
+            }
             if memory.shared {
                 self.flag(&path, "shared")?;
             }
             let written = [
-                "source", "index", "offset", "size", "ipa", "as", "policy", "shared",
+                "source",
+                "index",
+                "offset",
+                "size",
+                "ipa",
+                "as",
+                "policy",
+                "memory-type",
+                "shared",
             ];
             self.additions(&path, &written)?;
             self.fdt.end_node(node)?;

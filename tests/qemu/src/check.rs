@@ -194,6 +194,7 @@ fn check_device_memory(s: &Scenario, memory: &DeviceMemory) -> Result {
     ensure(s, size > 0, memory.size.span(), || {
         "vm.device-memory.size: is nothing".into()
     })?;
+    check_memory_type(s, memory)?;
     if memory.source == Origin::Reserved {
         return Ok(());
     }
@@ -226,6 +227,23 @@ fn check_device_memory(s: &Scenario, memory: &DeviceMemory) -> Result {
         format!(
             "vm.device-memory.ipa: {ipa:#x} and the PA differ within a block of {block:#x} bytes"
         )
+    })
+}
+
+fn check_memory_type(s: &Scenario, memory: &DeviceMemory) -> Result {
+    let Some(kind) = &memory.memory_type else {
+        return Ok(());
+    };
+    let name = kind.as_ref().as_str();
+    let known = matches!(name, "write-back" | "non-cacheable" | "device");
+    ensure(s, known, kind.span(), || {
+        format!(
+            "vm.device-memory.memory-type: `{name}` is none of write-back, non-cacheable, device"
+        )
+    })?;
+    let usable = memory.appearance.is_none() || name == "write-back";
+    ensure(s, usable, kind.span(), || {
+        format!("vm.device-memory.memory-type: what has an `as` is used as memory, so not {name}")
     })
 }
 

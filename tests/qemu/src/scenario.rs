@@ -273,6 +273,8 @@ pub struct DeviceMemory {
     pub appearance: Option<Appearance>,
     /// What is done when a page of it goes bad, where that is not the default.
     pub policy: Option<String>,
+    /// How the VM sees it: `write-back`, which is the default, `non-cacheable` or `device`.
+    pub memory_type: Option<Spanned<String>>,
     /// Other device memory may have memory in common with it.
     #[serde(default)]
     pub shared: bool,

@@ -443,7 +443,9 @@ fn is_qmp_error(line: &Line) -> bool {
 /// it does not know is answered by an error, which is an answer too.
 fn answer_events(command: &str) -> [&str; 2] {
     let word = match command.split_whitespace().next().unwrap_or_default() {
-        "read" | "write" | "exec" | "read-el0" | "write-el0" | "exec-el0" => "touch",
+        "read" | "read-unaligned" | "write" | "exec" | "read-el0" | "write-el0" | "exec-el0" => {
+            "touch"
+        }
         "lost" => "lost-end",
         "bad" => "bad-end",
         "bench" => "bench-end",

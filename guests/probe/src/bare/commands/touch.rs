@@ -1,4 +1,4 @@
-//! `read`, `write`, `exec` and their `-el0` forms: one access. `spin`: one that is made again and again.
+//! `read`, `read-unaligned`, `write`, `exec` and their `-el0` forms: one access. `spin`: one that is made again and again.
 
 use super::refuse;
 use crate::bare::aborts::Abort;
@@ -16,7 +16,9 @@ pub(super) fn touch(touch: Touch, ipa: u64) {
     };
     let value = pattern::value(target.ipa());
     match touch.access {
-        Access::Read | Access::Write => report(touch, target, access_data(touch, target, value)),
+        Access::Read | Access::Unaligned | Access::Write => {
+            report(touch, target, access_data(touch, target, value))
+        }
         Access::Exec => match target.code(touch.alias()) {
             Some(at) => report(touch, target, execute(touch, at, value)),
             None => refuse("no-code"),
@@ -41,7 +43,10 @@ pub(super) fn quiet(ipa: u64) {
 }
 
 fn access_data(touch: Touch, target: Target, value: u64) -> Result<u64, Abort> {
-    let at = target.va(touch.alias());
+    let at = match touch.access {
+        Access::Unaligned => target.va(touch.alias()).offset(4),
+        _ => target.va(touch.alias()),
+    };
     let is_write = touch.access == Access::Write;
     if is_write {
         target.set_code(false);
