@@ -4,7 +4,7 @@ use crate::arch::aarch64::gic::Acknowledged;
 use crate::arch::aarch64::mmio::{EventRegister, SharedMemory};
 use crate::arch::aarch64::tables::HeapFrames;
 use crate::arch::aarch64::tlb::HardwareTlb;
-use crate::arch::aarch64::{cpu, device, gic, load, mmu, page_slot, smc, spi, timer, uart};
+use crate::arch::aarch64::{cpu, device, gic, load, mmu, page_slot, power, smc, spi, timer, uart};
 use aarch64_cpu::registers::{CNTPCT_EL0, Readable};
 use cordon::addr::{Pa, PaRange};
 use cordon::console::{Event, Switchboard};
@@ -210,7 +210,7 @@ impl Platform for ThisMachine {
     }
 
     fn end(&self, how: End) {
-        if smc::can_end() {
+        if power::can_end() {
             crate::exit::end(how);
         }
     }

@@ -23,7 +23,7 @@ mod vms;
 
 use crate::arch::aarch64::mmio::SharedMemory;
 use crate::arch::aarch64::{
-    cpu, features, gic, guest, heap, layout, mem, mmu, page_slot, smc, uart,
+    cpu, features, gic, guest, heap, layout, mem, mmu, page_slot, power, reset_service, smc, uart,
 };
 use crate::exit::{Seat, halt};
 use crate::machine::{HYPERVISOR, ThisMachine};
@@ -84,7 +84,7 @@ pub fn run(described_at: Pa, door: Door) {
     };
     let options = options(&machine);
     start_console(&machine, &options);
-    look_for_psci(&machine);
+    look_for_psci(&machine, &options);
     cpu_records(&machine);
     let mut free = free_memory(&machine);
     let inputs = Inputs::find(&machine, &mut free, door);
@@ -159,15 +159,25 @@ fn start_console(machine: &Machine, options: &Options) {
     }
 }
 
-/// Without PSCI by SMC there is one CPU, and nobody who turns it off.
-fn look_for_psci(machine: &Machine) {
+/// Without PSCI by SMC there is one CPU, and nobody who turns it off but UEFI, if that is there.
+fn look_for_psci(machine: &Machine, options: &Options) {
     let why = match machine.psci {
+        Some(_) if !options.uses_psci => "command-line",
         Some(Conduit::Smc) => return,
         Some(Conduit::Hvc) => "by-hvc",
-        None => "not-in-device-tree",
+        None => "not-described",
     };
     smc::forget();
-    log::warn!("event=no-psci why={why}");
+    if let Some(service) = &machine.reset
+        && let Err(error) = reset_service::init(service, machine.uart)
+    {
+        log::error!("event=error what=reset-service why={error}");
+    }
+    let ends_by = match power::can_end() {
+        true => "efi",
+        false => "nobody",
+    };
+    log::warn!("event=no-psci why={why} ends_by={ends_by}");
 }
 
 /// Boot CPU first, then the others as the DTB has them.

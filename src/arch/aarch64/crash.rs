@@ -7,7 +7,7 @@
 //! crashes leaves the word to the first.
 #![expect(unsafe_code, reason = "puts statics into a section of their own")]
 
-use super::smc;
+use super::power;
 use super::uart;
 use aarch64_cpu::registers::{MPIDR_EL1, Readable};
 use cordon::platform::machine::UartKind;
@@ -54,7 +54,7 @@ pub fn stop(report: impl FnOnce(&mut dyn Write) -> fmt::Result) -> ! {
             if FLUSHING.load(Ordering::Relaxed) {
                 say_halt(&mut port());
             }
-            smc::system_off()
+            power::off()
         }
         Err(_) => wait_for_ever(),
     }
@@ -70,7 +70,13 @@ pub fn stop(report: impl FnOnce(&mut dyn Write) -> fmt::Result) -> ! {
         });
     }
     say_halt(&mut port);
-    smc::system_off()
+    power::off()
+}
+
+/// Prints a line, whatever holds the console.
+pub fn add(line: fmt::Arguments<'_>) {
+    // As above.
+    let _ = writeln!(port(), "{line}");
 }
 
 fn say_halt(port: &mut uart::Port) {
