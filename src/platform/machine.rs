@@ -51,6 +51,8 @@ pub struct Machine {
     pub uart_interrupt: Option<u32>,
     /// The interrupt controller, where it is a GICv3.
     pub gic: Option<GicV3>,
+    /// Where it is another one that is known by name, and not driven: that name.
+    pub other_gic: Option<&'static str>,
     /// The generic timer's interrupts.
     pub timer: Option<TimerInterrupts>,
     /// The first PCI Express host bridge with ECAM.

@@ -338,7 +338,9 @@ fn announce(door: Door, stage2: &Config, inputs: &Inputs, sources: usize) {
 /// Without interrupts no CPU could get another out of its guest: then there is nothing to start.
 fn start_interrupts(machine: &Machine) -> bool {
     if machine.gic.is_none() {
-        log::error!("event=error what=gic why=no-gicv3");
+        // A GICv2 has another virtual interface, in memory, for which there is no back end.
+        let found = machine.other_gic.unwrap_or("none");
+        log::error!("event=error what=gic why=no-gicv3 found={found}");
         return false;
     }
     if let Err(error) = gic::init(machine) {

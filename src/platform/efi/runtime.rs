@@ -53,7 +53,10 @@ impl ResetService {
         let is_its = |region: &RuntimeRegion| {
             region.kind == RuntimeKind::Code && region.range.contains_range(instruction)
         };
-        regions.iter().any(is_its).then_some(Self { entry, regions })
+        regions
+            .iter()
+            .any(is_its)
+            .then_some(Self { entry, regions })
     }
 
     /// What is to be mapped of `range`, the registers of a device, beside the regions: nothing where they have

@@ -226,6 +226,7 @@ fn words_come_from_the_file_then_from_the_loader_without_the_programs_name() {
         line("bbm=0 x.efi", " loglevel=info\r\nspares=1M\n"),
         "loglevel=info spares=1M bbm=0 x.efi"
     );
+    assert_eq!(line("BOOT_IMAGE=/cordon.img bbm=0", ""), "bbm=0");
     // No text: what a boot manager marks its own entries with.
     assert_eq!(
         command_line(&[0x4e, 0xac, 0x08, 0x81, 0x11, 0x9f], b"bbm=0"),
@@ -372,7 +373,14 @@ fn the_reset_service_is_believed_where_the_map_has_code() {
         Some(range(0x0900_0000, 0x1000))
     );
     // Data, registers, code without a promise, beyond, not aligned, across the end.
-    for entry in [0x4000_0000, 0x0901_0000, 0x6000_0000, 0x5001_0000, 0x5000_0102, 0x5000_fffe] {
+    for entry in [
+        0x4000_0000,
+        0x0901_0000,
+        0x6000_0000,
+        0x5001_0000,
+        0x5000_0102,
+        0x5000_fffe,
+    ] {
         assert_eq!(memory.reset_service(Pa::new(entry)), None, "{entry:#x}");
     }
     let twice = [map.concat(), runtime(6, 0x5000_f000, 2)].concat();

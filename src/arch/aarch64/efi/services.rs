@@ -116,7 +116,11 @@ impl Services {
         let runtime = NonNull::new(unsafe { self.table.as_ref() }.runtime_services)?;
         // SAFETY: what the system table says is the runtime services' table. Firmware may have left the field
         // empty, which no function pointer of Rust's is: so it is read as a number.
-        let at = unsafe { (&raw const (*runtime.as_ptr()).reset_system).cast::<u64>().read() };
+        let at = unsafe {
+            (&raw const (*runtime.as_ptr()).reset_system)
+                .cast::<u64>()
+                .read()
+        };
         (at != 0).then_some(Pa::new(at))
     }
 
