@@ -7,7 +7,7 @@
 
 mod sketch;
 
-use crate::scenario::{Board, Boot, Scenario, ScenarioError};
+use crate::scenario::{Board, Boot, SaidBundle, Scenario, ScenarioError};
 use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::path::Path;
@@ -32,10 +32,12 @@ impl Board {
         !matches!(self, Self::Virt | Self::VirtGicv2)
     }
 
-    /// CPUs that QEMU counts too: Versal's two real-time processors, which nobody starts.
+    /// CPUs that QEMU counts too, and nobody starts: Versal's two real-time processors, and the AST2700's others, for want
+    /// of PSCI.
     pub(crate) fn more_cpus(self) -> u32 {
         match self {
             Self::XlnxVersalVirt => 2,
+            Self::Ast2700 => 3,
             _ => 0,
         }
     }
@@ -52,6 +54,13 @@ impl Board {
 /// What cannot be meant.
 pub(crate) fn check(s: &Scenario) -> std::result::Result<(), ScenarioError> {
     let machine = &s.machine;
+    if let Some(said) = &machine.said_bundle
+        && (machine.board != Board::Imx8mmEvk || s.has_bundle())
+    {
+        let message =
+            "machine.said-bundle: the EVK's tree alone is told so, where there is no bundle";
+        return Err(s.error(said.at.span(), message));
+    }
     if machine.board == Board::Virt {
         return Ok(());
     }
@@ -68,7 +77,7 @@ pub(crate) fn attach(scenario: &Scenario, logs: &Path) -> Result<Vec<OsString>> 
     let (board, cpus) = (scenario.machine.board, *scenario.machine.cpus.as_ref());
     let tree = match board.sketch() {
         Some(sketch) => sketch.tree(cpus),
-        None if board == Board::Imx8mmEvk => imx8mm(cpus),
+        None if board == Board::Imx8mmEvk => imx8mm(cpus, scenario.machine.said_bundle.as_ref()),
         None => return Ok(Vec::new()),
     };
     let path = logs.join("board.dtb");
@@ -92,7 +101,7 @@ const PPI: u32 = 1;
 const HIGH: u32 = 4;
 
 /// The i.MX 8M Mini on its EVK. QEMU adds the memory, PSCI and `/chosen`'s words.
-fn imx8mm(cpus: u32) -> FdtWriterResult<Vec<u8>> {
+fn imx8mm(cpus: u32, bundle: Option<&SaidBundle>) -> FdtWriterResult<Vec<u8>> {
     let mut fdt = FdtWriter::new()?;
     let root = fdt.begin_node("")?;
     fdt.property_string_list(
@@ -107,6 +116,11 @@ fn imx8mm(cpus: u32) -> FdtWriterResult<Vec<u8>> {
     fdt.end_node(aliases)?;
     let chosen = fdt.begin_node("chosen")?;
     fdt.property_string("stdout-path", "serial1:115200n8")?;
+    if let Some(SaidBundle { at, size }) = bundle {
+        let (start, size) = (at.as_ref().0, size.as_ref().0);
+        fdt.property_u64("linux,initrd-start", start)?;
+        fdt.property_u64("linux,initrd-end", start.saturating_add(size))?;
+    }
     fdt.end_node(chosen)?;
     let all = fdt.begin_node("cpus")?;
     fdt.property_u32("#address-cells", 1)?;

@@ -152,12 +152,24 @@ pub struct Machine {
     pub cmdline: Option<Spanned<String>>,
     /// What is started in Cordon's place, a file among the images.
     pub image: Option<String>,
+    /// Where the EVK's device tree says that the bundle is, without one being there.
+    pub said_bundle: Option<SaidBundle>,
     /// Bytes of the PCIe window for large BARs, where QEMU's 512 GiB will not do.
     pub pcie_window: Option<Size>,
     /// Time is counted in instructions: one a nanosecond, of all CPUs together, and none while they
     /// all sleep. The CPUs take turns.
     #[serde(default)]
     pub icount: bool,
+}
+
+/// What a device tree says of a bundle.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct SaidBundle {
+    /// PA.
+    pub at: Spanned<Size>,
+    /// Its bytes.
+    pub size: Spanned<Size>,
 }
 
 /// One `[[machine.disk]]` table.

@@ -14,8 +14,8 @@ const RAM: u64 = 0x4000_0000;
 const DEPTH: u64 = 256 << 20;
 /// How much at a time, a multiple of [`ALIGN`].
 const PIECE: usize = 64 << 10;
-/// An RSDP is at a multiple of this (ACPI 6.5, 5.2.5.1).
-const ALIGN: usize = 16;
+/// UEFI has the RSDP in pool memory, which is at multiples of this (UEFI 2.10, 7.2.4).
+const ALIGN: usize = 8;
 /// Bytes of one, and of those which the first checksum covers.
 const RSDP: usize = 36;
 const RSDP_FIRST: usize = 20;
@@ -147,7 +147,7 @@ mod tests {
     fn machine() -> Fake {
         let mut ram = vec![0; SIZE];
         let mut put = |at: usize, bytes: &[u8]| ram[at..at + bytes.len()].copy_from_slice(bytes);
-        let (rsdp, xsdt, table) = (0x4_fff0, 0x2000, 0x3000);
+        let (rsdp, xsdt, table) = (0x4_fff8, 0x2000, 0x3000);
         // A copy of the signature that is no RSDP.
         put(0x8_0000, b"RSD PTR ");
         put(rsdp, b"RSD PTR ");
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn a_table_is_found_by_way_of_the_rsdp_and_damaged() {
         let mut memory = machine();
-        for (table, at) in [("APIC", 0x3009), ("XSDT", 0x2009), ("RSDP", 0x4_fff9)] {
+        for (table, at) in [("APIC", 0x3009), ("XSDT", 0x2009), ("RSDP", 0x5_0001)] {
             apply(&mut memory, SIZE as u64, &patch(table, "5a")).expect("it is there");
             assert_eq!(memory.0[at], 0x5a, "{table}");
             // By now the RSDP's own checksum is wrong, too.
