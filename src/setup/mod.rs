@@ -26,7 +26,7 @@ use crate::arch::aarch64::{
     cpu, features, gic, guest, heap, layout, mem, mmu, page_slot, power, reset_service, smc, uart,
 };
 use crate::exit::{Seat, halt};
-use crate::machine::{HYPERVISOR, ThisMachine};
+use crate::machine::{HYPERVISOR, ThisMachine, look_for_input};
 use aarch64_cpu::registers::{CNTFRQ_EL0, ID_AA64MMFR0_EL1, ID_AA64MMFR2_EL1, MPIDR_EL1, Readable};
 use acpi::TableMemory;
 use alloc::vec::Vec;
@@ -400,6 +400,7 @@ fn start_vms(hypervisor: &'static Hypervisor<ThisMachine>) {
         hypervisor.start(vm);
     }
     uart::listen();
+    look_for_input();
 }
 
 fn start_cpus() {
