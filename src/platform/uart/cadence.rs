@@ -117,7 +117,7 @@ mod tests {
                     empty | if self.full { TFUL } else { 0 }
                 }
                 FIFO => received.pop_front().expect("REMPTY was looked at").into(),
-                other => panic!("nobody reads {other:#x}"),
+                other => unreachable!("nobody reads {other:#x}"),
             }
         }
 
@@ -129,7 +129,7 @@ mod tests {
                 INTERRUPT_STATUS => self.status &= !value,
                 RECEIVE_TRIGGER => self.trigger = value,
                 FIFO => self.sent.push(value),
-                other => panic!("nobody writes {other:#x}"),
+                other => unreachable!("nobody writes {other:#x}"),
             }
         }
     }
