@@ -16,11 +16,13 @@ pub enum Purpose {
     PollErrors = 0,
     /// Print what has been put off.
     DrainLog = 1,
+    /// Look for what was typed on a UART without an interrupt.
+    LookForInput = 2,
 }
 
 impl Purpose {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::PollErrors, Self::DrainLog];
+    pub const ALL: [Self; 3] = [Self::PollErrors, Self::DrainLog, Self::LookForInput];
 }
 
 /// No deadline. The counter gets there after 584 years at 1 GHz.

@@ -3,7 +3,7 @@
 use crate::arch::aarch64::guest::{self, Saved, ThisCpu};
 use crate::arch::aarch64::vectors::{self, GuestFrame};
 use crate::arch::aarch64::vgic::VirtualInterface;
-use crate::arch::aarch64::{cpu, crash, features, gic, smc, spi};
+use crate::arch::aarch64::{cpu, crash, features, gic, power, spi};
 use crate::machine::{self, HYPERVISOR, ThisMachine};
 use cordon::ras::esr::SError;
 use cordon::vm::exit::{Arrived, Exit, Next};
@@ -166,7 +166,7 @@ fn take_devices(arrived: &Arrived) {
 /// CPU of the last VM comes here; the first one does it.
 pub fn halt() -> ! {
     say_last(reason());
-    smc::system_off()
+    power::off()
 }
 
 /// The operator ends the machine. Comes back where it cannot begin anew.
@@ -174,11 +174,11 @@ pub fn end(how: End) {
     match how {
         End::Off => {
             say_last("operator-off");
-            smc::system_off()
+            power::off()
         }
         End::Reboot => {
             say_last("operator-reboot");
-            smc::system_reset();
+            power::reset();
             HALTING.store(false, Ordering::Release);
         }
     }

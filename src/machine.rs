@@ -4,7 +4,7 @@ use crate::arch::aarch64::gic::Acknowledged;
 use crate::arch::aarch64::mmio::{EventRegister, SharedMemory};
 use crate::arch::aarch64::tables::HeapFrames;
 use crate::arch::aarch64::tlb::HardwareTlb;
-use crate::arch::aarch64::{cpu, device, gic, load, mmu, page_slot, smc, spi, timer, uart};
+use crate::arch::aarch64::{cpu, device, gic, load, mmu, page_slot, power, smc, spi, timer, uart};
 use aarch64_cpu::registers::{CNTPCT_EL0, Readable};
 use cordon::addr::{Pa, PaRange};
 use cordon::console::{Event, Switchboard};
@@ -57,6 +57,10 @@ pub fn attend(taken: &Acknowledged) -> bool {
     if due.has(Purpose::DrainLog) {
         say_now();
     }
+    if due.has(Purpose::LookForInput) {
+        console_input();
+        look_for_input();
+    }
     let poll = due.has(Purpose::PollErrors);
     if !poll && !taken.notified {
         return false;
@@ -83,6 +87,17 @@ fn say_events(register: &EventRegister) {
     let events = PlatformEvents::new(register.take());
     if events.has_unknown() {
         log::warn!("event=platform-event {events}");
+    }
+}
+
+/// How often a UART without an interrupt is looked at, in milliseconds: a person does not notice, nor does a guest.
+const LOOK_EVERY_MS: u64 = 20;
+
+/// Where the UART has no interrupt, this CPU looks after it by its timer.
+pub fn look_for_input() {
+    if !gic::announces_input() {
+        // Without a timer, guests that look for input are all there is.
+        let _ = timer::set(Purpose::LookForInput, LOOK_EVERY_MS);
     }
 }
 
@@ -210,7 +225,7 @@ impl Platform for ThisMachine {
     }
 
     fn end(&self, how: End) {
-        if smc::can_end() {
+        if power::can_end() {
             crate::exit::end(how);
         }
     }

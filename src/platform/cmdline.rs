@@ -12,6 +12,7 @@
 //! | `spares=SIZE` | take RAM from the VMs' pool for pages that stand in for bad ones |
 //! | `tables=N` | table frames that each VM keeps for containment, 0 to 65536 |
 //! | `corrected=move`, `tell`, `ignore`, `N`, `move,N` | what is done about a page with N corrected errors ([`crate::ras::soft_offline`]) |
+//! | `psci=off`, `on` | whether PSCI is called where there is one |
 //! | `reserved=SIZE`, `reserved=SIZE@PA` | take RAM from the VMs' pool and offer it as device memory; may be repeated |
 //!
 //! Numbers are decimal or `0x`, sizes may end in `K`, `M` or `G`. The line is written by a person
@@ -54,6 +55,8 @@ pub struct Options {
     pub tables: Option<usize>,
     /// What is done about corrected errors.
     pub corrected: SoftOffline,
+    /// PSCI is called where there is one. On a machine whose PSCI is broken, UEFI may be better.
+    pub uses_psci: bool,
 }
 
 impl Default for Options {
@@ -70,6 +73,7 @@ impl Default for Options {
             spares: None,
             tables: None,
             corrected: SoftOffline::DEFAULT,
+            uses_psci: true,
         }
     }
 }
@@ -143,6 +147,7 @@ impl Options {
             "spares" => self.spares = Some(spares(value).ok_or(bad)?),
             "tables" => self.tables = Some(tables(value).ok_or(bad)?),
             "corrected" => self.corrected = corrected(value).ok_or(bad)?,
+            "psci" => self.uses_psci = on_off(value).ok_or(bad)?,
             "reserved" => self.reserved.push(reserved(value).ok_or(bad)?),
             _ => return Err(BadWord::Unknown(word)),
         }
@@ -170,6 +175,14 @@ fn console(value: &str) -> Option<bool> {
     match value {
         "raw" => Some(true),
         "lines" => Some(false),
+        _ => None,
+    }
+}
+
+fn on_off(value: &str) -> Option<bool> {
+    match value {
+        "on" => Some(true),
+        "off" => Some(false),
         _ => None,
     }
 }
@@ -289,6 +302,8 @@ mod tests {
         assert_eq!((options.spares, options.tables), (Some(2 << 20), Some(3)));
         let (action, threshold) = (Action::Tell, 5);
         assert_eq!(options.corrected, SoftOffline { action, threshold });
+        assert!(!parse("psci=off").0.uses_psci);
+        assert!(parse("psci=off psci=on").0.uses_psci);
         assert_eq!(parse("bbm=0").0.bbm, Bbm::Level(0));
         assert_eq!(parse("bbm=2 bbm=auto").0.bbm, Bbm::Auto);
     }
@@ -318,6 +333,7 @@ mod tests {
             "corrected=",
             "corrected=0",
             "corrected=often",
+            "psci=no",
             "reserved=4097",
             "reserved=+4096",
             "reserved=4096@1",

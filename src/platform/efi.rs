@@ -8,11 +8,13 @@
 //! ```text
 //!   start    find the bundle, leave boot services: over the trait `Firmware`, which tests fake
 //!   map      what the memory map says is RAM, and what of that is taken
+//!   runtime  what the firmware needs to be called once more
 //! ```
 //!
 //! The calls themselves are made by `src/arch/aarch64/efi.rs`.
 
 mod map;
+mod runtime;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -20,6 +22,7 @@ mod tests;
 use core::fmt;
 
 pub use map::{MapError, Memory};
+pub use runtime::{ResetService, RuntimeKind, RuntimeRegion};
 pub use start::{Exited, File, Firmware, MapInfo, command_line, exit, load_bundle, load_text};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -150,6 +153,7 @@ pub struct Handover {
     descriptor_size: u64,
     rsdp: u64,
     dtb: u64,
+    reset: u64,
     bundle: [u64; 2],
     cmdline: [u64; 2],
 }
@@ -165,6 +169,7 @@ impl Handover {
             descriptor_size: 0,
             rsdp: 0,
             dtb: 0,
+            reset: 0,
             bundle: pair(bundle),
             cmdline: match cmdline {
                 Some(range) => pair(range),
@@ -183,6 +188,12 @@ impl Handover {
             Some(at) => at.get(),
             None => 0,
         };
+        self
+    }
+
+    /// With the address of ResetSystem, as the runtime services' table has it.
+    pub const fn with_reset(mut self, at: Pa) -> Self {
+        self.reset = at.get();
         self
     }
 
@@ -208,6 +219,11 @@ impl Handover {
             rsdp: at(self.rsdp),
             dtb: at(self.dtb),
         }
+    }
+
+    /// Where ResetSystem is.
+    pub fn reset(&self) -> Option<Pa> {
+        (self.reset != 0).then_some(Pa::new(self.reset))
     }
 
     /// The bundle.

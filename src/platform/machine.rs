@@ -24,6 +24,7 @@ use core::fmt;
 use core::ops::RangeInclusive;
 
 use super::acpi::AcpiError;
+use super::efi::ResetService;
 use super::fdt::FdtError;
 use crate::addr::{Pa, PaRange};
 pub use acpi::{AcpiParts, Description, Difference};
@@ -50,6 +51,8 @@ pub struct Machine {
     pub uart_interrupt: Option<u32>,
     /// The interrupt controller, where it is a GICv3.
     pub gic: Option<GicV3>,
+    /// Where it is another one that is known by name, and not driven: that name.
+    pub other_gic: Option<&'static str>,
     /// The generic timer's interrupts.
     pub timer: Option<TimerInterrupts>,
     /// The first PCI Express host bridge with ECAM.
@@ -62,6 +65,8 @@ pub struct Machine {
     pub bootargs: Option<String>,
     /// What the boot loader left in memory for Cordon: the bundle.
     pub initrd: Option<PaRange>,
+    /// What ends the machine where PSCI does not: UEFI's.
+    pub reset: Option<ResetService>,
     /// The ACPI RSDP, by Cordon's own `cordon,acpi-rsdp` in `/chosen`.
     pub rsdp: Option<Pa>,
 }
@@ -294,6 +299,9 @@ impl fmt::Display for Machine {
             .map_or(Ok(()), |fw_cfg| lines.range("fw-cfg", fw_cfg))?;
         self.initrd
             .map_or(Ok(()), |initrd| lines.range("initrd", initrd))?;
+        (self.reset.as_ref()).map_or(Ok(()), |reset| {
+            lines.line(format_args!("what=reset-service pa={}", reset.entry))
+        })?;
         self.rsdp.map_or(Ok(()), |rsdp| {
             lines.line(format_args!("what=rsdp pa={rsdp}"))
         })

@@ -15,13 +15,13 @@ pub mod efi;
 pub mod fdt;
 pub mod fw_cfg;
 pub mod image;
-pub mod imx_uart;
 pub mod machine;
 pub mod memory;
 pub mod page_set;
 pub mod pci;
 pub mod sgi;
 pub mod table_loader;
+pub mod uart;
 
 /// What the modules' tests of damaged input share.
 #[cfg(test)]

@@ -66,6 +66,7 @@ fn read(at: Pa) -> Result<Machine, Failure> {
         None => Machine::from_efi(&memory, None, acpi.as_ref())?,
     };
     machine.rsdp = tables.rsdp;
+    machine.reset = (handover.reset()).and_then(|entry| memory.reset_service(entry));
     let words = handover
         .cmdline()
         .map(|range| boot_memory(range).map_err(|_| lost()));

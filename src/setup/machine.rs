@@ -12,6 +12,8 @@ use core::fmt;
 /// Why there is no machine to speak of.
 #[derive(Debug)]
 pub enum Error {
+    /// There is none.
+    NoTree,
     /// The memory of the DTB cannot be mapped.
     Map(mmu::Error),
     /// The blob is damaged.
@@ -25,7 +27,7 @@ impl Error {
     pub fn console(&self) -> Option<HostUart> {
         match self {
             Self::Machine(_, console) => *console,
-            Self::Map(_) | Self::Fdt(_) => None,
+            Self::NoTree | Self::Map(_) | Self::Fdt(_) => None,
         }
     }
 }
@@ -33,6 +35,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NoTree => f.write_str("why=none"),
             Self::Map(error) => write!(f, "why={error}"),
             Self::Fdt(error) => error.fmt(f),
             Self::Machine(error, _) => error.fmt(f),
@@ -64,6 +67,10 @@ pub fn with_tree<T>(
     dtb: Pa,
     read: impl FnOnce(&CheckedFdt<'_>) -> Result<T, MachineError>,
 ) -> Result<T, Error> {
+    // What a loader that has none leaves in x0.
+    if dtb == Pa::new(0) {
+        return Err(Error::NoTree);
+    }
     let head = memory(dtb, PAGE_SIZE)?;
     let size = CheckedFdt::total_size(&head).map_err(Error::Fdt)?;
     drop(head);

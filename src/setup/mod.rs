@@ -23,10 +23,10 @@ mod vms;
 
 use crate::arch::aarch64::mmio::SharedMemory;
 use crate::arch::aarch64::{
-    cpu, features, gic, guest, heap, layout, mem, mmu, page_slot, smc, uart,
+    cpu, features, gic, guest, heap, layout, mem, mmu, page_slot, power, reset_service, smc, uart,
 };
 use crate::exit::{Seat, halt};
-use crate::machine::{HYPERVISOR, ThisMachine};
+use crate::machine::{HYPERVISOR, ThisMachine, look_for_input};
 use aarch64_cpu::registers::{CNTFRQ_EL0, ID_AA64MMFR0_EL1, ID_AA64MMFR2_EL1, MPIDR_EL1, Readable};
 use acpi::TableMemory;
 use alloc::vec::Vec;
@@ -84,7 +84,7 @@ pub fn run(described_at: Pa, door: Door) {
     };
     let options = options(&machine);
     start_console(&machine, &options);
-    look_for_psci(&machine);
+    look_for_psci(&machine, &options);
     cpu_records(&machine);
     let mut free = free_memory(&machine);
     let inputs = Inputs::find(&machine, &mut free, door);
@@ -159,15 +159,25 @@ fn start_console(machine: &Machine, options: &Options) {
     }
 }
 
-/// Without PSCI by SMC there is one CPU, and nobody who turns it off.
-fn look_for_psci(machine: &Machine) {
+/// Without PSCI by SMC there is one CPU, and nobody who turns it off but UEFI, if that is there.
+fn look_for_psci(machine: &Machine, options: &Options) {
     let why = match machine.psci {
+        Some(_) if !options.uses_psci => "command-line",
         Some(Conduit::Smc) => return,
         Some(Conduit::Hvc) => "by-hvc",
-        None => "not-in-device-tree",
+        None => "not-described",
     };
     smc::forget();
-    log::warn!("event=no-psci why={why}");
+    if let Some(service) = &machine.reset
+        && let Err(error) = reset_service::init(service, machine.uart)
+    {
+        log::error!("event=error what=reset-service why={error}");
+    }
+    let ends_by = match power::can_end() {
+        true => "efi",
+        false => "nobody",
+    };
+    log::warn!("event=no-psci why={why} ends_by={ends_by}");
 }
 
 /// Boot CPU first, then the others as the DTB has them.
@@ -328,7 +338,9 @@ fn announce(door: Door, stage2: &Config, inputs: &Inputs, sources: usize) {
 /// Without interrupts no CPU could get another out of its guest: then there is nothing to start.
 fn start_interrupts(machine: &Machine) -> bool {
     if machine.gic.is_none() {
-        log::error!("event=error what=gic why=no-gicv3");
+        // A GICv2 has another virtual interface, in memory, for which there is no back end.
+        let found = machine.other_gic.unwrap_or("none");
+        log::error!("event=error what=gic why=no-gicv3 found={found}");
         return false;
     }
     if let Err(error) = gic::init(machine) {
@@ -388,6 +400,7 @@ fn start_vms(hypervisor: &'static Hypervisor<ThisMachine>) {
         hypervisor.start(vm);
     }
     uart::listen();
+    look_for_input();
 }
 
 fn start_cpus() {

@@ -1,4 +1,4 @@
-//! Other people's firmware for QEMU's `virt`, as Debian has it: U-Boot, and UEFI. Each is fetched once into
+//! Other people's firmware and loaders for QEMU's `virt`, as Debian has them: U-Boot, UEFI, and GRUB. Each is fetched once into
 //! `target/guests/`, and then a file among the images.
 
 use crate::debian::{self, Apt};
@@ -27,7 +27,7 @@ pub(crate) struct Loader {
 }
 
 /// All that there are.
-pub(crate) const ALL: [Loader; 2] = [
+pub(crate) const ALL: [Loader; 3] = [
     Loader {
         name: "U-Boot",
         boots: &[Boot::Uboot],
@@ -39,12 +39,27 @@ pub(crate) const ALL: [Loader; 2] = [
     },
     Loader {
         name: "UEFI",
-        boots: &[Boot::Uefi, Boot::UefiKernel, Boot::UefiEl1],
+        boots: &[
+            Boot::Uefi,
+            Boot::UefiKernel,
+            Boot::UefiShell,
+            Boot::Grub,
+            Boot::UefiEl1,
+        ],
         directory: "uefi",
         image: "uefi.fd",
         package: "qemu-efi-aarch64",
         place: "usr/share/qemu-efi-aarch64/QEMU_EFI.fd",
         megabytes: 9,
+    },
+    Loader {
+        name: "GRUB",
+        boots: &[Boot::Grub],
+        directory: "grub",
+        image: "grub.efi",
+        package: "grub-efi-arm64-unsigned",
+        place: "usr/lib/grub/arm64-efi/monolithic/grubaa64.efi",
+        megabytes: 2,
     },
 ];
 

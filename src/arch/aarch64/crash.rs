@@ -7,12 +7,12 @@
 //! crashes leaves the word to the first.
 #![expect(unsafe_code, reason = "puts statics into a section of their own")]
 
-use super::smc;
+use super::power;
 use super::uart;
 use aarch64_cpu::registers::{MPIDR_EL1, Readable};
 use cordon::platform::machine::UartKind;
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// The MPIDR of the CPU that crashed first.
 #[unsafe(link_section = ".bss.crash")]
@@ -23,9 +23,9 @@ const NOBODY: u64 = 0;
 /// Where the UART is, 0 for nowhere.
 #[unsafe(link_section = ".bss.crash")]
 static UART: AtomicU64 = AtomicU64::new(0);
-/// Whether it is an i.MX UART.
+/// What it is, as [`UartKind::to_bits`] has it.
 #[unsafe(link_section = ".bss.crash")]
-static IS_IMX: AtomicBool = AtomicBool::new(false);
+static UART_KIND: AtomicU32 = AtomicU32::new(0);
 
 /// The report is out, and what was left to be said before it is being printed.
 #[unsafe(link_section = ".bss.crash")]
@@ -33,15 +33,12 @@ static FLUSHING: AtomicBool = AtomicBool::new(false);
 
 /// Remembers where the UART is, and what it is.
 pub fn remember_uart(kind: UartKind, base: u64) {
-    IS_IMX.store(kind == UartKind::Imx, Ordering::Relaxed);
+    UART_KIND.store(kind.to_bits(), Ordering::Relaxed);
     UART.store(base, Ordering::Relaxed);
 }
 
 fn port() -> uart::Port {
-    let kind = match IS_IMX.load(Ordering::Relaxed) {
-        false => UartKind::Pl011,
-        true => UartKind::Imx,
-    };
+    let kind = UartKind::from_bits(UART_KIND.load(Ordering::Relaxed));
     uart::steal(kind, UART.load(Ordering::Relaxed))
 }
 
@@ -54,7 +51,7 @@ pub fn stop(report: impl FnOnce(&mut dyn Write) -> fmt::Result) -> ! {
             if FLUSHING.load(Ordering::Relaxed) {
                 say_halt(&mut port());
             }
-            smc::system_off()
+            power::off()
         }
         Err(_) => wait_for_ever(),
     }
@@ -70,7 +67,13 @@ pub fn stop(report: impl FnOnce(&mut dyn Write) -> fmt::Result) -> ! {
         });
     }
     say_halt(&mut port);
-    smc::system_off()
+    power::off()
+}
+
+/// Prints a line, whatever holds the console.
+pub fn add(line: fmt::Arguments<'_>) {
+    // As above.
+    let _ = writeln!(port(), "{line}");
 }
 
 fn say_halt(port: &mut uart::Port) {

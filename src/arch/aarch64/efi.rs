@@ -102,6 +102,7 @@ fn boot(services: &mut Services) -> Result<core::convert::Infallible, EfiError> 
     let image = make_room(services)?;
     let cmdline = keep(services, line.as_bytes())?;
     let handover = Handover::new(bundle, cmdline).with_tables(tables);
+    let handover = (services.reset_system()).map_or(handover, |at| handover.with_reset(at));
     let place = keep(services, handover.as_bytes())?.ok_or(EfiError::NoBundle)?;
     let exited = efi::exit(services)?;
     let handover = handover.with_map(exited);

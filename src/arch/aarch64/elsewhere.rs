@@ -31,8 +31,9 @@ pub extern "C" fn say_so(dtb: u64) -> ! {
         // At EL3 there is nobody below.
         Some(Conduit::Smc) if level < 3 => smc::system_off(),
         Some(Conduit::Hvc) if level < 2 => smc::system_off_by_hvc(),
-        _ => super::crash::wait_for_ever(),
+        _ => {}
     }
+    super::crash::wait_for_ever()
 }
 
 /// The device tree at `dtb`, as far as its head says.

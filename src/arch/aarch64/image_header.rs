@@ -5,6 +5,9 @@
 //! be the lower half of an instruction that does nothing of consequence, and the Image header keeps its last
 //! word for just that offset. Linux and Xen do the same.
 //!
+//! GRUB hands over an initrd by a protocol only to what says that it is Linux's EFI stub of version 1 or later, in the
+//! image's version.
+//!
 //! The PE file has two sections: code, and all the rest, writable. The file is loaded as it is, every
 //! byte at its offset; the image relocates itself, so it has no base relocations, and is not marked as if they had
 //! been stripped. Heap and stacks are not in it: before it uses them, it moves to where there is room for
@@ -63,7 +66,7 @@ unsafe extern "C" fn _start() -> ! {
         ".quad  0",               // image base: none is preferred
         ".word  0x1000",          // alignment in memory
         ".word  0x200",           // alignment in the file
-        ".hword 0, 0, 0, 0, 0, 0", // no versions
+        ".hword 0, 0, 1, 0, 0, 0", // versions: 1.0 of the image
         ".word  0",
         ".word  __pe_image_size",
         ".word  __pe_text_offset", // size of the headers

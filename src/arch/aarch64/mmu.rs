@@ -16,6 +16,7 @@ use aarch64_paging::{
     paging::{Constraints, El2, MemoryRegion},
 };
 use cordon::addr::{PAGE_SIZE, Pa, PaRange};
+use cordon::platform::efi::{ResetService, RuntimeKind, RuntimeRegion};
 use core::fmt;
 use core::ops::{Deref, DerefMut, Range};
 use spin::Mutex;
@@ -85,17 +86,7 @@ static MAP: Mutex<Option<Map>> = Mutex::new(None);
 ///
 /// If the image lies beyond the map's 512 GiB, or the heap is too small for the tables.
 pub fn init() -> Result<(), Error> {
-    let mut tables = IdMap::new(ROOT_LEVEL, El2);
-    let mut map =
-        |start: u64, end: u64, attributes| tables.map_range(&region(start, end), attributes);
-    map(layout::image_start(), layout::text_end(), TEXT)?;
-    map(layout::text_end(), layout::relro_end(), RODATA)?;
-    map(layout::relro_end(), layout::bss_end(), DATA)?;
-    for cpu in 0..layout::MAX_CPUS {
-        let top = layout::stack_top(cpu);
-        map(top - layout::STACK_SLOT_SIZE / 2, top, DATA)?;
-    }
-    map(layout::heap_start(), layout::heap_end(), DATA)?;
+    let mut tables = image_map()?;
     // SAFETY: everything that runs or is referred to, the tables themselves included, is part of
     // the image, which was mapped just now with the rights that each part of it needs. The map is
     // never dropped. `activate` sets the same root again and remembers that it is live.
@@ -108,6 +99,52 @@ pub fn init() -> Result<(), Error> {
         used: alloc::vec::Vec::with_capacity(16),
     });
     Ok(())
+}
+
+/// A map of the image.
+fn image_map() -> Result<IdMap<El2>, Error> {
+    let mut tables = IdMap::new(ROOT_LEVEL, El2);
+    let mut map =
+        |start: u64, end: u64, attributes| tables.map_range(&region(start, end), attributes);
+    map(layout::image_start(), layout::text_end(), TEXT)?;
+    map(layout::text_end(), layout::relro_end(), RODATA)?;
+    map(layout::relro_end(), layout::bss_end(), DATA)?;
+    for cpu in 0..layout::MAX_CPUS {
+        let top = layout::stack_top(cpu);
+        map(top - layout::STACK_SLOT_SIZE / 2, top, DATA)?;
+    }
+    map(layout::heap_start(), layout::heap_end(), DATA)?;
+    Ok(tables)
+}
+
+/// Another map, for good: the image, and what `service` wants mapped; and `uart`. Returns its root, for
+/// [`super::boot::switch_table`].
+///
+/// # Errors
+///
+/// As [`Error`] says.
+pub fn firmware_map(service: &ResetService, uart: Option<PaRange>) -> Result<u64, Error> {
+    let own = layout::own_memory().ok_or(Error::NotReady)?;
+    let mut tables = image_map()?;
+    for RuntimeRegion { range, kind } in &service.regions {
+        if range.overlaps(own) {
+            return Err(Error::InUse(own));
+        }
+        let attributes = match kind {
+            // As Linux has it: what is code in there, and what its data, is not said.
+            RuntimeKind::Code => NORMAL,
+            RuntimeKind::Data => DATA,
+            RuntimeKind::Registers => DEVICE,
+        };
+        set(&mut tables, *range, attributes)?;
+    }
+    if let Some(page) = uart.and_then(|uart| service.beside(uart)) {
+        set(&mut tables, page, DEVICE)?;
+    }
+    let root = tables.root_address().0 as u64;
+    // No CPU walks it before the end, and from then on one does.
+    core::mem::forget(tables);
+    Ok(root)
 }
 
 /// `TTBR0_EL2` for the secondary CPUs.

@@ -35,37 +35,31 @@ pub fn psci_version() -> Option<psci::Version> {
     psci::version::<Smc>().ok()
 }
 
-/// Whether the machine can be ended from here.
-pub fn can_end() -> bool {
+/// Whether there is somebody to be asked.
+pub fn is_there() -> bool {
     !is_absent()
 }
 
-/// Turns the machine off. Comes back only if firmware will not, and then there is nothing to do.
-pub fn system_off() -> ! {
+/// Turns the machine off. Comes back if firmware will not.
+pub fn system_off() {
     if !is_absent() {
-        // An error leaves nothing better to do than what follows.
+        // What is there to be done then is the caller's affair.
         let _ = psci::system_off::<Smc>();
-    }
-    loop {
-        aarch64_cpu::asm::wfi();
     }
 }
 
 /// Starts the machine anew. Comes back if firmware will not.
 pub fn system_reset() {
     if !is_absent() {
-        // What is there to be done then is the caller's affair.
+        // As above.
         let _ = psci::system_reset::<Smc>();
     }
 }
 
 /// [`system_off`] from EL1, where a hypervisor has PSCI's place.
-pub fn system_off_by_hvc() -> ! {
+pub fn system_off_by_hvc() {
     // As above.
     let _ = psci::system_off::<Hvc>();
-    loop {
-        aarch64_cpu::asm::wfi();
-    }
 }
 
 /// Cordon's firmware, by its SiP calls (docs/protocols.md): who answers can poison memory.

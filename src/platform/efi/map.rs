@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::PAGE;
+use super::{PAGE, ResetService, RuntimeKind, RuntimeRegion};
 use crate::addr::{Pa, PaRange};
 use crate::platform::machine::{Reserved, ReservedBy};
 
@@ -64,6 +64,8 @@ pub struct Memory {
     pub reserved: Vec<Reserved>,
     /// Where ACPI tables and what belongs to them may be.
     pub tables: Vec<PaRange>,
+    /// What the firmware wants mapped when it is called again.
+    pub runtime: Vec<RuntimeRegion>,
 }
 
 /// What becomes of memory.
@@ -91,6 +93,15 @@ fn usage(kind: u32, attributes: u64) -> Use {
         1..=4 | 7 if attributes & SPECIAL_PURPOSE != 0 => Use::Kept("special-purpose"),
         1..=4 | 7 => Use::Free,
         _ => Use::None,
+    }
+}
+
+/// As what firmware wants `kind` of memory mapped.
+fn runtime_kind(kind: u32, attributes: u64) -> RuntimeKind {
+    match kind {
+        _ if attributes & WRITE_BACK == 0 => RuntimeKind::Registers,
+        5 => RuntimeKind::Code,
+        _ => RuntimeKind::Data,
     }
 }
 
@@ -129,7 +140,12 @@ impl Memory {
         if !range.start().is_aligned(PAGE) {
             return None;
         }
-        match usage(kind, word(ATTRIBUTES)?) {
+        let attributes = word(ATTRIBUTES)?;
+        if attributes & RUNTIME != 0 {
+            let kind = runtime_kind(kind, attributes);
+            self.runtime.push(RuntimeRegion { range, kind });
+        }
+        match usage(kind, attributes) {
             Use::None => return Some(()),
             Use::Free => {}
             Use::Kept(why) => {
@@ -143,6 +159,11 @@ impl Memory {
         }
         self.ram.push(range);
         Some(())
+    }
+
+    /// ResetSystem, whose code is at `entry`; `None` where the map does not have that.
+    pub fn reset_service(&self, entry: Pa) -> Option<ResetService> {
+        ResetService::new(entry, self)
     }
 
     /// Whether all of `range` is RAM.

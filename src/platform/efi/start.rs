@@ -213,7 +213,7 @@ pub fn exit(firmware: &mut impl Firmware) -> Result<Exited, EfiError> {
 }
 
 /// The words that Cordon is started with: those of the file on the volume, then those of the image's load
-/// options, UCS-2, without the program's own name that a shell puts before them. Load options that are no text
+/// options, UCS-2, without the program's own name that a shell or GRUB puts before them. Load options that are no text
 /// are left out: boot managers put there what they like.
 pub fn command_line(load_options: &[u8], file: &[u8]) -> String {
     let mut line = String::new();
@@ -229,7 +229,10 @@ pub fn command_line(load_options: &[u8], file: &[u8]) -> String {
         .unwrap_or_default()
         .split_ascii_whitespace());
     let options = text(load_options).unwrap_or_default();
-    let is_program = |word: &&str| word.to_ascii_lowercase().ends_with(".efi");
+    let is_program = |word: &&str| {
+        // GRUB's words begin with what it has loaded, for Linux to look up.
+        word.to_ascii_lowercase().ends_with(".efi") || word.starts_with("BOOT_IMAGE=")
+    };
     let mut words = options.split_ascii_whitespace().peekable();
     words.next_if(is_program);
     add(&mut words);

@@ -226,6 +226,7 @@ fn words_come_from_the_file_then_from_the_loader_without_the_programs_name() {
         line("bbm=0 x.efi", " loglevel=info\r\nspares=1M\n"),
         "loglevel=info spares=1M bbm=0 x.efi"
     );
+    assert_eq!(line("BOOT_IMAGE=/cordon.img bbm=0", ""), "bbm=0");
     // No text: what a boot manager marks its own entries with.
     assert_eq!(
         command_line(&[0x4e, 0xac, 0x08, 0x81, 0x11, 0x9f], b"bbm=0"),
@@ -279,12 +280,15 @@ fn the_handover_is_read_as_it_was_written() {
     };
     let handover = Handover::new(range(0x1000, 5), None)
         .with_tables(tables)
+        .with_reset(Pa::new(0x7000))
         .with_map(Exited {
             map: range(0x3000, 96),
             descriptor_size: 48,
         });
     let read = Handover::read_from_bytes(handover.as_bytes()).unwrap();
     assert_eq!(read.bundle(), Some(range(0x1000, 5)));
+    assert_eq!(read.reset(), Some(Pa::new(0x7000)));
+    assert_eq!(Handover::default().reset(), None);
     assert_eq!((read.tables(), read.cmdline()), (tables, None));
     assert_eq!(read.map(), Some((range(0x3000, 96), 48)));
 }
@@ -318,6 +322,8 @@ fn ram_is_what_can_be_cached_and_firmware_keeps_its_own() {
         descriptor(7, 0x6500_0000, 0, WB),
     ];
     let memory = Memory::read(&map.concat(), 48).unwrap();
+    let runtime: Vec<RuntimeKind> = memory.runtime.iter().map(|it| it.kind).collect();
+    assert_eq!(runtime, [RuntimeKind::Data, RuntimeKind::Registers]);
     let ranges = |ranges: &[PaRange]| -> Vec<(u64, u64)> {
         ranges
             .iter()
@@ -342,6 +348,44 @@ fn ram_is_what_can_be_cached_and_firmware_keeps_its_own() {
     let range = |start, size| PaRange::new(Pa::new(start), size).unwrap();
     assert!(memory.contains(range(0x4010_f000, 0x2000)));
     assert!(!memory.contains(range(0x4011_3fff, 2)));
+}
+
+#[test]
+fn the_reset_service_is_believed_where_the_map_has_code() {
+    let runtime = |kind, start, pages| descriptor(kind, start, pages, WB | 1 << 63);
+    let map = [
+        runtime(5, 0x5000_0000, 0x10),
+        runtime(6, 0x4000_0000, 0x10),
+        descriptor(11, 0x0901_0000, 1, 1 | 1 << 63),
+        descriptor(5, 0x6000_0000, 1, WB),
+    ];
+    let memory = Memory::read(&map.concat(), 48).unwrap();
+    let service = memory.reset_service(Pa::new(0x5000_0100)).unwrap();
+    assert_eq!(service.entry, Pa::new(0x5000_0100));
+    let starts: Vec<u64> = (service.regions.iter())
+        .map(|it| it.range.start().get())
+        .collect();
+    assert_eq!(starts, [0x0901_0000, 0x4000_0000, 0x5000_0000]);
+    let range = |start, size| PaRange::new(Pa::new(start), size).unwrap();
+    assert_eq!(service.beside(range(0x0901_0010, 4)), None);
+    assert_eq!(
+        service.beside(range(0x0900_0010, 0x9000)),
+        Some(range(0x0900_0000, 0x1000))
+    );
+    // Data, registers, code without a promise, beyond, not aligned, across the end.
+    for entry in [
+        0x4000_0000,
+        0x0901_0000,
+        0x6000_0000,
+        0x5001_0000,
+        0x5000_0102,
+        0x5000_fffe,
+    ] {
+        assert_eq!(memory.reset_service(Pa::new(entry)), None, "{entry:#x}");
+    }
+    let twice = [map.concat(), runtime(6, 0x5000_f000, 2)].concat();
+    let twice = Memory::read(&twice, 48).unwrap();
+    assert_eq!(twice.reset_service(Pa::new(0x5000_0000)), None);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use super::{
 use crate::addr::{Pa, PaRange};
 use crate::platform::acpi::{self, AcpiError, CheckedTables, Madt, PhysicalBytes, Signature};
 use crate::platform::aml;
+use crate::platform::uart::ns16550::Layout;
 
 /// Registers of a GICv3's distributor, and of a redistributor (GIC architecture 12.8, 12.10), in bytes.
 const DISTRIBUTOR: u64 = 64 << 10;
@@ -31,6 +32,8 @@ mod field {
     pub(super) const GTDT_VIRTUAL_EL2: usize = 96;
     pub(super) const SPCR_TYPE: usize = 36;
     pub(super) const SPCR_SPACE: usize = 40;
+    pub(super) const SPCR_WIDTH: usize = 41;
+    pub(super) const SPCR_ACCESS: usize = 43;
     pub(super) const SPCR_ADDRESS: usize = 44;
     pub(super) const SPCR_INTERRUPT_TYPE: usize = 52;
     pub(super) const SPCR_GSIV: usize = 54;
@@ -44,6 +47,8 @@ pub struct Description {
     pub cpus: Vec<Mpidr>,
     /// The interrupt controller, where it is a GICv3 or GICv4.
     pub gic: Option<GicV3>,
+    /// Where it is an older one, its name.
+    pub other_gic: Option<&'static str>,
     /// How PSCI is called, by the FADT.
     pub psci: Option<Conduit>,
     /// The generic timer's interrupts, by the GTDT.
@@ -85,6 +90,7 @@ impl Description {
         let windows = tables.dsdt(memory)?.map(aml::find_pci_windows);
         Ok(Self {
             gic: gic(&madt),
+            other_gic: matches!(madt.version, 1 | 2).then_some("gicv2"),
             cpus: madt.cpus,
             psci: table(Signature::FADT)?.and_then(conduit),
             timer: table(Signature::GTDT)?.map(timer),
@@ -201,6 +207,10 @@ fn uart(spcr: &[u8]) -> Option<HostUart> {
         // A PL011; what Arm's server base says of one, with 32-bit accesses alone and without.
         0x03 | 0x0d | 0x0e => UartKind::Pl011,
         0x0c => UartKind::Imx,
+        // 16550, all of it or a part, and as the address structure says.
+        0x00 | 0x01 | 0x12 => UartKind::Ns16550(layout(spcr)?),
+        // The BCM2835's, in words whatever is said.
+        0x10 => UartKind::Ns16550(Layout::WORDS),
         _ => return None,
     };
     if *spcr.get(field::SPCR_SPACE)? != SYSTEM_MEMORY {
@@ -209,6 +219,23 @@ fn uart(spcr: &[u8]) -> Option<HostUart> {
     let start = Pa::new(acpi::u64_at(spcr, field::SPCR_ADDRESS));
     let registers = PaRange::new(start, UART).filter(|_| start != Pa::new(0))?;
     Some(HostUart { kind, registers })
+}
+
+/// How a 16550's registers lie, by the generic address structure (ACPI 6.5, 5.2.3.2): its width is from one to the
+/// next, its access size that of an access.
+fn layout(spcr: &[u8]) -> Option<Layout> {
+    let shift = match *spcr.get(field::SPCR_WIDTH)? {
+        0 | 8 => 0,
+        16 => 1,
+        32 => 2,
+        _ => return None,
+    };
+    let width = match *spcr.get(field::SPCR_ACCESS)? {
+        0 | 1 => 1,
+        3 => 4,
+        _ => return None,
+    };
+    Layout::new(shift, width)
 }
 
 /// SPCR's interrupt, where it is one of the GIC's shared ones.

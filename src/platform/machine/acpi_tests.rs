@@ -9,6 +9,7 @@ use super::*;
 use crate::platform::acpi::{CheckedTables, Madt, PhysicalBytes};
 use crate::platform::efi::Memory;
 use crate::platform::fdt::CheckedFdt;
+use crate::platform::uart::ns16550::Layout;
 use crate::platform::{damage, fuzz_config};
 
 const VIRT: &[u8] = include_bytes!("../testdata/qemu-virt.dtb");
@@ -257,6 +258,22 @@ fn what_a_table_does_not_say_is_not_there() {
         described(2, (36, &[0x0c])).uart.unwrap().kind,
         UartKind::Imx
     );
+    let ns16550 = |kind: u8, width: u8, access: u8| {
+        let mut tables = tables();
+        tables[2][36] = kind;
+        (tables[2][41], tables[2][43]) = (width, access);
+        describe(&ram(tables), madt()).uart.map(|uart| uart.kind)
+    };
+    let of = |shift, words| Some(UartKind::Ns16550(Layout { shift, words }));
+    for kind in [0x00, 0x01, 0x12] {
+        assert_eq!(ns16550(kind, 8, 1), of(0, false));
+        assert_eq!(ns16550(kind, 8, 0), of(0, false), "nothing said");
+        assert_eq!(ns16550(kind, 32, 1), of(2, false), "bytes, words apart");
+        assert_eq!(ns16550(kind, 32, 3), of(2, true));
+        assert_eq!(ns16550(kind, 16, 2), None, "16 bits wide");
+        assert_eq!(ns16550(kind, 8, 3), None, "words that overlap");
+    }
+    assert_eq!(ns16550(0x10, 0, 0), of(2, true), "a Raspberry Pi's");
     assert_eq!(described(2, (36, &[0x13])).uart, None, "no driver");
     assert_eq!(described(2, (40, &[1])).uart, None, "I/O space");
     assert_eq!(described(2, (44, &[0; 8])).uart, None, "switched off");

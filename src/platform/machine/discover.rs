@@ -212,6 +212,9 @@ impl Walk {
             self.uart(node, bus, kind)
         } else if is("arm,gic-v3") && self.machine.gic.is_none() {
             self.gic(node, bus)
+        } else if let Some(name) = GICV2.into_iter().find(|name| is(name)) {
+            self.machine.other_gic = Some(name);
+            Ok(())
         } else if is("arm,armv8-timer") && self.machine.timer.is_none() {
             self.timer(node)
         } else if is("pci-host-ecam-generic") && self.machine.pcie.is_none() {
@@ -411,6 +414,14 @@ impl Walk {
         Ok(())
     }
 }
+
+/// What a GICv2 is compatible with (`arm,gic.yaml`).
+const GICV2: [&str; 4] = [
+    "arm,gic-400",
+    "arm,cortex-a15-gic",
+    "arm,cortex-a7-gic",
+    "arm,cortex-a9-gic",
+];
 
 /// Names of the generic timer's interrupts, in the order that an unnamed list has.
 const TIMERS: [&str; 5] = ["sec-phys", "phys", "virt", "hyp-phys", "hyp-virt"];

@@ -68,6 +68,7 @@ impl Machine {
             uart_kind: acpi.uart.map(|uart| uart.kind),
             uart_interrupt: acpi.uart_interrupt,
             gic: acpi.gic.clone(),
+            other_gic: acpi.other_gic,
             timer: acpi.timer,
             pcie: acpi.pcie.clone(),
             ..Self::default()

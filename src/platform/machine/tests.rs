@@ -1,5 +1,6 @@
 use super::*;
 use crate::platform::fdt::CheckedFdt;
+use crate::platform::uart::ns16550::Layout;
 use crate::platform::{damage, fuzz_config};
 use alloc::string::ToString;
 use proptest::prelude::*;
@@ -302,11 +303,48 @@ fn the_uarts_driver_is_chosen_by_what_it_is_compatible_with() {
     for (compatible, kind) in [
         ("arm,pl011\0arm,primecell\0", Some(UartKind::Pl011)),
         ("fsl,imx8mm-uart\0fsl,imx6q-uart\0", Some(UartKind::Imx)),
-        ("ns16550a\0", None),
+        (
+            "xlnx,zynqmp-uart\0cdns,uart-r1p12\0",
+            Some(UartKind::Cadence),
+        ),
+        ("ns16550a\0", Some(UartKind::Ns16550(Layout::BYTES))),
+        (
+            "brcm,bcm2835-aux-uart\0",
+            Some(UartKind::Ns16550(Layout::WORDS)),
+        ),
+        ("vendor,other-uart\0", None),
     ] {
         let uart = pl011("uart@1000", 0x1000).with("compatible", compatible);
         let machine = board().child(uart).read().unwrap();
         assert_eq!(machine.uart_kind, kind, "{compatible}");
+    }
+}
+
+#[test]
+fn a_16550s_registers_lie_as_its_node_says() {
+    let read = |properties: &[(&'static str, u32)]| {
+        let uart = pl011("uart@1000", 0x1000).with("compatible", "snps,dw-apb-uart\0");
+        let uart = (properties.iter()).fold(uart, |uart, (name, value)| {
+            uart.with(name, cells(&[*value]))
+        });
+        board().child(uart).read().unwrap().uart_kind
+    };
+    let of = |shift, words| Some(UartKind::Ns16550(Layout { shift, words }));
+    assert_eq!(read(&[]), of(0, false));
+    assert_eq!(read(&[("reg-shift", 2)]), of(2, false));
+    assert_eq!(read(&[("reg-shift", 2), ("reg-io-width", 4)]), of(2, true));
+    // No driver for it: 16 bits wide, words that overlap, further apart than anybody's.
+    assert_eq!(read(&[("reg-shift", 1), ("reg-io-width", 2)]), None);
+    assert_eq!(read(&[("reg-io-width", 4)]), None);
+    assert_eq!(read(&[("reg-shift", 40)]), None);
+    for kind in [UartKind::Pl011, UartKind::Imx, UartKind::Cadence] {
+        assert_eq!(UartKind::from_bits(kind.to_bits()), kind);
+    }
+    for kind in [of(0, false), of(2, true), of(4, false)]
+        .into_iter()
+        .flatten()
+    {
+        assert_eq!(UartKind::from_bits(kind.to_bits()), kind);
     }
 }
 

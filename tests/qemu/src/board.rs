@@ -1,11 +1,13 @@
 //! Machines other than QEMU's `virt`: models of boards that exist.
 //!
 //! What is there is there: CPUs, their kind and what memory there is are the board's. QEMU itself
-//! makes the device tree of one of them and wants to be given that of the other, as it would come from
-//! the board's maker; what of it a hypervisor looks at is written here, by NXP's reference manual and in
+//! makes the device tree of one of them and wants to be given those of the others, as they would come from
+//! the board's maker; what of them a hypervisor looks at is written here and in [`sketch`], by the makers' manuals and in
 //! the words of Linux's bindings.
 
-use crate::scenario::{Board, Boot, Scenario, ScenarioError};
+mod sketch;
+
+use crate::scenario::{Board, Boot, SaidBundle, Scenario, ScenarioError};
 use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::path::Path;
@@ -19,6 +21,9 @@ impl Board {
             Self::VirtGicv2 => Some("virt,virtualization=on,gic-version=2"),
             Self::XlnxVersalVirt => Some("xlnx-versal-virt"),
             Self::Imx8mmEvk => Some("imx8mm-evk"),
+            Self::Ast2700 => Some("ast2700a1-evb"),
+            Self::Raspi4b => Some("raspi4b"),
+            Self::Zcu102 => Some("xlnx-zcu102,virtualization=on"),
         }
     }
 
@@ -27,19 +32,21 @@ impl Board {
         !matches!(self, Self::Virt | Self::VirtGicv2)
     }
 
-    /// CPUs that QEMU counts too: Versal's two real-time processors, which nobody starts.
+    /// CPUs that QEMU counts too, and nobody starts: Versal's two real-time processors, and the AST2700's others, for want
+    /// of PSCI.
     pub(crate) fn more_cpus(self) -> u32 {
         match self {
             Self::XlnxVersalVirt => 2,
-            Self::Virt | Self::VirtGicv2 | Self::Imx8mmEvk => 0,
+            Self::Ast2700 => 3,
+            _ => 0,
         }
     }
 
-    /// UARTs before the one that has the console: the EVK's is its second.
+    /// UARTs before the one that has the console: the EVK's is its second, and the Raspberry Pi's mini UART.
     pub(crate) fn uarts_before(self) -> usize {
         match self {
-            Self::Imx8mmEvk => 1,
-            Self::Virt | Self::VirtGicv2 | Self::XlnxVersalVirt => 0,
+            Self::Imx8mmEvk | Self::Raspi4b => 1,
+            _ => 0,
         }
     }
 }
@@ -47,6 +54,13 @@ impl Board {
 /// What cannot be meant.
 pub(crate) fn check(s: &Scenario) -> std::result::Result<(), ScenarioError> {
     let machine = &s.machine;
+    if let Some(said) = &machine.said_bundle
+        && (machine.board != Board::Imx8mmEvk || s.has_bundle())
+    {
+        let message =
+            "machine.said-bundle: the EVK's tree alone is told so, where there is no bundle";
+        return Err(s.error(said.at.span(), message));
+    }
     if machine.board == Board::Virt {
         return Ok(());
     }
@@ -60,13 +74,24 @@ pub(crate) fn check(s: &Scenario) -> std::result::Result<(), ScenarioError> {
 
 /// The arguments for what has to be made first, in `logs`.
 pub(crate) fn attach(scenario: &Scenario, logs: &Path) -> Result<Vec<OsString>> {
-    if scenario.machine.board != Board::Imx8mmEvk {
-        return Ok(Vec::new());
-    }
+    let (board, cpus) = (scenario.machine.board, *scenario.machine.cpus.as_ref());
+    let tree = match board.sketch() {
+        Some(sketch) => sketch.tree(cpus),
+        None if board == Board::Imx8mmEvk => imx8mm(cpus, scenario.machine.said_bundle.as_ref()),
+        None => return Ok(Vec::new()),
+    };
     let path = logs.join("board.dtb");
-    let tree = imx8mm(*scenario.machine.cpus.as_ref()).context("the board's device tree")?;
+    let tree = tree.context("the board's device tree")?;
     std::fs::write(&path, tree).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(vec!["-dtb".into(), path.into()])
+    let mut arguments: Vec<OsString> = vec!["-dtb".into(), path.into()];
+    if board == Board::Ast2700 {
+        // The chip's own ROM, in whose place QEMU's loader starts the image. It wants to be there all the same.
+        let path = logs.join("rom.bin");
+        std::fs::write(&path, [0; 64])
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        arguments.extend(["-bios".into(), path.into()]);
+    }
+    Ok(arguments)
 }
 
 const GIC: u32 = 1;
@@ -76,7 +101,7 @@ const PPI: u32 = 1;
 const HIGH: u32 = 4;
 
 /// The i.MX 8M Mini on its EVK. QEMU adds the memory, PSCI and `/chosen`'s words.
-fn imx8mm(cpus: u32) -> FdtWriterResult<Vec<u8>> {
+fn imx8mm(cpus: u32, bundle: Option<&SaidBundle>) -> FdtWriterResult<Vec<u8>> {
     let mut fdt = FdtWriter::new()?;
     let root = fdt.begin_node("")?;
     fdt.property_string_list(
@@ -91,6 +116,11 @@ fn imx8mm(cpus: u32) -> FdtWriterResult<Vec<u8>> {
     fdt.end_node(aliases)?;
     let chosen = fdt.begin_node("chosen")?;
     fdt.property_string("stdout-path", "serial1:115200n8")?;
+    if let Some(SaidBundle { at, size }) = bundle {
+        let (start, size) = (at.as_ref().0, size.as_ref().0);
+        fdt.property_u64("linux,initrd-start", start)?;
+        fdt.property_u64("linux,initrd-end", start.saturating_add(size))?;
+    }
     fdt.end_node(chosen)?;
     let all = fdt.begin_node("cpus")?;
     fdt.property_u32("#address-cells", 1)?;

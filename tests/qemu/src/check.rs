@@ -133,8 +133,9 @@ fn check_machine(s: &Scenario) -> Result {
         })?;
     }
     if let Some(cmdline) = &machine.cmdline {
-        ensure(s, machine.boot != Boot::Bios, cmdline.span(), || {
-            "machine.cmdline: with boot = \"bios\" there is nobody to hand a command line over"
+        let nobody = matches!(machine.boot, Boot::Bios | Boot::Raw);
+        ensure(s, !nobody, cmdline.span(), || {
+            "machine.cmdline: with boot = \"bios\" or \"raw\" there is nobody to hand a command line over"
                 .into()
         })?;
     }
@@ -401,6 +402,7 @@ fn check_step(s: &Scenario, step: &Step, known: &mut Known) -> Result {
         step.firmware.is_some(),
         step.qmp.is_some(),
         step.record.is_some(),
+        step.acpi.is_some(),
         step.count.is_some(),
         step.disk.is_some(),
         step.pause.is_some(),
@@ -412,7 +414,7 @@ fn check_step(s: &Scenario, step: &Step, known: &mut Known) -> Result {
         verbs == 1 || (verbs == 0 && !step.expect.is_empty()),
         span.clone(),
         || {
-            "step: one of wait, guest, monitor, keys, firmware, qmp, record, count, disk, pause, exit, or expect alone, is wanted"
+            "step: one of wait, guest, monitor, keys, firmware, qmp, record, acpi, count, disk, pause, exit, or expect alone, is wanted"
             .into()
         },
     )?;
@@ -456,6 +458,8 @@ fn check_step(s: &Scenario, step: &Step, known: &mut Known) -> Result {
         &step.qmp,
         &step.count,
     ];
+    let table = step.acpi.as_ref().map(|patch| &patch.bytes);
+    check_hex(s, "step.acpi.bytes", table)?;
     let record = step.record.as_ref();
     for patch in record.iter().flat_map(|record| &record.patch) {
         check_hex(s, "step.record.patch.bytes", Some(&patch.bytes))?;

@@ -33,4 +33,5 @@ mod record;
 pub mod report;
 pub mod scenario;
 pub mod steps;
+mod tables;
 pub mod volume;

@@ -7,8 +7,8 @@
 
 use crate::line::Line;
 use crate::qtest::Qtest;
-use crate::scenario::{Boot, Scenario};
-use crate::{acpi, board, disk, dtb, volume};
+use crate::scenario::{Boot, Scenario, TablePatch};
+use crate::{acpi, board, disk, dtb, tables, volume};
 use anyhow::{Context, Result, bail};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -85,6 +85,9 @@ const CONNECT: Duration = Duration::from_secs(20);
 
 /// Lets a machine go that was started with `-S`.
 const RELEASE: &[u8] = b"{\"execute\": \"qmp_capabilities\"}\n{\"execute\": \"cont\"}\n";
+
+/// Where the image is that nobody loads but QEMU's generic loader.
+const RAW: u64 = 0x4040_0000;
 
 /// A running QEMU. See the module's text.
 #[derive(Debug)]
@@ -166,6 +169,15 @@ impl Machine {
     pub fn write_memory(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
         let qtest = self.qtest.as_mut();
         qtest.context("this machine has no qtest")?.write(at, bytes)
+    }
+
+    /// Damages a table of ACPI's that firmware has put into the `memory` bytes of RAM.
+    ///
+    /// # Errors
+    /// As [`Self::write_memory`], and where there is no such table.
+    pub fn damage_table(&mut self, memory: u64, patch: &TablePatch) -> Result<()> {
+        let qtest = self.qtest.as_mut();
+        tables::damage(qtest.context("this machine has no qtest")?, memory, patch)
     }
 
     fn accept(&mut self, port: Port, listener: &UnixListener) -> Result<UnixStream> {
@@ -434,11 +446,11 @@ fn arguments(tools: &Tools, scenario: &Scenario, bundle: Option<&Path>) -> Vec<O
             "virt,secure=on,virtualization=on,gic-version=3,ras=on",
             "max,x-rme=on,pauth-impdef=on",
         ),
-        Boot::Kernel | Boot::Uboot => (
+        Boot::Kernel | Boot::Uboot | Boot::Raw => (
             "virt,virtualization=on,gic-version=3",
             "max,pauth-impdef=on",
         ),
-        Boot::Bios | Boot::Uefi | Boot::UefiKernel => (
+        Boot::Bios | Boot::Uefi | Boot::UefiKernel | Boot::UefiShell | Boot::Grub => (
             "virt,virtualization=on,gic-version=3,ras=on",
             "max,pauth-impdef=on",
         ),
@@ -504,7 +516,16 @@ fn arguments(tools: &Tools, scenario: &Scenario, bundle: Option<&Path>) -> Vec<O
             add("-bios", tools.images.join("uefi.fd").as_ref());
             add("-kernel", cordon.as_ref());
         }
-        Boot::Uefi | Boot::UefiEl1 => add("-bios", tools.images.join("uefi.fd").as_ref()),
+        Boot::Uefi | Boot::UefiShell | Boot::Grub | Boot::UefiEl1 => {
+            add("-bios", tools.images.join("uefi.fd").as_ref());
+        }
+        Boot::Raw => {
+            let mut device = OsString::from(format!("loader,addr={RAW:#x},force-raw=on,file="));
+            device.push(cordon.display().to_string().replace(',', ",,"));
+            add("-device", &device);
+            let start = format!("loader,addr={RAW:#x},cpu-num=0");
+            add("-device", start.as_ref());
+        }
         Boot::Kernel | Boot::El1 => add("-kernel", cordon.as_ref()),
         Boot::Bios => add("-bios", cordon.as_ref()),
         Boot::Direct => {
@@ -528,8 +549,8 @@ fn arguments(tools: &Tools, scenario: &Scenario, bundle: Option<&Path>) -> Vec<O
             | Boot::UefiKernel
             | Boot::El1
             | Boot::Direct => add("-initrd", bundle.as_ref()),
-            // On the volume.
-            Boot::Uefi | Boot::UefiEl1 => {}
+            // On the volume; or nobody says where it is.
+            Boot::Uefi | Boot::UefiShell | Boot::Grub | Boot::UefiEl1 | Boot::Raw => {}
             Boot::Bios => {
                 let mut file = OsString::from("name=opt/cordon/bundle,file=");
                 file.push(bundle);

@@ -77,8 +77,14 @@ pub enum Boot {
     Uefi,
     /// The same, which QEMU hands image, command line and bundle, as it would hand it a kernel.
     UefiKernel,
+    /// The same, with the image under another name: somebody has to type it into UEFI's shell.
+    UefiShell,
+    /// Debian's GRUB under UEFI, which starts the image as a Linux, with the bundle as its initrd.
+    Grub,
     /// UEFI on a machine whose CPUs have no EL2.
     UefiEl1,
+    /// Nobody but a debugger: the image at an address, the CPU at its first byte, nothing in x0.
+    Raw,
     /// QEMU's own loader, on a machine whose CPUs have no EL2.
     El1,
     /// No Cordon: the one VM's kernel at EL1 of a machine of its own, to compare with.
@@ -88,12 +94,15 @@ pub enum Boot {
 impl Boot {
     /// Whether UEFI loads Cordon.
     pub fn is_uefi(self) -> bool {
-        matches!(self, Self::Uefi | Self::UefiKernel | Self::UefiEl1)
+        self.has_volume() || self == Self::UefiKernel
     }
 
-    /// Whether UEFI finds Cordon on a volume.
+    /// Whether UEFI finds Cordon, or what loads it, on a volume.
     pub fn has_volume(self) -> bool {
-        matches!(self, Self::Uefi | Self::UefiEl1)
+        matches!(
+            self,
+            Self::Uefi | Self::UefiShell | Self::Grub | Self::UefiEl1
+        )
     }
 }
 
@@ -110,6 +119,12 @@ pub enum Board {
     XlnxVersalVirt,
     /// NXP's evaluation kit of the i.MX 8M Mini.
     Imx8mmEvk,
+    /// Aspeed's evaluation board of the AST2700.
+    Ast2700,
+    /// The Raspberry Pi 4.
+    Raspi4b,
+    /// AMD's ZCU102, with a Zynq UltraScale+.
+    Zcu102,
 }
 
 /// The `[machine]` table.
@@ -137,6 +152,8 @@ pub struct Machine {
     pub cmdline: Option<Spanned<String>>,
     /// What is started in Cordon's place, a file among the images.
     pub image: Option<String>,
+    /// Where the EVK's device tree says that the bundle is, without one being there.
+    pub said_bundle: Option<SaidBundle>,
     /// Bytes of the PCIe window for large BARs, where QEMU's 512 GiB will not do.
     pub pcie_window: Option<Size>,
     /// Time is counted in instructions: one a nanosecond, of all CPUs together, and none while they
@@ -146,6 +163,16 @@ pub struct Machine {
     /// What QEMU's random numbers start from: the same, the same run. 1 where time is counted in
     /// instructions; left to chance elsewhere.
     pub entropy: Option<u64>,
+}
+
+/// What a device tree says of a bundle.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct SaidBundle {
+    /// PA.
+    pub at: Spanned<Size>,
+    /// Its bytes.
+    pub size: Spanned<Size>,
 }
 
 /// One `[[machine.disk]]` table.
@@ -334,6 +361,18 @@ pub struct Property {
 pub struct BytePatch {
     /// Offset in bytes.
     pub at: usize,
+    /// New bytes: pairs of hexadecimal digits.
+    pub bytes: Spanned<String>,
+}
+
+/// Bytes to overwrite in a table of ACPI's that firmware has put into memory.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct TablePatch {
+    /// Its signature, such as `APIC`; or `RSDP`, `XSDT`.
+    pub table: Spanned<String>,
+    /// Offset in bytes.
+    pub at: u64,
     /// New bytes: pairs of hexadecimal digits.
     pub bytes: Spanned<String>,
 }
@@ -562,6 +601,8 @@ pub struct Step {
     pub qmp: Option<Spanned<String>>,
     /// Report this record, from outside of the machine.
     pub record: Option<RecordSpec>,
+    /// Damage a table of ACPI's, in memory, while the machine runs.
+    pub acpi: Option<TablePatch>,
     /// Count the lines of the whole run that this pattern matches,
     pub count: Option<Spanned<String>>,
     /// or the bytes at the beginning of a disk that hold a pattern,
@@ -822,7 +863,9 @@ impl Scenario {
 
     /// Whether memory is accessed from outside of the machine.
     pub(crate) fn needs_memory(&self) -> bool {
-        let written = |step: &Step| step.record.as_ref().is_some_and(|it| it.at.is_some());
+        let written = |step: &Step| {
+            step.acpi.is_some() || step.record.as_ref().is_some_and(|it| it.at.is_some())
+        };
         !self.dtb.is_empty() || self.step.iter().any(written)
     }
 

@@ -20,7 +20,7 @@ use crate::line::{Line, Pattern, Source};
 use crate::machine::{Delivery, Machine, Port, Tools};
 use crate::outcome::{Failure, Outcome, Reason, Seen};
 use crate::pages;
-use crate::scenario::{DEFAULT_NEVER, DiskLook, RecordSpec, Scenario, Step};
+use crate::scenario::{DEFAULT_NEVER, DiskLook, RecordSpec, Scenario, Step, TablePatch};
 use std::time::{Duration, Instant};
 use toml::Spanned;
 
@@ -222,6 +222,8 @@ impl<'a> Run<'a> {
             self.qmp(&command, deadline)?;
         } else if let Some(record) = &step.record {
             self.record(record, deadline)?;
+        } else if let Some(patch) = &step.acpi {
+            self.damage(patch)?;
         } else if let (Some(text), Some(into)) = (&step.count, &step.into) {
             self.count(text, into.as_ref())?;
         } else if let (Some(look), Some(into)) = (&step.disk, &step.into) {
@@ -269,6 +271,12 @@ impl<'a> Run<'a> {
         self.machine
             .send(Port::Uart0, keys.as_bytes())
             .map_err(|error| self.failure(Reason::QemuExit, format!("{keys:?}: {error:#}")))
+    }
+
+    fn damage(&mut self, patch: &TablePatch) -> Played {
+        let memory = self.scenario.machine.memory.as_ref().0;
+        let patched = self.machine.damage_table(memory, patch);
+        patched.map_err(|error| self.failure(Reason::Setup, format!("{error:#}")))
     }
 
     fn firmware(&mut self, step: &Step, command: &Spanned<String>, deadline: Instant) -> Played {
@@ -470,6 +478,10 @@ pub fn describe(step: &Step) -> String {
         })
         .or_else(|| text("firmware", &step.firmware))
         .or_else(|| text("qmp", &step.qmp))
+        .or_else(|| {
+            let patch = step.acpi.as_ref();
+            patch.map(|patch| format!("acpi {}", patch.table.as_ref()))
+        })
         .or_else(|| {
             step.record
                 .as_ref()

@@ -1,7 +1,7 @@
 //! A disk that UEFI starts Cordon from: an MBR with one EFI system partition, FAT (UEFI 2.10, 5.2.1 and 13.3).
 
 use crate::machine::Tools;
-use crate::scenario::Scenario;
+use crate::scenario::{Boot, Scenario};
 use anyhow::{Context, Result};
 use fatfs::{FileSystem, FormatVolumeOptions, FsOptions};
 use std::ffi::OsString;
@@ -13,6 +13,12 @@ const PROGRAM: &str = "EFI/BOOT/BOOTAA64.EFI";
 /// What Cordon looks for on the volume that it was started from (docs/protocols.md).
 const BUNDLE: &str = "cordon.bundle";
 const CMDLINE: &str = "cordon.cmdline";
+/// What is to be typed into UEFI's shell.
+const TYPED: &str = "cordon.efi";
+/// Where Debian's GRUB looks for its configuration, on the volume that it was started from.
+const GRUB_CFG: &str = "EFI/debian/grub.cfg";
+/// What it is told to start, under a name of no consequence.
+const GRUB_IMAGE: &str = "cordon.img";
 
 const SECTOR: usize = 512;
 /// The partition begins here: partitioning tools leave as much.
@@ -27,18 +33,32 @@ const LEAST: usize = 8 << 20;
 /// # Errors
 /// More than a file system of this kind holds.
 pub fn image(program: &[u8], bundle: Option<&[u8]>, cmdline: Option<&str>) -> Result<Vec<u8>> {
-    let cmdline = cmdline.map(str::as_bytes);
-    let files = [
-        (PROGRAM, Some(program)),
-        (BUNDLE, bundle),
-        (CMDLINE, cmdline),
-    ];
-    let files = || {
-        files
-            .iter()
-            .filter_map(|(name, file)| Some((*name, (*file)?)))
-    };
-    let content: usize = files().map(|(_, file)| file.len()).sum();
+    with_files(&own_files(PROGRAM, program, bundle, cmdline))
+}
+
+/// What Cordon looks for, beside itself.
+fn own_files<'a>(
+    name: &'a str,
+    program: &'a [u8],
+    bundle: Option<&'a [u8]>,
+    cmdline: Option<&'a str>,
+) -> Vec<(&'a str, &'a [u8])> {
+    let beside = [(BUNDLE, bundle), (CMDLINE, cmdline.map(str::as_bytes))];
+    let beside = beside.into_iter();
+    let there = beside.filter_map(|(name, file)| Some((name, file?)));
+    [(name, program)].into_iter().chain(there).collect()
+}
+
+/// GRUB's configuration: the image, with its words, and the bundle.
+fn grub_cfg(cmdline: Option<&str>, bundle: Option<&[u8]>) -> String {
+    let words = cmdline.unwrap_or_default();
+    let initrd = bundle.map_or(String::new(), |_| format!("initrd /{BUNDLE}\n"));
+    format!("linux /{GRUB_IMAGE} {words}\n{initrd}boot\n")
+}
+
+/// A disk image with these files.
+fn with_files(files: &[(&str, &[u8])]) -> Result<Vec<u8>> {
+    let content: usize = files.iter().map(|(_, file)| file.len()).sum();
     let size = (content + content / 64 + OVERHEAD).max(LEAST);
     let size = size.next_multiple_of(START);
     let mut disk = vec![0; START + size];
@@ -49,8 +69,11 @@ pub fn image(program: &[u8], bundle: Option<&[u8]>, cmdline: Option<&str>) -> Re
     fatfs::format_volume(&mut partition, options).context("cannot make a FAT file system")?;
     let volume = FileSystem::new(partition, FsOptions::new()).context("the new file system")?;
     let root = volume.root_dir();
-    root.create_dir("EFI")?.create_dir("BOOT")?;
-    for (name, content) in files() {
+    let efi = root.create_dir("EFI")?;
+    efi.create_dir("BOOT")?;
+    efi.create_dir("debian")?;
+    drop(efi);
+    for (name, content) in files {
         let file = root.create_file(name);
         file.and_then(|mut file| file.write_all(content))
             .with_context(|| format!("cannot put {name} on the volume"))?;
@@ -97,8 +120,20 @@ pub(crate) fn attach(
         std::fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
     let cmdline = machine.cmdline.as_ref().map(|line| line.as_ref().as_str());
     let path = logs.join("volume.img");
-    std::fs::write(&path, image(&program, bundle, cmdline)?)
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    let disk = match machine.boot {
+        Boot::Grub => {
+            let grub = tools.images.join("grub.efi");
+            let grub =
+                std::fs::read(&grub).with_context(|| format!("cannot read {}", grub.display()))?;
+            let configuration = grub_cfg(cmdline, bundle);
+            let mut files = own_files(GRUB_IMAGE, &program, bundle, None);
+            files.extend([(PROGRAM, &*grub), (GRUB_CFG, configuration.as_bytes())]);
+            with_files(&files)?
+        }
+        Boot::UefiShell => with_files(&own_files(TYPED, &program, bundle, cmdline))?,
+        _ => image(&program, bundle, cmdline)?,
+    };
+    std::fs::write(&path, disk).with_context(|| format!("cannot write {}", path.display()))?;
     let mut drive = OsString::from("if=none,id=volume,format=raw,file=");
     drive.push(path.display().to_string().replace(',', ",,"));
     // The last transport: a scenario's own disks are in the first ones.
@@ -142,6 +177,15 @@ mod tests {
             read(&disk, "cordon.cmdline").as_deref(),
             Some(&b"bbm=0"[..])
         );
+    }
+
+    #[test]
+    fn grub_is_told_what_to_start() {
+        assert_eq!(
+            grub_cfg(Some("bbm=0 psci=off"), Some(b"")),
+            "linux /cordon.img bbm=0 psci=off\ninitrd /cordon.bundle\nboot\n"
+        );
+        assert_eq!(grub_cfg(None, None), "linux /cordon.img \nboot\n");
     }
 
     #[test]

@@ -110,6 +110,20 @@ impl Services {
         found
     }
 
+    /// Where ResetSystem is. Without a virtual address map, of which there will be none, it stays there.
+    pub(super) fn reset_system(&self) -> Option<Pa> {
+        // SAFETY: the system table.
+        let runtime = NonNull::new(unsafe { self.table.as_ref() }.runtime_services)?;
+        // SAFETY: what the system table says is the runtime services' table. Firmware may have left the field
+        // empty, which no function pointer of Rust's is: so it is read as a number.
+        let at = unsafe {
+            (&raw const (*runtime.as_ptr()).reset_system)
+                .cast::<u64>()
+                .read()
+        };
+        (at != 0).then_some(Pa::new(at))
+    }
+
     /// The memory map as it is now, in memory of its own.
     pub(super) fn look_at_map(&mut self) -> Result<Exited, EfiError> {
         let Err((Status::BUFFER_TOO_SMALL, info)) = self.memory_map(None) else {

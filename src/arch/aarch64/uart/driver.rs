@@ -2,8 +2,11 @@
 #![expect(unsafe_code, reason = "device registers")]
 
 use arm_pl011_uart::{Interrupts, PL011Registers, Uart, UniqueMmioPointer};
-use cordon::platform::imx_uart::{ImxUart, Registers};
 use cordon::platform::machine::UartKind;
+use cordon::platform::uart::Registers;
+use cordon::platform::uart::cadence::Cadence;
+use cordon::platform::uart::imx::ImxUart;
+use cordon::platform::uart::ns16550::Ns16550;
 use core::ptr::{NonNull, read_volatile, write_volatile};
 
 /// What a console asks of a UART.
@@ -43,45 +46,70 @@ impl Driver for Uart<'_> {
     }
 }
 
-impl<R: Registers> Driver for ImxUart<R> {
-    fn is_full(&self) -> bool {
-        ImxUart::is_full(self)
-    }
+/// The library's drivers have what is asked for under the same names.
+macro_rules! drivers {
+    ($($kind:ident),*) => {$(
+        impl<R: Registers> Driver for $kind<R> {
+            fn is_full(&self) -> bool {
+                $kind::is_full(self)
+            }
 
-    fn send(&mut self, byte: u8) {
-        ImxUart::send(self, byte);
-    }
+            fn send(&mut self, byte: u8) {
+                $kind::send(self, byte);
+            }
 
-    fn receive(&mut self) -> Option<u8> {
-        ImxUart::receive(self)
-    }
+            fn receive(&mut self) -> Option<u8> {
+                $kind::receive(self)
+            }
 
-    fn announce_input(&mut self, wanted: bool) {
-        ImxUart::announce_input(self, wanted);
-    }
+            fn announce_input(&mut self, wanted: bool) {
+                $kind::announce_input(self, wanted);
+            }
+        }
+    )*};
 }
 
-/// The registers of an i.MX UART.
-pub(super) struct ImxRegisters(u64);
+drivers!(ImxUart, Cadence, Ns16550);
 
-impl Registers for ImxRegisters {
+/// Registers in memory.
+pub(super) struct DeviceRegisters {
+    base: u64,
+    /// Each access is of 32 bits, not of 8.
+    words: bool,
+}
+
+impl Registers for DeviceRegisters {
     fn read(&self, offset: u64) -> u32 {
-        // SAFETY: `open`'s caller promised the registers; `ImxUart` asks for its own only, which are
-        // aligned.
-        unsafe { read_volatile((self.0 + offset) as *const u32) }
+        let at = self.base + offset;
+        // SAFETY: `open`'s caller promised the registers; a driver asks for its own only, which are aligned where
+        // they are words.
+        unsafe {
+            match self.words {
+                true => read_volatile(at as *const u32),
+                false => read_volatile(at as *const u8).into(),
+            }
+        }
     }
 
     fn write(&mut self, offset: u64, value: u32) {
-        // SAFETY: as above; no register of this device refers to memory but those of its DMA, which
-        // `ImxUart` does not use.
-        unsafe { write_volatile((self.0 + offset) as *mut u32, value) }
+        let at = self.base + offset;
+        let [byte, ..] = value.to_le_bytes();
+        // SAFETY: as above; no register that a driver uses refers to memory.
+        unsafe {
+            match self.words {
+                true => write_volatile(at as *mut u32, value),
+                false => write_volatile(at as *mut u8, byte),
+            }
+        }
     }
 }
 
 /// One of them.
 pub(super) enum AnyUart {
     Pl011(Uart<'static>),
-    Imx(ImxUart<ImxRegisters>),
+    Imx(ImxUart<DeviceRegisters>),
+    Cadence(Cadence<DeviceRegisters>),
+    Ns16550(Ns16550<DeviceRegisters>),
 }
 
 impl AnyUart {
@@ -94,10 +122,13 @@ impl AnyUart {
     /// used with the MMU off; no other driver may be in use.
     pub(super) unsafe fn open(kind: UartKind, base: u64) -> Option<Self> {
         let registers = NonNull::new(base as *mut PL011Registers)?;
+        let device = |words| DeviceRegisters { base, words };
         Some(match kind {
             // SAFETY: the caller's promise.
             UartKind::Pl011 => Self::Pl011(Uart::new(unsafe { UniqueMmioPointer::new(registers) })),
-            UartKind::Imx => Self::Imx(ImxUart::new(ImxRegisters(base))),
+            UartKind::Imx => Self::Imx(ImxUart::new(device(true))),
+            UartKind::Cadence => Self::Cadence(Cadence::new(device(true))),
+            UartKind::Ns16550(layout) => Self::Ns16550(Ns16550::new(device(layout.words), layout)),
         })
     }
 
@@ -106,6 +137,8 @@ impl AnyUart {
         match self {
             Self::Pl011(uart) => uart,
             Self::Imx(uart) => uart,
+            Self::Cadence(uart) => uart,
+            Self::Ns16550(uart) => uart,
         }
     }
 }

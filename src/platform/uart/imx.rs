@@ -4,13 +4,7 @@
 //! that only printed may have left the first one off. Registers and bits are those of the i.MX 8M Mini
 //! Applications Processor Reference Manual, 16.2.14, and the same on all i.MX from the i.MX21 on.
 
-/// Its registers, words of 32 bits.
-pub trait Registers {
-    /// Reads the register at `offset`.
-    fn read(&self, offset: u64) -> u32;
-    /// Writes it.
-    fn write(&mut self, offset: u64, value: u32);
-}
+use super::Registers;
 
 const URXD: u64 = 0x00;
 const UTXD: u64 = 0x40;
