@@ -200,7 +200,7 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
     }
 
     fn say(&self, note: &Note) {
-        super::pipeline::say(self.journal, note, None, self.spaces);
+        super::pipeline::say(self.journal, note, &[], self.spaces);
     }
 
     fn announce(&self, stage: Stage) {

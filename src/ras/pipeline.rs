@@ -22,7 +22,7 @@
 //! [`Mender`] are leaves, and held for one decision, but for [`Mender`]'s own, which repairs take first.
 
 use super::contain::{AddressSpaces, Containment};
-use super::cper::{Body, Section, SectionFlags, Severity, StatusBlock};
+use super::cper::{Gist, RangeError, SectionFlags, Severity, StatusBlock};
 use super::esr::Level;
 use super::event::{Announcer, Consumer, ErrorEvent, Origin, Stage};
 use super::filter::Filter;
@@ -144,7 +144,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
 
     /// Has something said: later if that is possible, or at once.
     pub fn say<V: AddressSpaces>(&self, note: &Note, spaces: &V) {
-        say(&self.journal, note, None, spaces);
+        say(&self.journal, note, &[], spaces);
     }
 
     /// The poison set itself, for tests.
@@ -262,9 +262,9 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         if block.is_empty() {
             log::error!("event=error what=cper why=no-sections");
         }
-        for section in block.sections() {
-            match section {
-                Ok(section) => self.section(&section, occasion, spaces, collected),
+        for gist in block.gists() {
+            match gist {
+                Ok(gist) => self.section(gist, occasion, spaces, collected),
                 Err(error) => log::error!("event=error what=cper why={error}"),
             }
         }
@@ -272,43 +272,50 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
 
     fn section<V: AddressSpaces>(
         &self,
-        section: &Section<'_>,
+        gist: Gist<'_>,
         occasion: &Occasion,
         spaces: &V,
         collected: &mut Collected,
     ) {
-        let mut ranges = poisoned_ranges(section).peekable();
-        let event = occasion.event(
-            self.next_sequence(),
-            section.severity,
-            ranges.peek().copied(),
-        );
+        let (severity, bytes) = (gist.severity, gist.bytes());
+        let exceeded = gist.flags.contains(SectionFlags::THRESHOLD_EXCEEDED);
+        let mut losses = gist.losses.filter_map(believed);
+        let first = losses.next();
+        let mut event = occasion.event(self.next_sequence(), severity, first);
         self.announcer.announce(&event, Stage::Detected);
-        if section.severity == Severity::Corrected {
-            let exceeded = section.flags.contains(SectionFlags::THRESHOLD_EXCEEDED);
-            let range = ranges.peek().copied();
-            if let (Some(threshold), Some(range)) = (self.corrected(&event, range, exceeded), range)
-            {
-                for page in self.users_of(range.start().page()) {
-                    spaces.corrected(page.vm, page.ipa, threshold);
-                }
-            }
+        if severity == Severity::Corrected {
+            self.tell_corrected(&event, exceeded, spaces);
         }
-        say(&self.journal, &Note::Detected(event), Some(section), spaces);
-        for range in ranges.filter(|_| section.severity.is_uncorrected()) {
-            let event = ErrorEvent {
-                range: Some(range),
-                ..event
-            };
-            let page = range.start().page();
-            if self.rebuild(&event, range, spaces) {
-                collected.rebuilt = true;
-                continue;
-            }
-            collected.unclaimed |= !self.contain(&event, range, spaces);
-            collected.page = collected.page.or(Some(page));
-            let own = Some(page).filter(|page| self.is_of_consumer(*page, occasion));
-            collected.own = collected.own.or(own);
+        say(&self.journal, &Note::Detected(event), bytes, spaces);
+        if !severity.is_uncorrected() {
+            return;
+        }
+        let mut next = first;
+        while let Some(range) = next {
+            event.range = next;
+            self.lose(&event, range, occasion, spaces, collected);
+            next = losses.next();
+        }
+    }
+
+    /// What is bad by the word of a record goes.
+    fn lose<V: AddressSpaces>(
+        &self,
+        event: &ErrorEvent,
+        range: PaRange,
+        occasion: &Occasion,
+        spaces: &V,
+        collected: &mut Collected,
+    ) {
+        let page = range.start().page();
+        if self.rebuild(event, range, spaces) {
+            collected.rebuilt = true;
+            return;
+        }
+        collected.unclaimed |= !self.contain(event, range, spaces);
+        collected.page = collected.page.or(Some(page));
+        if collected.own.is_none() && self.is_of_consumer(page, occasion) {
+            collected.own = Some(page);
         }
     }
 
@@ -356,16 +363,25 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         claimed
     }
 
-    /// Nothing is lost to a corrected error: it is counted, by what kind it is, unless a filter has it. Whether
-    /// its guests are to be told, and if so whether there were too many.
-    fn corrected(
-        &self,
-        event: &ErrorEvent,
-        range: Option<PaRange>,
-        exceeded: bool,
-    ) -> Option<bool> {
+    /// Nothing is lost to a corrected error: it is counted, by what kind it is, and told to the guests that have
+    /// the memory if they are to know. With `exceeded`, firmware says that there were too many.
+    fn tell_corrected<V: AddressSpaces>(&self, event: &ErrorEvent, exceeded: bool, spaces: &V) {
+        let Some(range) = event.range else {
+            self.announcer.announce(event, Stage::Corrected);
+            return;
+        };
+        if let Some(threshold) = self.corrected(event, range, exceeded) {
+            for page in self.users_of(range.start().page()) {
+                spaces.corrected(page.vm, page.ipa, threshold);
+            }
+        }
+    }
+
+    /// Counts a corrected error, unless a filter has it. Whether its guests are to be told, and if so whether
+    /// there were too many.
+    fn corrected(&self, event: &ErrorEvent, range: PaRange, exceeded: bool) -> Option<bool> {
         self.announcer.announce(event, Stage::Corrected);
-        let page = range?.start();
+        let page = range.start();
         let mut dropped = Dropped::default();
         let counts = !self.drops(event, page.page(), &mut dropped);
         self.say_dropped(event, &dropped);
@@ -462,32 +478,19 @@ struct Dropped {
     first: Option<(Pa, usize)>,
 }
 
-/// The memory that a section says is bad. A processor section may tell of several errors, not all of
-/// which lose memory.
-fn poisoned_ranges(section: &Section<'_>) -> impl Iterator<Item = PaRange> {
-    let (memory, processor) = match &section.body {
-        Body::Memory(memory) => {
-            let range = memory
-                .poisoned()
-                .inspect_err(|error| log::error!("event=error what=cper why={error}"));
-            (range.ok(), None)
-        }
-        Body::ArmProcessor(arm) => (None, Some(arm.errors())),
-        _ => (None, None),
-    };
-    let pages = processor
-        .into_iter()
-        .flatten()
-        .filter_map(|error| PaRange::new(error.poisoned_page()?, PAGE_SIZE));
-    memory.into_iter().chain(pages)
+/// A range that is bad, if the record names one that is to be believed.
+fn believed(range: Result<PaRange, RangeError>) -> Option<PaRange> {
+    range
+        .inspect_err(|error| log::error!("event=error what=cper why={error}"))
+        .ok()
 }
 
-/// Has something said, with the section of a record that it is about: later if that is possible, or
+/// Has something said, with the section of a record that it is about, if it is: later if that is possible, or
 /// at once, behind what waits.
 pub(super) fn say<V: AddressSpaces>(
     journal: &Journal,
     note: &Note,
-    section: Option<&Section<'_>>,
+    section: &[u8],
     spaces: &V,
 ) {
     if log::max_level() < note.level() {

@@ -626,7 +626,7 @@ fn an_event_is_of_its_vm_by_name() {
     let line = Line {
         note: &Note::NoRecord(event),
         at: 5,
-        section: None,
+        section: &[],
         spaces: &bench.spaces,
     };
     let text: String = std::format!("{line}");
