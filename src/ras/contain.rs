@@ -12,7 +12,7 @@ use super::journal::{Journal, Note};
 use super::poison::{Insert, PoisonSet};
 use super::repair::Mender;
 use crate::addr::{Ipa, PAGE_SIZE, Pa, Vmid};
-use crate::devmem::{DevMem, MappedPage, Policy};
+use crate::devmem::{DevMem, MappedPage, MappingsOf, Policy};
 use crate::stage2::{Damage, Hole, HoleOutcome, Rebuilt};
 use crate::sync::Mutex;
 use core::fmt;
@@ -111,10 +111,7 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
             spares.retire(page);
             spares.home_of(page)
         };
-        for mapped in home
-            .into_iter()
-            .flat_map(|home| self.devmem.mappings_of(home))
-        {
+        for mapped in home.map_or(MappingsOf::NONE, |home| self.devmem.mappings_of(home)) {
             let cut = self.cut(page, &mapped);
             made |= cut == Cut::Made;
             held |= cut == Cut::Held;

@@ -30,7 +30,7 @@ use super::ghes::PhysMemory;
 use super::journal::{Journal, Line, Note};
 use super::poison::{BadPage, PoisonSet};
 use super::repair::Mender;
-use crate::addr::{PAGE_SIZE, Pa, PaRange, Pfn, Vmid};
+use crate::addr::{PAGE_SIZE, Pa, PaRange, Pfn};
 use crate::devmem::DevMem;
 use crate::stage2::Rebuilt;
 use crate::sync::Mutex;
@@ -44,7 +44,7 @@ mod memory;
 pub(crate) mod tests;
 
 pub use inject::Injection;
-pub use memory::{Consumption, LostPage};
+pub use memory::{Consumption, LostPage, Touch, Toucher};
 
 /// Most pages that one section can make Cordon contain: 128 MiB. The rest is said to be left.
 const MAX_PAGES: u64 = 1 << 15;
@@ -308,7 +308,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         collected: &mut Collected,
     ) {
         let page = range.start().page();
-        if self.rebuild(event, range, spaces) {
+        if self.devmem.find(page).is_none() && self.rebuild(event, range, spaces) {
             collected.rebuilt = true;
             return;
         }
@@ -388,10 +388,11 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         counts.then(|| self.note_corrected(page, exceeded, event.sequence))?
     }
 
-    /// If `range` is a table of some VM's map, builds another in its place.
+    /// If `range`, which is in no region, is a table of some VM's map, builds another in its place.
+    #[cold]
     fn rebuild<V: AddressSpaces>(&self, event: &ErrorEvent, range: PaRange, spaces: &V) -> bool {
         let (table, seq) = (range.start().page(), event.sequence);
-        if range.pfns().count() != 1 || self.devmem.find(table).is_some() {
+        if range.pfns().count() != 1 {
             return false;
         }
         let Some((vm, rebuilt)) = spaces.rebuild(table) else {
@@ -436,14 +437,6 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         self.announcer.announce(event, Stage::Filtered { pages });
         let (seq, via) = (event.sequence, event.origin);
         log::info!(target: "ras", "event=filtered seq={seq} via={via} pa={page} pages={pages} rule={rule}");
-    }
-
-    /// Counts an access of `vm` to the page that holds `pa`, which is a hole. Returns how many there have
-    /// been, and the level of stage-1 table that the page was first consumed as, if it was one.
-    pub fn touched(&self, vm: Vmid, pa: Pa) -> (u64, Option<Level>) {
-        let poison = self.poison.lock();
-        let page = poison.get_for(vm, pa.pfn());
-        page.map_or((0, None), |page| (page.touch(), page.walk_level()))
     }
 
     /// The first bad page at `pa` or behind it. The lock is not kept: whoever asks for one after the

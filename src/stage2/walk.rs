@@ -109,6 +109,19 @@ pub(super) struct Slot<'m> {
     pub(super) leaf: Result<Leaf, Invalid>,
 }
 
+impl Slot<'_> {
+    /// The memory behind `ipa`, which the entry translates, or did while it was valid.
+    pub(super) fn memory_of(&self, ipa: Ipa, granule: Granule) -> Option<Pa> {
+        match self.leaf {
+            Ok(leaf) | Err(Invalid::Poisoned(leaf) | Invalid::Parked(leaf)) => {
+                let offset = ipa.get() & (granule.span(self.level) - 1);
+                Some(Pa::new(leaf.pa().get() | offset))
+            }
+            Err(Invalid::NeverMapped | Invalid::Unknown(_)) => None,
+        }
+    }
+}
+
 /// The tables of a VM, for reading and for storing words, not for owning them.
 pub(super) struct Tree<'m, M> {
     memory: &'m M,

@@ -15,7 +15,7 @@ use crate::ras::event::{Attempt, Consumer, ErrorEvent, Origin, Stage};
 use crate::ras::inject::{self, ExternalAbort, GuestState};
 use crate::ras::journal::Note;
 use crate::ras::loops::{self, Circle};
-use crate::ras::pipeline::{Collected, Consumption, Occasion};
+use crate::ras::pipeline::{Collected, Consumption, Occasion, Toucher};
 use crate::ras::triage::{self, Interrupted, Verdict};
 use crate::stage2::Lookup;
 use core::fmt;
@@ -81,8 +81,12 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             Verdict::Restart if collected.records > 0 => Next::Resume,
             _ => {
                 let resolved = self.resolve(abort, &event, &collected);
-                self.meet(abort, resolved.map(|resolved| (resolved.ipa, resolved.pa)));
-                self.tell(abort, &event, resolved.map(|resolved| resolved.ipa), None)
+                let consumed =
+                    |it: Resolved| self.hypervisor.ras.consumed(self.toucher(), it.pa);
+                self.count(resolved.map(consumed));
+                let ipa = resolved.map(|resolved| resolved.ipa);
+                self.meet(abort, ipa);
+                self.tell(abort, &event, ipa, None)
             }
         }
     }
@@ -129,41 +133,51 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         if self.must_wait() || self.hypervisor.ras.mender.is_busy(pa) {
             return Next::Resume;
         }
-        let (count, level) = self.hypervisor.ras.touched(self.vm.vmid, pa);
+        let touch = self.hypervisor.ras.touched(self.toucher(), pa);
         let event = ErrorEvent {
             range: PaRange::new(pa.page(), PAGE_SIZE),
             ..self.event(&self.occasion(Origin::Sea, Some(abort.into())))
         };
         self.announce(&event, Stage::Touched);
-        if loops::is_worth_a_line(self.meet(abort, Some((ipa, pa)))) {
+        self.count(Some(touch.consumption));
+        if loops::is_worth_a_line(self.meet(abort, Some(ipa))) {
             self.say(&Note::Touched {
                 seq: event.sequence,
                 vm: self.vm.vmid,
                 vcpu: self.vcpu.index,
                 ipa,
-                count,
+                count: touch.count,
             });
         }
-        self.tell(abort, &event, Some(ipa), level)
+        self.tell(abort, &event, Some(ipa), touch.walk_level)
     }
 
-    /// Counts that this vCPU meets poison at `place`. Returns how often running it has met this very
-    /// address.
-    fn meet(&self, abort: &Abort, place: Option<(Ipa, Pa)>) -> u64 {
-        let (vcpu, vm) = (self.vcpu, self.vm);
-        vcpu.consumed.fetch_add(1, Ordering::Relaxed);
-        if let Some((_, pa)) = place {
-            let ras = &self.hypervisor.ras;
-            if ras.consumed(pa, vm.vmid, vcpu.pcpu, vm.cpus()) == Consumption::First {
-                vcpu.distinct.fetch_add(1, Ordering::Relaxed);
-            }
+    /// The guest, for the poison set.
+    const fn toucher(&self) -> Toucher {
+        Toucher {
+            vm: self.vm.vmid,
+            cpu: self.vcpu.pcpu,
+            siblings: self.vm.cpus(),
         }
+    }
+
+    /// Counts that this vCPU has consumed poison.
+    fn count(&self, consumption: Option<Consumption>) {
+        self.vcpu.consumed.fetch_add(1, Ordering::Relaxed);
+        if consumption == Some(Consumption::First) {
+            self.vcpu.distinct.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// This vCPU meets poison, at `ipa` if that is known. Returns how often running it has met this very
+    /// address.
+    fn meet(&self, abort: &Abort, ipa: Option<Ipa>) -> u64 {
         // What the guest named, if that is known; where it led, if not.
         let far = abort.far(self.cpu.far());
-        let address = far.or_else(|| place.map(|(ipa, _)| ipa.get()));
+        let address = far.or_else(|| ipa.map(Ipa::get));
         let now = self.hypervisor.platform.counter();
         let window = self.hypervisor.loops.window;
-        vcpu.streak.meet(address.unwrap_or(0), now, window)
+        self.vcpu.streak.meet(address.unwrap_or(0), now, window)
     }
 
     /// Takes and contains what firmware tells, on the occasion of an exception; the exception as an

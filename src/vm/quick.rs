@@ -1,44 +1,105 @@
-//! The exits that come often and are small: hypercalls, ID registers, SGIs, emulated devices.
+//! The exits that come often and are small, or must not take long: hypercalls, ID registers, SGIs, emulated
+//! devices; and memory errors.
 //!
 //! They need no more of the guest's registers than an ordinary function call saves, so the vectors
 //! try [`Exit::quick`] before they save the others. It either does everything that
-//! [`Exit::synchronous`] would do, or nothing and says so. Nothing in here can stop a VM or turn a vCPU
-//! off.
+//! [`Exit::synchronous`] would do, or nothing and says so. What is but a [request](Handled::Request) can neither stop
+//! a VM nor turn a vCPU off.
 //!
 //! A VM that is stopped between the check here and the return to the guest is left at once again: who
 //! stops it kicks its CPUs afterwards.
 
 use super::cpu::GuestCpu;
-use super::exit::{Exit, device};
+use super::exit::{Exit, Next, device};
 use super::hypercall::{Hypercall, status};
 use super::hypervisor::Platform;
 use super::id_registers;
 use super::psci::Call;
-use crate::ras::esr::{Quick, System};
+use crate::addr::{Ipa, PAGE_SIZE, Pa};
+use crate::ras::esr::{Abort, Quick, System};
+use crate::stage2::Lookup;
+
+/// What became of an exit on the quick way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Handled {
+    /// Nothing: it is for the thorough way.
+    No,
+    /// The guest has what it asked for, and goes on.
+    Request,
+    /// All that the thorough way would do.
+    Exit(Next),
+}
+
+impl Handled {
+    const fn request(done: bool) -> Self {
+        if done { Self::Request } else { Self::No }
+    }
+}
 
 impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
-    /// Handles the synchronous exception, if it is one of these; the guest is to go on then. False
-    /// if it is not, and nothing has been done.
+    /// Handles the synchronous exception, if it is one of these.
     #[inline]
-    pub fn quick(&mut self) -> bool {
+    pub fn quick(&mut self) -> Handled {
         if self.vm.is_stopped() {
-            return false;
+            return Handled::No;
         }
-        match Quick::decode(self.cpu.esr()) {
-            Some(Quick::Call) => self.quick_call(),
+        let esr = self.cpu.esr();
+        match Quick::decode(esr) {
+            Some(Quick::Call) => Handled::request(self.quick_call()),
             Some(Quick::System(system)) if self.cpu.has_register(system.rt) => {
-                self.quick_system_register(&system)
+                Handled::request(self.quick_system_register(&system))
             }
-            Some(Quick::Access(access)) if self.cpu.has_register(access.register) => {
+            Some(Quick::Access(access)) => {
                 let ipa = Quick::ipa(self.cpu.hpfar(), self.cpu.far());
                 let Some(device) = device(ipa, self.vm.vcpus.len()) else {
-                    return false;
+                    return self.quick_touch(esr);
                 };
-                self.emulate(&access, device);
-                true
+                let has_register = self.cpu.has_register(access.register);
+                if has_register {
+                    self.emulate(&access, device);
+                }
+                Handled::request(has_register)
             }
-            _ => false,
+            Some(Quick::Unmapped) => self.quick_touch(esr),
+            Some(Quick::Refused) => self.quick_abort(esr),
+            _ => Handled::No,
         }
+    }
+
+    /// A translation fault, if it is the touch of a hole of one page. Not inlined, nor is its neighbour: they would
+    /// have the others save what they need.
+    #[inline(never)]
+    fn quick_touch(&mut self, esr: u64) -> Handled {
+        let abort = Quick::translation_fault(esr);
+        let Some((ipa, pa)) = self.page_sized_hole(&abort) else {
+            return Handled::No;
+        };
+        let next = self.touched(&abort, ipa, pa);
+        Handled::Exit(self.unless_stopped(next))
+    }
+
+    /// The hole of one page that the access met, and where in it. In a larger one there is good memory, too.
+    fn page_sized_hole(&self, abort: &Abort) -> Option<(Ipa, Pa)> {
+        let page = abort.ipa_page(self.cpu.hpfar())?;
+        let ipa = abort.ipa(self.cpu.hpfar(), self.cpu.far()).unwrap_or(page);
+        match self.vm.stage2.lock().lookup(ipa) {
+            Ok(Lookup::Poisoned {
+                pa,
+                size: PAGE_SIZE,
+            }) => Some((ipa, pa)),
+            _ => None,
+        }
+    }
+
+    /// An external abort, if it is one.
+    #[inline(never)]
+    fn quick_abort(&mut self, esr: u64) -> Handled {
+        let Some(abort) = Quick::external_abort(esr) else {
+            return Handled::No;
+        };
+        let next = self.external_abort(&abort);
+        Handled::Exit(self.unless_stopped(next))
     }
 
     /// A call whose answer its number decides.

@@ -553,9 +553,22 @@ fn what_is_not_in_the_set_was_never_touched() {
     let level = Level::new(2).unwrap();
     bench.ras.remember_walk(bad, level);
     bench.ras.remember_walk(good, level);
-    assert_eq!(bench.ras.touched(vm(1), bad), (1, Some(level)));
-    assert_eq!(bench.ras.touched(vm(1), bad), (2, Some(level)));
-    assert_eq!(bench.ras.touched(vm(1), good), (0, None));
+    let who = Toucher {
+        vm: vm(1),
+        cpu: 3,
+        siblings: 1 << 3,
+    };
+    let touch = |count, walk_level, consumption| Touch {
+        count,
+        walk_level,
+        consumption,
+    };
+    let [first, again] = [Consumption::First, Consumption::Repeated];
+    assert_eq!(bench.ras.touched(who, bad), touch(1, Some(level), first));
+    assert_eq!(bench.ras.touched(who, bad), touch(2, Some(level), again));
+    assert_eq!(bench.ras.consumed(who, bad), again);
+    let unknown = touch(0, None, Consumption::Unknown);
+    assert_eq!(bench.ras.touched(who, good), unknown);
 }
 
 /// Containment itself is tested in its own module, on the same bench.

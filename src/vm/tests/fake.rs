@@ -16,6 +16,7 @@ use crate::ras::pipeline::Ras;
 use crate::ras::pipeline::tests::{Firmware, Recorder, poison_set};
 use crate::ras::triage;
 use crate::stage2::{Attrs, Census, Config, FrameSource, Level, Lookup, Stage2, TableMemory, Tlb};
+use crate::vm::quick::Handled;
 use crate::vm::boot::{Boot, Contents, Image, LoadError};
 use crate::vm::config::{ERROR_AREA, IpaRange};
 use crate::vm::cpu::GuestCpu;
@@ -548,7 +549,17 @@ impl World {
         })
     }
 
+    /// A synchronous exception, as the vectors have it handled: the quick way if that is one.
     pub(super) fn synchronous(&self, vm: usize, cpu: &mut FakeCpu) -> Next {
+        self.exit((vm, 0), cpu, |exit| match exit.quick() {
+            Handled::No => exit.synchronous(),
+            Handled::Request => Next::Resume,
+            Handled::Exit(next) => next,
+        })
+    }
+
+    /// The same the thorough way.
+    pub(super) fn thoroughly(&self, vm: usize, cpu: &mut FakeCpu) -> Next {
         self.exit((vm, 0), cpu, Exit::synchronous)
     }
 
