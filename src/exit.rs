@@ -24,11 +24,20 @@ pub extern "C" fn guest_quick(frame: &mut GuestFrame) -> bool {
     {
         Handled::No => false,
         Handled::Request => true,
-        Handled::Exit(next) => {
-            end_exit(next);
-            true
-        }
+        Handled::PerhapsLost => guest_lost(seat, frame),
     }
+}
+
+/// The same of one that may be about lost memory.
+#[inline(never)]
+fn guest_lost(seat: &Seat, frame: &mut GuestFrame) -> bool {
+    let next = seat
+        .exit(&mut ThisCpu::new(frame, Saved::CallerSaved))
+        .memory_error();
+    if let Some(next) = next {
+        end_exit(next);
+    }
+    next.is_some()
 }
 
 /// A synchronous exception from a guest.

@@ -29,8 +29,8 @@ mod tests;
 
 pub use policy::Policy;
 pub use protection::{By, MAX_RANGES, Narrowing, Protections, TooMany};
-pub use region::{FailureSink, Kind, Mapping, Region, RegionId};
 use region::Entry;
+pub use region::{FailureSink, Kind, Mapping, Region, RegionId};
 
 use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange, Vmid};
 use alloc::string::String;
@@ -94,12 +94,17 @@ pub struct MappingsOf<'a> {
     candidates: &'a [Entry],
 }
 
-impl MappingsOf<'_> {
+impl<'a> MappingsOf<'a> {
     /// Nobody.
     pub(crate) const NONE: Self = Self {
         page: Pa::new(0),
         candidates: &[],
     };
+
+    /// Those among `candidates` who map the page at `page`.
+    const fn new(page: Pa, candidates: &'a [Entry]) -> Self {
+        Self { page, candidates }
+    }
 }
 
 impl<'a> Iterator for MappingsOf<'a> {
@@ -226,10 +231,8 @@ impl<'s> DevMem<'s> {
     /// Everyone who maps the page that holds `pa`, in order of the PAs where their mappings begin. Nothing
     /// is allocated.
     pub fn mappings_of(&self, pa: Pa) -> MappingsOf<'_> {
-        self.find(pa).map_or(MappingsOf::NONE, |region| MappingsOf {
-            page: pa.page(),
-            candidates: region.entries_at(pa.page()),
-        })
+        self.find(pa)
+            .map_or(MappingsOf::NONE, |region| region.mappings_of(pa))
     }
 
     /// Changes what is done from now on when a page of the mapping goes bad that the VM has at `ipa`.
@@ -283,9 +286,7 @@ impl<'s> DevMem<'s> {
     /// know, and returns the region. The callback gets the start of the page.
     pub fn notify_failure(&self, pa: Pa) -> Option<&Region<'s>> {
         let region = self.find(pa)?;
-        if let Some(sink) = region.sink() {
-            sink.memory_failure(region, pa.page());
-        }
+        region.notify_failure(pa);
         Some(region)
     }
 

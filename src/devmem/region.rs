@@ -1,5 +1,6 @@
 //! A region of physical memory, and the mappings of it.
 
+use super::MappingsOf;
 use super::policy::{Policy, PolicyCell};
 use super::{RegisterError, is_whole_pages};
 use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange, Vmid};
@@ -242,6 +243,18 @@ impl<'s> Region<'s> {
         let mut own = (self.policies_at(start)).filter(|(other, _)| *other == mapping);
         own.next()
             .map_or(Policy::default(), |(_, policy)| policy.get())
+    }
+
+    /// Everyone who maps the page that holds `pa`, which lies in the region.
+    pub fn mappings_of(&self, pa: Pa) -> MappingsOf<'_> {
+        MappingsOf::new(pa.page(), self.entries_at(pa.page()))
+    }
+
+    /// Tells its owner that the page that holds `pa` has failed, if it asked to know.
+    pub fn notify_failure(&self, pa: Pa) {
+        if let Some(sink) = self.sink() {
+            sink.memory_failure(self, pa.page());
+        }
     }
 
     pub(super) const fn sink(&self) -> Option<&'s (dyn FailureSink + Sync)> {

@@ -334,7 +334,7 @@ impl ExternalAbort {
 /// # Errors
 ///
 /// [`BadMode`].
-#[inline]
+#[inline(always)]
 pub fn external_abort(guest: &GuestState, abort: &ExternalAbort) -> Result<Injected, BadMode> {
     let mode = Mode::of(guest.pstate)?;
     Ok(Injected {

@@ -307,7 +307,8 @@ impl<V: AddressSpaces> Line<'_, V> {
             Note::Detected(event) => {
                 write!(f, "event=detected {event}{}", self.vm_of(&event))?;
                 // It was looked at before it was noted.
-                Section::parse(self.section).map_or(Ok(()), |section| write!(f, " {}", section.line()))
+                Section::parse(self.section)
+                    .map_or(Ok(()), |section| write!(f, " {}", section.line()))
             }
             Note::Injected { event, kind, by } => {
                 let (severity, by) = (event.severity, by.map_or("operator", name));

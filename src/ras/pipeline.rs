@@ -21,7 +21,7 @@
 //! `poison` may be taken while a stage 2 is held, but not the other way round; `filter` and those of
 //! [`Mender`] are leaves, and held for one decision, but for [`Mender`]'s own, which repairs take first.
 
-use super::contain::{AddressSpaces, Containment};
+use super::contain::{AddressSpaces, Contained, Containment};
 use super::cper::{Gist, RangeError, SectionFlags, Severity, StatusBlock};
 use super::esr::Level;
 use super::event::{Announcer, Consumer, ErrorEvent, Origin, Stage};
@@ -30,7 +30,7 @@ use super::ghes::PhysMemory;
 use super::journal::{Journal, Line, Note};
 use super::poison::{BadPage, PoisonSet};
 use super::repair::Mender;
-use crate::addr::{PAGE_SIZE, Pa, PaRange, Pfn};
+use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange, Pfn};
 use crate::devmem::DevMem;
 use crate::stage2::Rebuilt;
 use crate::sync::Mutex;
@@ -92,6 +92,8 @@ pub struct Collected {
     pub page: Option<Pa>,
     /// The page of the first uncorrected error in memory that the consumer's VM maps.
     pub own: Option<Pa>,
+    /// Where that VM has it, if it is a hole there now.
+    pub hole: Option<Ipa>,
     /// An uncorrected error is in memory that no region holds: Cordon's, if anyone's.
     pub unclaimed: bool,
     /// An uncorrected error was in a table of Cordon's, which has another in its place now.
@@ -293,7 +295,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         let mut next = first;
         while let Some(range) = next {
             event.range = next;
-            self.lose(&event, range, occasion, spaces, collected);
+            self.lose(&event, range, spaces, collected);
             next = losses.next();
         }
     }
@@ -303,7 +305,6 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         &self,
         event: &ErrorEvent,
         range: PaRange,
-        occasion: &Occasion,
         spaces: &V,
         collected: &mut Collected,
     ) {
@@ -312,28 +313,25 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
             collected.rebuilt = true;
             return;
         }
-        collected.unclaimed |= !self.contain(event, range, spaces);
+        let contained = self.contain(event, range, spaces);
+        collected.unclaimed |= contained.is_none();
         collected.page = collected.page.or(Some(page));
-        if collected.own.is_none() && self.is_of_consumer(page, occasion) {
+        if let Some(contained) = contained.filter(|it| it.is_of_consumer)
+            && collected.own.is_none()
+        {
             collected.own = Some(page);
+            collected.hole = contained.hole;
         }
     }
 
-    /// Whether the VM that consumed the error maps `page`.
-    fn is_of_consumer(&self, page: Pa, occasion: &Occasion) -> bool {
-        let Some(Consumer::Vcpu { vm, .. }) = occasion.consumer else {
-            return false;
-        };
-        self.users_of(page).any(|mapped| mapped.vm == vm)
-    }
-
-    /// Contains every page of `range`, on behalf of `event`; whether any of it is somebody's.
+    /// Contains every page of `range`, on behalf of `event`. `None` if none of it is anybody's; else what it has
+    /// come to with the first.
     pub fn contain<V: AddressSpaces>(
         &self,
         event: &ErrorEvent,
         range: PaRange,
         spaces: &V,
-    ) -> bool {
+    ) -> Option<Contained> {
         let containment = Containment {
             devmem: &self.devmem,
             poison: &self.poison,
@@ -350,17 +348,34 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
             let left = (pages.end - limit) * PAGE_SIZE;
             log::error!(target: "ras", "event=overflow what=pages seq={} left={left:#x}", event.sequence);
         }
-        let (mut claimed, mut dropped) = (false, Dropped::default());
+        let (mut first, mut claimed) = (None, false);
+        let mut dropped = Dropped::default();
         // Every page has to be looked at, whatever the one before it was.
-        for page in (pages.start..limit).map(|pfn| Pfn::new(pfn).pa()) {
-            claimed |= if self.drops(event, page, &mut dropped) {
-                self.devmem.find(page).is_some()
+        for pfn in pages.start..limit {
+            let page = Pfn::new(pfn).pa();
+            let contained = if self.drops(event, page, &mut dropped) {
+                self.let_be(event, page)
             } else {
                 containment.page(page)
             };
+            claimed |= contained.is_some();
+            if pfn == pages.start {
+                first = contained;
+            }
         }
         self.say_dropped(event, &dropped);
-        claimed
+        claimed.then(|| first.unwrap_or_default())
+    }
+
+    /// What containing a page comes to that a filter keeps as it is.
+    #[cold]
+    fn let_be(&self, event: &ErrorEvent, page: Pa) -> Option<Contained> {
+        self.devmem.find(page)?;
+        let mut users = self.users_of(page);
+        Some(Contained {
+            is_of_consumer: users.any(|user| event.consumer_vm() == Some(user.vm)),
+            hole: None,
+        })
     }
 
     /// Nothing is lost to a corrected error: it is counted, by what kind it is, and told to the guests that have
@@ -429,11 +444,15 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
     }
 
     /// One line for all pages that a filter kept from being contained.
+    #[inline]
     fn say_dropped(&self, event: &ErrorEvent, dropped: &Dropped) {
-        let Some((page, rule)) = dropped.first else {
-            return;
-        };
-        let pages = dropped.pages;
+        if let Some(first) = dropped.first {
+            self.say_some_dropped(event, first, dropped.pages);
+        }
+    }
+
+    #[cold]
+    fn say_some_dropped(&self, event: &ErrorEvent, (page, rule): (Pa, usize), pages: u64) {
         self.announcer.announce(event, Stage::Filtered { pages });
         let (seq, via) = (event.sequence, event.origin);
         log::info!(target: "ras", "event=filtered seq={seq} via={via} pa={page} pages={pages} rule={rule}");
@@ -480,12 +499,7 @@ fn believed(range: Result<PaRange, RangeError>) -> Option<PaRange> {
 
 /// Has something said, with the section of a record that it is about, if it is: later if that is possible, or
 /// at once, behind what waits.
-pub(super) fn say<V: AddressSpaces>(
-    journal: &Journal,
-    note: &Note,
-    section: &[u8],
-    spaces: &V,
-) {
+pub(super) fn say<V: AddressSpaces>(journal: &Journal, note: &Note, section: &[u8], spaces: &V) {
     if log::max_level() < note.level() {
         return;
     }

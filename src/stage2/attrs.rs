@@ -161,7 +161,8 @@ pub(super) mod tests {
 
     #[test]
     fn of_all_values_of_the_fields_those_are_attributes_that_are_made_of_some() {
-        let made = |raw| all().any(|attrs| [false, true].map(|fwb| attrs.encode(fwb)).contains(&raw));
+        let made =
+            |raw| all().any(|attrs| [false, true].map(|fwb| attrs.encode(fwb)).contains(&raw));
         for low in 0..1 << 11 {
             for xn in 0..8 {
                 let raw = low | xn << 52;

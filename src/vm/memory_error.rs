@@ -81,8 +81,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             Verdict::Restart if collected.records > 0 => Next::Resume,
             _ => {
                 let resolved = self.resolve(abort, &event, &collected);
-                let consumed =
-                    |it: Resolved| self.hypervisor.ras.consumed(self.toucher(), it.pa);
+                let consumed = |it: Resolved| self.hypervisor.ras.consumed(self.toucher(), it.pa);
                 self.count(resolved.map(consumed));
                 let ipa = resolved.map(|resolved| resolved.ipa);
                 self.meet(abort, ipa);
@@ -123,6 +122,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     }
 
     /// The guest touched a hole that was there already.
+    #[inline(never)]
     pub(super) fn touched(&mut self, abort: &Abort, ipa: Ipa, pa: Pa) -> Next {
         // There is nothing in lost memory that a cache would have to write back or forget, and a kernel
         // that cleans what others wrote there has not consumed anything.
@@ -213,6 +213,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         occasion.event(sequence, Severity::Recoverable, None)
     }
 
+    #[inline]
     fn say(&self, note: &Note) {
         self.hypervisor.ras.say(note, self.hypervisor);
     }
@@ -255,7 +256,17 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         event: &ErrorEvent,
         collected: &Collected,
     ) -> Option<Resolved> {
-        Some(match self.touched_page(abort) {
+        let ipa = self.touched_address(abort);
+        // What the record has made a hole of is one.
+        if let (Some(ipa), Some(page)) = (ipa, collected.own)
+            && collected.hole == Some(ipa.page())
+        {
+            let pa = Pa::new(page.get() | ipa.get() & (PAGE_SIZE - 1));
+            let by = By::Cper;
+            return Some(Resolved { pa, ipa, by });
+        }
+        let found = ipa.and_then(|ipa| Some((ipa, self.vm.stage2.lock().lookup(ipa).ok()?)));
+        Some(match found {
             Some((ipa, Lookup::Poisoned { pa, .. })) => {
                 let by = match collected.own {
                     Some(page) if page == pa.page() => By::Cper,
@@ -296,13 +307,11 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
 
     /// Where FAR leads, if the abort has a FAR and was not on a walk: then FAR says nothing of
     /// the table that could not be read, and asking the MMU would only meet the same poison.
-    fn touched_page(&self, abort: &Abort) -> Option<(Ipa, Lookup)> {
+    fn touched_address(&self, abort: &Abort) -> Option<Ipa> {
         if abort.fault.walk_error().is_some() || self.vm.is_stopped() {
             return None;
         }
-        let ipa = self.cpu.translate(abort.far(self.cpu.far())?)?;
-        let found = self.vm.stage2.lock().lookup(ipa).ok()?;
-        Some((ipa, found))
+        self.cpu.translate(abort.far(self.cpu.far())?)
     }
 
     /// Where this VM has the page `pa`.
@@ -317,8 +326,10 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         })
     }
 
-    /// Gives the guest its synchronous external abort. A guest whose handler is what was lost would
+    /// Gives the guest its synchronous external abort. Always inlined, as is what it calls, so that of the event
+    /// and the guest's state what is known stays in registers. A guest whose handler is what was lost would
     /// take one after the other, for ever.
+    #[inline(always)]
     fn tell(
         &mut self,
         trap: &Abort,
@@ -346,6 +357,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     }
 
     /// Counts, says and gives an external abort, to a guest in this state that attempted that.
+    #[inline(always)]
     pub(super) fn abort_guest(
         &mut self,
         event: &ErrorEvent,
@@ -354,7 +366,10 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         (state, attempt): (&GuestState, Attempt),
     ) -> Next {
         let exception = inject::external_abort(state, abort);
-        if exception.is_ok() && !self.leave_record(event, ipa) {
+        if let (Some(errors), Some(ipa)) = (&self.vm.errors, ipa)
+            && exception.is_ok()
+            && !self.leave_record(errors, event, ipa)
+        {
             return Next::Resume;
         }
         if let Ok(injected) = &exception {
@@ -388,10 +403,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     /// and be taken for another page's. So it hears of that page as of one that nobody has consumed.
     ///
     /// False where the access is to be made again, because another vCPU left a record a moment ago.
-    fn leave_record(&self, event: &ErrorEvent, ipa: Option<Ipa>) -> bool {
-        let (Some(errors), Some(ipa)) = (&self.vm.errors, ipa) else {
-            return true;
-        };
+    fn leave_record(&self, errors: &ErrorDevice<P::Shared>, event: &ErrorEvent, ipa: Ipa) -> bool {
         let report = Report::lost(ipa.page());
         if self.cpu.exception_level() != 0 {
             self.hypervisor.report(self.vm, report);
@@ -415,6 +427,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         true
     }
 
+    #[cold]
     fn say_loop(
         &self,
         event: &ErrorEvent,
@@ -444,6 +457,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     }
 
     /// The VM cannot go on, and it is not its own doing.
+    #[cold]
     fn give_up(&mut self, why: &str, event: &ErrorEvent) -> Next {
         log::error!(
             "event=error what=vm vm={} why={why} seq={}",

@@ -15,20 +15,19 @@ use super::hypercall::{Hypercall, status};
 use super::hypervisor::Platform;
 use super::id_registers;
 use super::psci::Call;
-use crate::addr::{Ipa, PAGE_SIZE, Pa};
+use crate::addr::{Ipa, Pa};
 use crate::ras::esr::{Abort, Quick, System};
-use crate::stage2::Lookup;
 
 /// What became of an exit on the quick way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Handled {
-    /// Nothing: it is for the thorough way.
+    /// Nothing was done: it is for the thorough way.
     No,
     /// The guest has what it asked for, and goes on.
     Request,
-    /// All that the thorough way would do.
-    Exit(Next),
+    /// Nothing was done yet: it may be about lost memory, which [`Exit::memory_error`] knows.
+    PerhapsLost,
 }
 
 impl Handled {
@@ -38,68 +37,49 @@ impl Handled {
 }
 
 impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
-    /// Handles the synchronous exception, if it is one of these.
+    /// Handles the synchronous exception, if it is nothing but a request.
     #[inline]
     pub fn quick(&mut self) -> Handled {
         if self.vm.is_stopped() {
             return Handled::No;
         }
-        let esr = self.cpu.esr();
-        match Quick::decode(esr) {
+        match Quick::decode(self.cpu.esr()) {
             Some(Quick::Call) => Handled::request(self.quick_call()),
             Some(Quick::System(system)) if self.cpu.has_register(system.rt) => {
                 Handled::request(self.quick_system_register(&system))
             }
-            Some(Quick::Access(access)) => {
+            Some(Quick::Access(access)) if self.cpu.has_register(access.register) => {
                 let ipa = Quick::ipa(self.cpu.hpfar(), self.cpu.far());
                 let Some(device) = device(ipa, self.vm.vcpus.len()) else {
-                    return self.quick_touch(esr);
+                    return Handled::PerhapsLost;
                 };
-                let has_register = self.cpu.has_register(access.register);
-                if has_register {
-                    self.emulate(&access, device);
-                }
-                Handled::request(has_register)
+                self.emulate(&access, device);
+                Handled::Request
             }
-            Some(Quick::Unmapped) => self.quick_touch(esr),
-            Some(Quick::Refused) => self.quick_abort(esr),
+            Some(Quick::Access(_) | Quick::Abort) => Handled::PerhapsLost,
             _ => Handled::No,
         }
     }
 
-    /// A translation fault, if it is the touch of a hole of one page. Not inlined, nor is its neighbour: they would
-    /// have the others save what they need.
-    #[inline(never)]
-    fn quick_touch(&mut self, esr: u64) -> Handled {
-        let abort = Quick::translation_fault(esr);
-        let Some((ipa, pa)) = self.page_sized_hole(&abort) else {
-            return Handled::No;
+    /// Handles an external abort, or the touch of a hole of one page. `None` if it is neither, and nothing has
+    /// been done. It is no part of [`Self::quick`], for requests would have to save the registers that it needs.
+    pub fn memory_error(&mut self) -> Option<Next> {
+        let esr = self.cpu.esr();
+        let next = if let Some(abort) = Quick::translation_fault(esr) {
+            let (ipa, pa) = self.page_sized_hole(&abort)?;
+            self.touched(&abort, ipa, pa)
+        } else {
+            self.external_abort(&Quick::external_abort(esr)?)
         };
-        let next = self.touched(&abort, ipa, pa);
-        Handled::Exit(self.unless_stopped(next))
+        Some(self.unless_stopped(next))
     }
 
     /// The hole of one page that the access met, and where in it. In a larger one there is good memory, too.
     fn page_sized_hole(&self, abort: &Abort) -> Option<(Ipa, Pa)> {
         let page = abort.ipa_page(self.cpu.hpfar())?;
         let ipa = abort.ipa(self.cpu.hpfar(), self.cpu.far()).unwrap_or(page);
-        match self.vm.stage2.lock().lookup(ipa) {
-            Ok(Lookup::Poisoned {
-                pa,
-                size: PAGE_SIZE,
-            }) => Some((ipa, pa)),
-            _ => None,
-        }
-    }
-
-    /// An external abort, if it is one.
-    #[inline(never)]
-    fn quick_abort(&mut self, esr: u64) -> Handled {
-        let Some(abort) = Quick::external_abort(esr) else {
-            return Handled::No;
-        };
-        let next = self.external_abort(&abort);
-        Handled::Exit(self.unless_stopped(next))
+        let pa = self.vm.stage2.lock().page_sized_hole(ipa)?;
+        Some((ipa, pa))
     }
 
     /// A call whose answer its number decides.

@@ -129,9 +129,7 @@ impl<P: Platform> Vm<P> {
             name,
             vmid,
             vgic: Vgic::new(vcpus.len(), timers),
-            cpus: vcpus
-                .iter()
-                .fold(0, |cpus, vcpu| cpus | cpu_bit(vcpu.pcpu)),
+            cpus: vcpus.iter().fold(0, |cpus, vcpu| cpus | cpu_bit(vcpu.pcpu)),
             errors: None,
             counter_offset: AtomicU64::new(0),
             vcpus,

@@ -13,10 +13,8 @@ pub enum Quick {
     System(System),
     /// A load or store of one register where stage 2 maps nothing, its own and not a walk's.
     Access(Mmio),
-    /// Another access where stage 2 maps nothing.
-    Unmapped,
-    /// An access that the memory system may have refused.
-    Refused,
+    /// Any other abort.
+    Abort,
 }
 
 impl Quick {
@@ -26,23 +24,21 @@ impl Quick {
         match bits(esr, 31, 26) {
             class::HVC64 if bits(esr, 15, 0) == 0 => Some(Self::Call),
             class::SYS64 => Some(Self::System(System::decode(esr))),
-            class::DATA_ABORT_LOWER if is_translation_fault(esr) => {
-                let own = Mmio::decode(esr).filter(|_| !bit(esr, 7));
-                Some(own.map_or(Self::Unmapped, Self::Access))
+            class::DATA_ABORT_LOWER if is_translation_fault(esr) && !bit(esr, 7) => {
+                Some(Mmio::decode(esr).map_or(Self::Abort, Self::Access))
             }
-            class::INSTRUCTION_ABORT_LOWER if is_translation_fault(esr) => Some(Self::Unmapped),
-            class::DATA_ABORT_LOWER | class::INSTRUCTION_ABORT_LOWER => Some(Self::Refused),
+            class::DATA_ABORT_LOWER | class::INSTRUCTION_ABORT_LOWER => Some(Self::Abort),
             _ => None,
         }
     }
 
-    /// The whole of a [`Self::Unmapped`], or of a [`Self::Access`].
+    /// The whole of a [`Self::Access`] or a [`Self::Abort`], if it is a translation fault, level 0 to 3.
     #[inline]
-    pub fn translation_fault(esr: u64) -> Abort {
-        Abort::of_guest(esr, Fault::translation(esr))
+    pub fn translation_fault(esr: u64) -> Option<Abort> {
+        is_translation_fault(esr).then(|| Abort::of_guest(esr, Fault::translation(esr)))
     }
 
-    /// The whole of a [`Self::Refused`], if the memory system did refuse it.
+    /// The whole of a [`Self::Abort`], if the memory system refused the access.
     #[inline]
     pub fn external_abort(esr: u64) -> Option<Abort> {
         let fault = Fault::of(esr);

@@ -517,7 +517,7 @@ fn a_range_beyond_all_measure_is_cut_up_to_the_bound_and_says_so() {
         coarse: 1 << 30,
         ..Notes::default()
     };
-    assert!(bench.ras.contain(&event, range, &spaces));
+    assert!(bench.ras.contain(&event, range, &spaces).is_some());
     let counters = bench.ras.announcer.counters().snapshot();
     let seen = counters.contained + counters.known + counters.unclaimed;
     assert_eq!(seen, MAX_PAGES);
@@ -596,7 +596,7 @@ impl ContainBench {
             Severity::Recoverable,
             Some(range),
         );
-        self.0.ras.contain(&event, range, &self.0.spaces)
+        self.0.ras.contain(&event, range, &self.0.spaces).is_some()
     }
 
     /// An offset that both VMs map.

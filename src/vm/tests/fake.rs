@@ -16,7 +16,6 @@ use crate::ras::pipeline::Ras;
 use crate::ras::pipeline::tests::{Firmware, Recorder, poison_set};
 use crate::ras::triage;
 use crate::stage2::{Attrs, Census, Config, FrameSource, Level, Lookup, Stage2, TableMemory, Tlb};
-use crate::vm::quick::Handled;
 use crate::vm::boot::{Boot, Contents, Image, LoadError};
 use crate::vm::config::{ERROR_AREA, IpaRange};
 use crate::vm::cpu::GuestCpu;
@@ -25,6 +24,7 @@ use crate::vm::error_device::ErrorDevice;
 use crate::vm::exit::{Exit, Next};
 use crate::vm::guest_acpi::place::shared;
 use crate::vm::hypervisor::{Hypervisor, Platform, Vm};
+use crate::vm::quick::Handled;
 use crate::vm::vcpu::Vcpu;
 use crate::vm::vgic::{CpuInterface, Others, PhysicalDistributor, Timers, Wire, Wiring};
 
@@ -554,7 +554,7 @@ impl World {
         self.exit((vm, 0), cpu, |exit| match exit.quick() {
             Handled::No => exit.synchronous(),
             Handled::Request => Next::Resume,
-            Handled::Exit(next) => next,
+            Handled::PerhapsLost => exit.memory_error().unwrap_or_else(|| exit.synchronous()),
         })
     }
 
