@@ -179,12 +179,12 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
 
     fn cut(&self, page: Pa, mapped: &MappedPage<'_>) -> Cut {
         let (vm, ipa, seq) = (mapped.vm, mapped.ipa, self.event.sequence);
-        let name = self.spaces.name(vm);
+        let name = || self.spaces.name(vm);
         let outcome = match mapped.policy {
             Policy::Isolate => self.spaces.make_hole(vm, ipa, page),
             Policy::Refault => self.spaces.drop_block(vm, ipa, page),
             Policy::Keep => {
-                log::info!(target: "ras", "event=kept seq={seq} pa={page} vm={name} ipa={ipa}");
+                log::info!(target: "ras", "event=kept seq={seq} pa={page} vm={} ipa={ipa}", name());
                 return Cut::Kept;
             }
         };
@@ -197,21 +197,21 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
             Some(Ok(HoleOutcome::Coarse(hole))) => {
                 self.announce(Stage::Overflow);
                 let innocent = hole.size.saturating_sub(PAGE_SIZE);
-                log::error!(target: "ras", "event=overflow what=table-reserve vm={name} ipa={} lost={:#x} innocent={innocent:#x}", hole.ipa, hole.size);
+                log::error!(target: "ras", "event=overflow what=table-reserve vm={} ipa={} lost={:#x} innocent={innocent:#x}", name(), hole.ipa, hole.size);
                 self.report(vm, ipa, &hole);
                 self.spaces.lost(vm, ipa, self.event);
                 Cut::Made
             }
             Some(Ok(HoleOutcome::Dropped(hole))) => {
                 let block = BlockSize(hole.size);
-                log::info!(target: "ras", "event=dropped seq={seq} pa={page} vm={name} ipa={ipa} block={block}");
+                log::info!(target: "ras", "event=dropped seq={seq} pa={page} vm={} ipa={ipa} block={block}", name());
                 Cut::Made
             }
             Some(Ok(HoleOutcome::AlreadyPoisoned { .. } | HoleOutcome::AlreadyDropped { .. })) => {
                 Cut::Held
             }
             Some(Ok(HoleOutcome::NotMapped)) | None => {
-                log::warn!(target: "ras", "event=unmapped seq={seq} pa={page} vm={name} ipa={ipa}");
+                log::warn!(target: "ras", "event=unmapped seq={seq} pa={page} vm={} ipa={ipa}", name());
                 Cut::Absent
             }
             Some(Err(damage)) => {

@@ -264,7 +264,7 @@ impl ExternalAbort {
         let walk = if trap.stage1_walk {
             Some(unknown())
         } else {
-            trap.fault.walk_error()
+            trap.walk_error()
         };
         Self {
             access: trap.access,

@@ -309,7 +309,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         collected: &mut Collected,
     ) {
         let page = range.start().page();
-        if self.devmem.find(page).is_none() && self.rebuild(event, range, spaces) {
+        if self.rebuild(event, range, spaces) {
             collected.rebuilt = true;
             return;
         }
@@ -403,9 +403,20 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         counts.then(|| self.note_corrected(page, exceeded, event.sequence))?
     }
 
-    /// If `range`, which is in no region, is a table of some VM's map, builds another in its place.
-    #[cold]
+    /// If `range` is a table of some VM's map, builds another in its place.
+    #[inline]
     fn rebuild<V: AddressSpaces>(&self, event: &ErrorEvent, range: PaRange, spaces: &V) -> bool {
+        // What is in a region is no table.
+        self.devmem.find(range.start()).is_none() && self.rebuild_table(event, range, spaces)
+    }
+
+    #[cold]
+    fn rebuild_table<V: AddressSpaces>(
+        &self,
+        event: &ErrorEvent,
+        range: PaRange,
+        spaces: &V,
+    ) -> bool {
         let (table, seq) = (range.start().page(), event.sequence);
         if range.pfns().count() != 1 {
             return false;

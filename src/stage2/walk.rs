@@ -201,6 +201,19 @@ impl<'m, M: TableMemory> Tree<'m, M> {
         Ok(())
     }
 
+    /// The entries that translate `range`, which lies in the IPA space and is not empty, if they are of one root
+    /// table.
+    pub(super) fn root_run(&self, range: &Range<u64>) -> Result<Option<Run<'m>>, Damage> {
+        let level = self.config.start_level();
+        let shift = table_shift(self.config.granule(), level);
+        let at = range.start >> shift;
+        if (range.end - 1) >> shift != at {
+            return Ok(None);
+        }
+        self.run_of(self.root_table(at), level, at << shift, range)
+            .map(Some)
+    }
+
     /// The first of the root tables.
     pub(super) const fn root(&self) -> Pa {
         self.root

@@ -55,12 +55,12 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     /// answers.
     pub(super) fn external_abort(&mut self, abort: &Abort) -> Next {
         let (event, collected) = self.collect(Origin::Sea, Some(abort.into()));
-        if let (Some(page), Some(level)) = (collected.own, abort.fault.walk_error()) {
+        if let (Some(page), Some(level)) = (collected.own, abort.walk_error()) {
             // A page first consumed as a stage-1 table is a table to every later walk as well.
             self.hypervisor.ras.remember_walk(page, level);
         }
         // A table of Cordon's that has another in its place is none of the guest's business.
-        if collected.rebuilt && collected.own.is_none() && abort.fault.walk_error().is_some() {
+        if collected.rebuilt && collected.own.is_none() && abort.walk_error().is_some() {
             return Next::Resume;
         }
         // A walk may have met a table of the guest's, or one of Cordon's. A record that names memory
@@ -181,7 +181,8 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     }
 
     /// Takes and contains what firmware tells, on the occasion of an exception; the exception as an
-    /// event of its own.
+    /// event of its own. Inlined, or all of both would be copied to the caller.
+    #[inline(always)]
     fn collect(&self, origin: Origin, attempt: Option<Attempt>) -> (ErrorEvent, Collected) {
         let occasion = self.occasion(origin, attempt);
         let collected = self.hypervisor.ras.collect(&occasion, self.hypervisor);
@@ -308,7 +309,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     /// Where FAR leads, if the abort has a FAR and was not on a walk: then FAR says nothing of
     /// the table that could not be read, and asking the MMU would only meet the same poison.
     fn touched_address(&self, abort: &Abort) -> Option<Ipa> {
-        if abort.fault.walk_error().is_some() || self.vm.is_stopped() {
+        if abort.walk_error().is_some() || self.vm.is_stopped() {
             return None;
         }
         self.cpu.translate(abort.far(self.cpu.far())?)

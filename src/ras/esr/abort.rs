@@ -28,6 +28,8 @@ pub struct Abort {
     /// The access, in a form that can be emulated (`ISV`).
     pub mmio: Option<Mmio>,
     far_not_valid: bool,
+    /// [`Fault::walk_error`], which is asked for time and again.
+    walk_error: Option<Level>,
 }
 
 /// Where an exception was taken from.
@@ -353,7 +355,14 @@ impl Abort {
             mmio: None,
             // FnV is RES0 for everything but this one code.
             far_not_valid: fault == Fault::External && bit(esr, 10),
+            walk_error: fault.walk_error(),
         }
+    }
+
+    /// The level of the table whose walk met an error.
+    #[inline]
+    pub const fn walk_error(&self) -> Option<Level> {
+        self.walk_error
     }
 
     /// The virtual address of the access, `far` being `FAR_EL2`, if the CPU gave one.

@@ -616,17 +616,21 @@ impl State {
     /// Whether the state is all there is to know of the 32 interrupts that a register shows: none of them is in a
     /// list register, none has a physical interrupt that waits for its end, and what `vcpu` has ended since it
     /// was last looked at was none without a register.
+    #[inline]
     fn is_settled(&self, vcpu: usize, (owner, place): (Option<usize>, registers::Place)) -> bool {
+        let Some(reader) = self.cpus.get(vcpu) else {
+            return true;
+        };
         let bank = match owner {
             None => self.spi_bank(place.1).map(|spis| &spis.bank),
+            Some(owner) if owner == vcpu => Some(&reader.own.bank),
             Some(owner) => self.cpus.get(owner).map(|cpu| &cpu.own.bank),
         };
-        let has_all = |cpu: &state::Cpu| !cpu.lists.overflow();
-        bank.is_none_or(|bank| bank.in_flight | bank.forwarded == 0)
-            && self.cpus.get(vcpu).is_none_or(has_all)
+        bank.is_none_or(|bank| bank.in_flight | bank.forwarded == 0) && !reader.lists.overflow()
     }
 
     /// What a load from the register gives to `vcpu`, on this CPU.
+    #[inline]
     fn read_shown(
         &self,
         vcpu: usize,
