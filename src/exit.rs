@@ -28,8 +28,8 @@ pub extern "C" fn guest_quick(frame: &mut GuestFrame) -> bool {
     }
 }
 
-/// The same of one that may be about lost memory.
-#[inline(never)]
+/// The same of one that may be about lost memory. As far as requests go, that is never.
+#[cold]
 fn guest_lost(seat: &Seat, frame: &mut GuestFrame) -> bool {
     let next = seat
         .exit(&mut ThisCpu::new(frame, Saved::CallerSaved))

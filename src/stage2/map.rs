@@ -91,7 +91,7 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
         let tree = self.tree();
         if let Some(run) = tree.root_run(&plan.range())?
             && plan.is_filled_by(&run)
-            && is_vacant(&run)
+            && is_empty(&run)
         {
             Commit { plan: &plan }.run(&run)?;
             self.tlb.publish();
@@ -172,7 +172,7 @@ impl Plan {
 }
 
 /// Whether nothing was ever mapped there.
-fn is_vacant(run: &Run<'_>) -> bool {
+fn is_empty(run: &Run<'_>) -> bool {
     let vacant = |word: &AtomicU64| word.load(Ordering::Relaxed) == 0;
     run.words.iter().all(vacant)
 }
@@ -186,7 +186,7 @@ impl Visitor for Check {
     type Stop = MapError;
 
     fn run(&mut self, run: &Run<'_>) -> Result<Below, MapError> {
-        Ok(if is_vacant(run) {
+        Ok(if is_empty(run) {
             Below::Skip
         } else {
             Below::Visit

@@ -523,7 +523,7 @@ impl Vgic {
     }
 
     /// The same where something may be.
-    #[inline(never)]
+    #[cold]
     fn read_gathered(
         &self,
         vcpu: usize,
