@@ -8,6 +8,7 @@ use crate::machine::{self, HYPERVISOR, ThisMachine};
 use cordon::ras::esr::SError;
 use cordon::vm::exit::{Arrived, Exit, Next};
 use cordon::vm::hypervisor::{End, Rest};
+use cordon::vm::quick::Handled;
 use cordon::vm::vcpu::Vcpu;
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,8 +18,26 @@ pub extern "C" fn guest_quick(frame: &mut GuestFrame) -> bool {
     let Some(seat) = seat() else {
         return false;
     };
-    seat.exit(&mut ThisCpu::new(frame, Saved::CallerSaved))
+    match seat
+        .exit(&mut ThisCpu::new(frame, Saved::CallerSaved))
         .quick()
+    {
+        Handled::No => false,
+        Handled::Request => true,
+        Handled::PerhapsLost => guest_lost(seat, frame),
+    }
+}
+
+/// The same of one that may be about lost memory. As far as requests go, that is never.
+#[cold]
+fn guest_lost(seat: &Seat, frame: &mut GuestFrame) -> bool {
+    let next = seat
+        .exit(&mut ThisCpu::new(frame, Saved::CallerSaved))
+        .memory_error();
+    if let Some(next) = next {
+        end_exit(next);
+    }
+    next.is_some()
 }
 
 /// A synchronous exception from a guest.
@@ -49,7 +68,7 @@ pub extern "C" fn guest_deferred(frame: &mut GuestFrame, disr: u64) {
 }
 
 /// An SError that Cordon itself has caused since the exit is not the guest's, to which it would come
-/// otherwise. Exits that are handled quickly touch no memory but the stack and are not looked at.
+/// otherwise. Exits that are but requests touch no memory but the stack and are not looked at.
 fn answer_for_own() {
     if !features::get().ras {
         return;
@@ -74,7 +93,11 @@ fn with_exit(
         crash::stop(|out| writeln!(out, "cordon: crash: why=exit-without-vcpu"));
     };
     let mut cpu = ThisCpu::new(frame, saved);
-    let next = handle(&mut seat.exit(&mut cpu));
+    end_exit(handle(&mut seat.exit(&mut cpu)));
+}
+
+/// What a CPU does after an exit, before its guest goes on, if it does.
+fn end_exit(next: Next) {
     machine::poll_input();
     match next {
         Next::Resume => {

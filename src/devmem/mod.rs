@@ -29,6 +29,7 @@ mod tests;
 
 pub use policy::Policy;
 pub use protection::{By, MAX_RANGES, Narrowing, Protections, TooMany};
+use region::Entry;
 pub use region::{FailureSink, Kind, Mapping, Region, RegionId};
 
 use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange, Vmid};
@@ -84,6 +85,46 @@ pub struct MappedPage<'a> {
     pub mapping: &'a Mapping,
     /// What is done when a page of that goes bad.
     pub policy: Policy,
+}
+
+/// Everyone who maps a page.
+#[derive(Clone, Debug)]
+pub struct MappingsOf<'a> {
+    page: Pa,
+    candidates: &'a [Entry],
+}
+
+impl<'a> MappingsOf<'a> {
+    /// Nobody.
+    pub(crate) const NONE: Self = Self {
+        page: Pa::new(0),
+        candidates: &[],
+    };
+
+    /// Those among `candidates` who map the page at `page`.
+    const fn new(page: Pa, candidates: &'a [Entry]) -> Self {
+        Self { page, candidates }
+    }
+}
+
+impl<'a> Iterator for MappingsOf<'a> {
+    type Item = MappedPage<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<MappedPage<'a>> {
+        loop {
+            let (entry, rest) = self.candidates.split_first()?;
+            self.candidates = rest;
+            if let Some(ipa) = entry.mapping.ipa_of(self.page) {
+                return Some(MappedPage {
+                    vm: entry.mapping.vm,
+                    ipa,
+                    mapping: &entry.mapping,
+                    policy: entry.policy.get(),
+                });
+            }
+        }
+    }
 }
 
 /// The registry. `'s` is how long the failure callbacks live: `'static` in the image.
@@ -189,19 +230,9 @@ impl<'s> DevMem<'s> {
 
     /// Everyone who maps the page that holds `pa`, in order of the PAs where their mappings begin. Nothing
     /// is allocated.
-    pub fn mappings_of(&self, pa: Pa) -> impl Iterator<Item = MappedPage<'_>> {
-        let page = pa.page();
+    pub fn mappings_of(&self, pa: Pa) -> MappingsOf<'_> {
         self.find(pa)
-            .into_iter()
-            .flat_map(move |region| region.policies_at(page))
-            .filter_map(move |(mapping, policy)| {
-                Some(MappedPage {
-                    vm: mapping.vm,
-                    ipa: mapping.ipa_of(page)?,
-                    mapping,
-                    policy: policy.get(),
-                })
-            })
+            .map_or(MappingsOf::NONE, |region| region.mappings_of(pa))
     }
 
     /// Changes what is done from now on when a page of the mapping goes bad that the VM has at `ipa`.
@@ -255,9 +286,7 @@ impl<'s> DevMem<'s> {
     /// know, and returns the region. The callback gets the start of the page.
     pub fn notify_failure(&self, pa: Pa) -> Option<&Region<'s>> {
         let region = self.find(pa)?;
-        if let Some(sink) = region.sink() {
-            sink.memory_failure(region, pa.page());
-        }
+        region.notify_failure(pa);
         Some(region)
     }
 

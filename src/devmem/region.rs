@@ -1,5 +1,6 @@
 //! A region of physical memory, and the mappings of it.
 
+use super::MappingsOf;
 use super::policy::{Policy, PolicyCell};
 use super::{RegisterError, is_whole_pages};
 use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange, Vmid};
@@ -147,9 +148,9 @@ pub struct Region<'s> {
 
 /// A mapping in the list of its region.
 #[derive(Debug)]
-struct Entry {
-    mapping: Mapping,
-    policy: PolicyCell,
+pub(super) struct Entry {
+    pub(super) mapping: Mapping,
+    pub(super) policy: PolicyCell,
     /// The last PA of this mapping or of one before it, whichever is higher: what reaches an address is
     /// behind all entries that do not get there.
     reach: Pa,
@@ -223,12 +224,17 @@ impl<'s> Region<'s> {
 
     /// Those that may hold `pa`, which are all that do and such that begin between them, each with what is
     /// done when a page of it goes bad. O(log n) to begin.
-    pub(super) fn policies_at(&self, pa: Pa) -> impl Iterator<Item = (&Mapping, &PolicyCell)> {
+    pub(super) fn entries_at(&self, pa: Pa) -> &[Entry] {
         let begins = |it: &Entry| it.mapping.range.start() <= pa;
         let first = self.mappings.partition_point(|it| it.reach < pa);
         let end = self.mappings.partition_point(begins);
-        let found = self.mappings.get(first..end).unwrap_or_default();
-        found.iter().map(|it| (&it.mapping, &it.policy))
+        self.mappings.get(first..end).unwrap_or_default()
+    }
+
+    /// The same as pairs.
+    pub(super) fn policies_at(&self, pa: Pa) -> impl Iterator<Item = (&Mapping, &PolicyCell)> {
+        let entries = self.entries_at(pa).iter();
+        entries.map(|it| (&it.mapping, &it.policy))
     }
 
     /// What is done when a page of `mapping` goes bad.
@@ -237,6 +243,18 @@ impl<'s> Region<'s> {
         let mut own = (self.policies_at(start)).filter(|(other, _)| *other == mapping);
         own.next()
             .map_or(Policy::default(), |(_, policy)| policy.get())
+    }
+
+    /// Everyone who maps the page that holds `pa`, which lies in the region.
+    pub fn mappings_of(&self, pa: Pa) -> MappingsOf<'_> {
+        MappingsOf::new(pa.page(), self.entries_at(pa.page()))
+    }
+
+    /// Tells its owner that the page that holds `pa` has failed, if it asked to know.
+    pub fn notify_failure(&self, pa: Pa) {
+        if let Some(sink) = self.sink() {
+            sink.memory_failure(self, pa.page());
+        }
     }
 
     pub(super) const fn sink(&self) -> Option<&'s (dyn FailureSink + Sync)> {

@@ -12,7 +12,7 @@ use super::journal::{Journal, Note};
 use super::poison::{Insert, PoisonSet};
 use super::repair::Mender;
 use crate::addr::{Ipa, PAGE_SIZE, Pa, Vmid};
-use crate::devmem::{DevMem, MappedPage, Policy};
+use crate::devmem::{DevMem, MappedPage, MappingsOf, Policy, Region};
 use crate::stage2::{Damage, Hole, HoleOutcome, Rebuilt};
 use crate::sync::Mutex;
 use core::fmt;
@@ -70,8 +70,31 @@ enum Cut {
     Made,
     /// The page was out of it before.
     Held,
+    /// The page stays, by the mapping's policy.
+    Kept,
     /// There is no such mapping any more, or nobody who could use it.
     Absent,
+}
+
+/// What containing a page has come to, as far as its consumer is concerned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Contained {
+    /// The consumer's VM has the page.
+    pub is_of_consumer: bool,
+    /// There it is a hole now, or was one.
+    pub hole: Option<Ipa>,
+}
+
+impl Contained {
+    fn note(&mut self, mapped: &MappedPage<'_>, cut: Cut, event: &ErrorEvent) {
+        if event.consumer_vm() != Some(mapped.vm) {
+            return;
+        }
+        self.is_of_consumer = true;
+        if matches!(cut, Cut::Made | Cut::Held) {
+            self.hole = Some(mapped.ipa);
+        }
+    }
 }
 
 /// What containment works on.
@@ -93,31 +116,25 @@ pub(super) struct Containment<'a, 's, V, const N: usize> {
 }
 
 impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
-    /// Contains the page that holds `pa`. False if it is nobody's.
-    pub(super) fn page(&self, pa: Pa) -> bool {
+    /// Contains the page that holds `pa`. `None` if it is nobody's.
+    pub(super) fn page(&self, pa: Pa) -> Option<Contained> {
         let (page, seq) = (pa.page(), self.event.sequence);
         // Memory that is nobody's as well: it may become somebody's, who must not get this page.
         let entry = self.enter(page);
-        if self.devmem.find(page).is_none() {
+        let Some(region) = self.devmem.find(page) else {
             self.announce(Stage::Unclaimed);
             log::warn!(target: "ras", "event=unclaimed seq={seq} pa={page}");
-            return false;
-        }
+            return None;
+        };
         // A known page as well: the CPU that entered it may not have come to all of its mappings
         // yet, and nobody may be told of a hole that is not there.
         let (mut made, mut held) = (false, false);
-        let home = {
-            let mut spares = self.mender.spares.lock();
-            spares.retire(page);
-            spares.home_of(page)
-        };
-        for mapped in home
-            .into_iter()
-            .flat_map(|home| self.devmem.mappings_of(home))
-        {
+        let mut contained = Contained::default();
+        for mapped in self.users_of(page, region) {
             let cut = self.cut(page, &mapped);
             made |= cut == Cut::Made;
-            held |= cut == Cut::Held;
+            held |= matches!(cut, Cut::Held | Cut::Kept);
+            contained.note(&mapped, cut, self.event);
         }
         // What a full set cannot tell, the mappings can.
         let known = match entry {
@@ -130,9 +147,20 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
             self.say(&Note::Known { seq, pa: page });
         } else {
             self.announce(Stage::Contained { pages: 1 });
-            self.devmem.notify_failure(page);
+            region.notify_failure(page);
         }
-        true
+        Some(contained)
+    }
+
+    /// Who has the page at `page`, which is in `region`: a spare stands in for another.
+    fn users_of<'r>(&'r self, page: Pa, region: &'r Region<'_>) -> MappingsOf<'r> {
+        let mut spares = self.mender.spares.lock();
+        spares.retire(page);
+        match spares.home_of(page) {
+            Some(home) if home == page => region.mappings_of(page),
+            Some(home) => self.devmem.mappings_of(home),
+            None => MappingsOf::NONE,
+        }
     }
 
     fn enter(&self, page: Pa) -> Entry {
@@ -151,13 +179,13 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
 
     fn cut(&self, page: Pa, mapped: &MappedPage<'_>) -> Cut {
         let (vm, ipa, seq) = (mapped.vm, mapped.ipa, self.event.sequence);
-        let name = self.spaces.name(vm);
+        let name = || self.spaces.name(vm);
         let outcome = match mapped.policy {
             Policy::Isolate => self.spaces.make_hole(vm, ipa, page),
             Policy::Refault => self.spaces.drop_block(vm, ipa, page),
             Policy::Keep => {
-                log::info!(target: "ras", "event=kept seq={seq} pa={page} vm={name} ipa={ipa}");
-                return Cut::Held;
+                log::info!(target: "ras", "event=kept seq={seq} pa={page} vm={} ipa={ipa}", name());
+                return Cut::Kept;
             }
         };
         match outcome {
@@ -169,21 +197,21 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
             Some(Ok(HoleOutcome::Coarse(hole))) => {
                 self.announce(Stage::Overflow);
                 let innocent = hole.size.saturating_sub(PAGE_SIZE);
-                log::error!(target: "ras", "event=overflow what=table-reserve vm={name} ipa={} lost={:#x} innocent={innocent:#x}", hole.ipa, hole.size);
+                log::error!(target: "ras", "event=overflow what=table-reserve vm={} ipa={} lost={:#x} innocent={innocent:#x}", name(), hole.ipa, hole.size);
                 self.report(vm, ipa, &hole);
                 self.spaces.lost(vm, ipa, self.event);
                 Cut::Made
             }
             Some(Ok(HoleOutcome::Dropped(hole))) => {
                 let block = BlockSize(hole.size);
-                log::info!(target: "ras", "event=dropped seq={seq} pa={page} vm={name} ipa={ipa} block={block}");
+                log::info!(target: "ras", "event=dropped seq={seq} pa={page} vm={} ipa={ipa} block={block}", name());
                 Cut::Made
             }
             Some(Ok(HoleOutcome::AlreadyPoisoned { .. } | HoleOutcome::AlreadyDropped { .. })) => {
                 Cut::Held
             }
             Some(Ok(HoleOutcome::NotMapped)) | None => {
-                log::warn!(target: "ras", "event=unmapped seq={seq} pa={page} vm={name} ipa={ipa}");
+                log::warn!(target: "ras", "event=unmapped seq={seq} pa={page} vm={} ipa={ipa}", name());
                 Cut::Absent
             }
             Some(Err(damage)) => {
@@ -200,7 +228,7 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
     }
 
     fn say(&self, note: &Note) {
-        super::pipeline::say(self.journal, note, None, self.spaces);
+        super::pipeline::say(self.journal, note, &[], self.spaces);
     }
 
     fn announce(&self, stage: Stage) {

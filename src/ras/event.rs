@@ -148,7 +148,7 @@ pub enum Attempt {
 
 impl From<&Abort> for Attempt {
     fn from(abort: &Abort) -> Self {
-        if abort.stage1_walk || abort.fault.walk_error().is_some() {
+        if abort.stage1_walk || abort.walk_error().is_some() {
             Self::Walk
         } else {
             Self::Access(abort.access)

@@ -131,6 +131,7 @@ impl Rule {
     }
 
     /// Whether the rule speaks of `event`, as far as `page` goes.
+    #[inline(never)]
     fn matches(&self, event: &ErrorEvent, page: Pa, devmem: &DevMem<'_>) -> bool {
         let maps = |vm| devmem.mappings_of(page).any(|mapped| mapped.vm == vm);
         let inside = |range: PaRange| {
@@ -181,6 +182,7 @@ fn severity(name: &str) -> Option<Severity> {
 /// The rules, in the order in which they were added.
 #[derive(Clone, Debug)]
 pub struct Filter {
+    /// The free places are behind those that are taken.
     rules: [Option<Rule>; MAX_RULES],
 }
 
@@ -214,7 +216,7 @@ impl Filter {
     pub fn forget_region(&mut self, region: RegionId) -> usize {
         let before = self.rules().count();
         let stays = |rule: &Rule| rule.region != Some(region.get());
-        // The others move up: the order is what decides, and the free places are at the end.
+        // The others move up: the order is what decides.
         let mut kept = [None; MAX_RULES];
         let rest = self.rules.iter().flatten().copied().filter(stays);
         for (place, rule) in kept.iter_mut().zip(rest) {
@@ -226,10 +228,11 @@ impl Filter {
 
     /// The rules.
     pub fn rules(&self) -> impl Iterator<Item = &Rule> {
-        self.rules.iter().flatten()
+        self.rules.iter().map_while(Option::as_ref)
     }
 
     /// The number of the rule that keeps `event` from being acted on at `page`, if one does.
+    #[inline]
     pub fn drops(&self, event: &ErrorEvent, page: Pa, devmem: &DevMem<'_>) -> Option<usize> {
         let mut rules = self.rules().enumerate();
         let (number, rule) = rules.find(|(_, rule)| rule.matches(event, page, devmem))?;

@@ -19,25 +19,25 @@ mod tests;
 
 bitflags::bitflags! {
     /// What the vCPU has, as its guest sees it. What is hidden from the guest must not be in here:
-    /// its PSTATE bits stay 0.
+    /// its PSTATE bits stay 0. So each is named by its bit of PSTATE, and taking an exception is a matter of masks.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-    pub struct Features: u32 {
+    pub struct Features: u64 {
         /// FEAT_PAN.
-        const PAN = 1 << 0;
+        const PAN = pstate::PAN;
         /// FEAT_DIT.
-        const DIT = 1 << 1;
+        const DIT = pstate::DIT;
         /// FEAT_SSBS.
-        const SSBS = 1 << 2;
+        const SSBS = pstate::SSBS;
         /// FEAT_MTE2.
-        const MTE = 1 << 3;
+        const MTE = pstate::TCO;
         /// FEAT_NMI.
-        const NMI = 1 << 4;
-        /// FEAT_RAS.
-        const RAS = 1 << 5;
+        const NMI = pstate::ALLINT;
+        /// FEAT_RAS, which has none.
+        const RAS = 1 << 0;
         /// FEAT_EBEP.
-        const EBEP = 1 << 6;
+        const EBEP = pstate::PM;
         /// FEAT_GCS.
-        const GCS = 1 << 7;
+        const GCS = pstate::EXLOCK;
     }
 }
 
@@ -218,34 +218,22 @@ pub const fn vector(guest: &GuestState, mode: Mode, external: bool) -> u64 {
 /// NZCV, DIT and PAN stand in the same places of an `SPSR` that was saved from AArch32.
 pub const fn entry_pstate(guest: &GuestState, mode: Mode) -> u64 {
     use pstate::{A, ALLINT, D, DIT, EL1H, EXLOCK, F, I, NZCV, PAN, PM, SSBS, TCO};
-    let features = guest.features;
-    let old = guest.pstate;
-    let mut new = EL1H | D | A | I | F | (old & NZCV);
-    if features.contains(Features::DIT) {
-        new |= old & DIT;
+    let has = guest.features.bits();
+    let kept = guest.pstate & (NZCV | has & (DIT | PAN));
+    let mut set = TCO | PM;
+    if guest.sctlr & sctlr::SPAN == 0 {
+        set |= PAN;
     }
-    if features.contains(Features::PAN) {
-        new |= old & PAN;
-        if guest.sctlr & sctlr::SPAN == 0 {
-            new |= PAN;
-        }
+    if guest.sctlr & sctlr::DSSBS != 0 {
+        set |= SSBS;
     }
-    if features.contains(Features::SSBS) && guest.sctlr & sctlr::DSSBS != 0 {
-        new |= SSBS;
+    if guest.sctlr & sctlr::SPINTMASK == 0 {
+        set |= ALLINT;
     }
-    if features.contains(Features::MTE) {
-        new |= TCO;
+    if guest.exlocken && !mode.is_el0() {
+        set |= EXLOCK;
     }
-    if features.contains(Features::NMI) && guest.sctlr & sctlr::SPINTMASK == 0 {
-        new |= ALLINT;
-    }
-    if features.contains(Features::EBEP) {
-        new |= PM;
-    }
-    if features.contains(Features::GCS) && guest.exlocken && !mode.is_el0() {
-        new |= EXLOCK;
-    }
-    new
+    EL1H | D | A | I | F | kept | has & set
 }
 
 /// A synchronous external abort to be told to a guest.
@@ -272,12 +260,13 @@ impl ExternalAbort {
     /// A hole that is touched by a stage-1 walk tells nothing of the level of that walk.
     /// `remembered_level` is the level at which the page was first consumed as a table, if it was; the
     /// last level, being that of all but few tables, stands in for what nobody knows.
+    #[inline]
     pub fn from_trap(trap: &Abort, far_el2: u64, remembered_level: Option<Level>) -> Self {
         let unknown = || remembered_level.unwrap_or(Level::LAST);
         let walk = if trap.stage1_walk {
             Some(unknown())
         } else {
-            trap.fault.walk_error()
+            trap.walk_error()
         };
         Self {
             access: trap.access,
@@ -294,6 +283,7 @@ impl ExternalAbort {
     ///
     /// ISV is 0, so that bits 23 to 14 are 0; so is S1PTW, for a guest has no stage 2 of its own. IL is 1,
     /// as it is for every Instruction Abort and every Data Abort with ISV = 0.
+    #[inline]
     pub fn syndrome(&self, mode: Mode, features: Features) -> u64 {
         const FNV: u64 = 1 << 10;
         const EA: u64 = 1 << 9;
@@ -346,6 +336,7 @@ impl ExternalAbort {
 /// # Errors
 ///
 /// [`BadMode`].
+#[inline(always)]
 pub fn external_abort(guest: &GuestState, abort: &ExternalAbort) -> Result<Injected, BadMode> {
     let mode = Mode::of(guest.pstate)?;
     Ok(Injected {
@@ -437,6 +428,7 @@ pub fn undefined(guest: &GuestState) -> Result<Injected, BadMode> {
 
 /// Whether the guest was executing the very vector that an external abort would take it to: the handler
 /// itself is lost, and injecting would go on for ever.
+#[inline]
 pub fn handler_is_lost(guest: &GuestState) -> bool {
     Mode::of(guest.pstate).is_ok_and(|mode| {
         !mode.is_el0() && guest.pc.wrapping_sub(vector(guest, mode, true)) < VECTOR_SIZE

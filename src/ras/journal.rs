@@ -208,16 +208,15 @@ impl Journal {
         self.deferring.store(true, Ordering::Relaxed);
     }
 
-    /// Notes something that happens now, when the counter stands `at`, with the section of a record where there
-    /// is one. False if it has to be said at
-    /// once: there is no room, or nobody who would say it later.
-    pub fn note(&self, note: &Note, at: u64, section: Option<&Section<'_>>) -> bool {
+    /// Notes something that happens now, when the counter stands `at`, with the bytes of the section of a record
+    /// where there is one. False if it has to be said at once: there is no room, or nobody who would say it
+    /// later.
+    pub fn note(&self, note: &Note, at: u64, section: &[u8]) -> bool {
         if !self.deferring.load(Ordering::Relaxed) {
             return false;
         }
-        let bytes = section.map_or(&[][..], Section::bytes);
         let mut ring = self.ring.lock();
-        let noted = ring.push(note, at, bytes);
+        let noted = ring.push(note, at, section);
         self.waiting.store(ring.length, Ordering::Release);
         noted
     }
@@ -251,13 +250,10 @@ impl Journal {
             else {
                 return;
             };
-            let section = section.get(..length).unwrap_or_default();
-            // It was parsed before it was noted.
-            let section = Section::parse(section).ok();
             let line = Line {
                 note: &note,
                 at,
-                section: section.as_ref(),
+                section: section.get(..length).unwrap_or_default(),
                 spaces,
             };
             say(format_args!("{line}"));
@@ -291,8 +287,8 @@ pub struct Line<'a, V> {
     pub note: &'a Note,
     /// When it happened (CNTPCT_EL0).
     pub at: u64,
-    /// The section that a [`Note::Detected`] is about.
-    pub section: Option<&'a Section<'a>>,
+    /// The bytes of the section that a [`Note::Detected`] is about.
+    pub section: &'a [u8],
     /// Who knows the VMs' names.
     pub spaces: &'a V,
 }
@@ -310,7 +306,8 @@ impl<V: AddressSpaces> Line<'_, V> {
         match *self.note {
             Note::Detected(event) => {
                 write!(f, "event=detected {event}{}", self.vm_of(&event))?;
-                self.section
+                // It was looked at before it was noted.
+                Section::parse(self.section)
                     .map_or(Ok(()), |section| write!(f, " {}", section.line()))
             }
             Note::Injected { event, kind, by } => {

@@ -21,8 +21,8 @@
 //! `poison` may be taken while a stage 2 is held, but not the other way round; `filter` and those of
 //! [`Mender`] are leaves, and held for one decision, but for [`Mender`]'s own, which repairs take first.
 
-use super::contain::{AddressSpaces, Containment};
-use super::cper::{Body, Section, SectionFlags, Severity, StatusBlock};
+use super::contain::{AddressSpaces, Contained, Containment};
+use super::cper::{Gist, RangeError, SectionFlags, Severity, StatusBlock};
 use super::esr::Level;
 use super::event::{Announcer, Consumer, ErrorEvent, Origin, Stage};
 use super::filter::Filter;
@@ -30,7 +30,7 @@ use super::ghes::PhysMemory;
 use super::journal::{Journal, Line, Note};
 use super::poison::{BadPage, PoisonSet};
 use super::repair::Mender;
-use crate::addr::{PAGE_SIZE, Pa, PaRange, Pfn, Vmid};
+use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange, Pfn};
 use crate::devmem::DevMem;
 use crate::stage2::Rebuilt;
 use crate::sync::Mutex;
@@ -44,7 +44,7 @@ mod memory;
 pub(crate) mod tests;
 
 pub use inject::Injection;
-pub use memory::{Consumption, LostPage};
+pub use memory::{Consumption, LostPage, Touch, Toucher};
 
 /// Most pages that one section can make Cordon contain: 128 MiB. The rest is said to be left.
 const MAX_PAGES: u64 = 1 << 15;
@@ -92,6 +92,8 @@ pub struct Collected {
     pub page: Option<Pa>,
     /// The page of the first uncorrected error in memory that the consumer's VM maps.
     pub own: Option<Pa>,
+    /// Where that VM has it, if it is a hole there now.
+    pub hole: Option<Ipa>,
     /// An uncorrected error is in memory that no region holds: Cordon's, if anyone's.
     pub unclaimed: bool,
     /// An uncorrected error was in a table of Cordon's, which has another in its place now.
@@ -144,7 +146,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
 
     /// Has something said: later if that is possible, or at once.
     pub fn say<V: AddressSpaces>(&self, note: &Note, spaces: &V) {
-        say(&self.journal, note, None, spaces);
+        say(&self.journal, note, &[], spaces);
     }
 
     /// The poison set itself, for tests.
@@ -262,9 +264,9 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         if block.is_empty() {
             log::error!("event=error what=cper why=no-sections");
         }
-        for section in block.sections() {
-            match section {
-                Ok(section) => self.section(&section, occasion, spaces, collected),
+        for gist in block.gists() {
+            match gist {
+                Ok(gist) => self.section(gist, occasion, spaces, collected),
                 Err(error) => log::error!("event=error what=cper why={error}"),
             }
         }
@@ -272,61 +274,64 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
 
     fn section<V: AddressSpaces>(
         &self,
-        section: &Section<'_>,
+        gist: Gist<'_>,
         occasion: &Occasion,
         spaces: &V,
         collected: &mut Collected,
     ) {
-        let mut ranges = poisoned_ranges(section).peekable();
-        let event = occasion.event(
-            self.next_sequence(),
-            section.severity,
-            ranges.peek().copied(),
-        );
+        let (severity, bytes) = (gist.severity, gist.bytes());
+        let exceeded = gist.flags.contains(SectionFlags::THRESHOLD_EXCEEDED);
+        let mut losses = gist.losses.filter_map(believed);
+        let first = losses.next();
+        let mut event = occasion.event(self.next_sequence(), severity, first);
         self.announcer.announce(&event, Stage::Detected);
-        if section.severity == Severity::Corrected {
-            let exceeded = section.flags.contains(SectionFlags::THRESHOLD_EXCEEDED);
-            let range = ranges.peek().copied();
-            if let (Some(threshold), Some(range)) = (self.corrected(&event, range, exceeded), range)
-            {
-                for page in self.users_of(range.start().page()) {
-                    spaces.corrected(page.vm, page.ipa, threshold);
-                }
-            }
+        if severity == Severity::Corrected {
+            self.tell_corrected(&event, exceeded, spaces);
         }
-        say(&self.journal, &Note::Detected(event), Some(section), spaces);
-        for range in ranges.filter(|_| section.severity.is_uncorrected()) {
-            let event = ErrorEvent {
-                range: Some(range),
-                ..event
-            };
-            let page = range.start().page();
-            if self.rebuild(&event, range, spaces) {
-                collected.rebuilt = true;
-                continue;
-            }
-            collected.unclaimed |= !self.contain(&event, range, spaces);
-            collected.page = collected.page.or(Some(page));
-            let own = Some(page).filter(|page| self.is_of_consumer(*page, occasion));
-            collected.own = collected.own.or(own);
+        say(&self.journal, &Note::Detected(event), bytes, spaces);
+        if !severity.is_uncorrected() {
+            return;
+        }
+        let mut next = first;
+        while let Some(range) = next {
+            event.range = next;
+            self.lose(&event, range, spaces, collected);
+            next = losses.next();
         }
     }
 
-    /// Whether the VM that consumed the error maps `page`.
-    fn is_of_consumer(&self, page: Pa, occasion: &Occasion) -> bool {
-        let Some(Consumer::Vcpu { vm, .. }) = occasion.consumer else {
-            return false;
-        };
-        self.users_of(page).any(|mapped| mapped.vm == vm)
+    /// What is bad by the word of a record goes.
+    fn lose<V: AddressSpaces>(
+        &self,
+        event: &ErrorEvent,
+        range: PaRange,
+        spaces: &V,
+        collected: &mut Collected,
+    ) {
+        let page = range.start().page();
+        if self.rebuild(event, range, spaces) {
+            collected.rebuilt = true;
+            return;
+        }
+        let contained = self.contain(event, range, spaces);
+        collected.unclaimed |= contained.is_none();
+        collected.page = collected.page.or(Some(page));
+        if let Some(contained) = contained.filter(|it| it.is_of_consumer)
+            && collected.own.is_none()
+        {
+            collected.own = Some(page);
+            collected.hole = contained.hole;
+        }
     }
 
-    /// Contains every page of `range`, on behalf of `event`; whether any of it is somebody's.
+    /// Contains every page of `range`, on behalf of `event`. `None` if none of it is anybody's; else what it has
+    /// come to with the first.
     pub fn contain<V: AddressSpaces>(
         &self,
         event: &ErrorEvent,
         range: PaRange,
         spaces: &V,
-    ) -> bool {
+    ) -> Option<Contained> {
         let containment = Containment {
             devmem: &self.devmem,
             poison: &self.poison,
@@ -343,29 +348,55 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
             let left = (pages.end - limit) * PAGE_SIZE;
             log::error!(target: "ras", "event=overflow what=pages seq={} left={left:#x}", event.sequence);
         }
-        let (mut claimed, mut dropped) = (false, Dropped::default());
+        let (mut first, mut claimed) = (None, false);
+        let mut dropped = Dropped::default();
         // Every page has to be looked at, whatever the one before it was.
-        for page in (pages.start..limit).map(|pfn| Pfn::new(pfn).pa()) {
-            claimed |= if self.drops(event, page, &mut dropped) {
-                self.devmem.find(page).is_some()
+        for pfn in pages.start..limit {
+            let page = Pfn::new(pfn).pa();
+            let contained = if self.drops(event, page, &mut dropped) {
+                self.let_be(event, page)
             } else {
                 containment.page(page)
             };
+            claimed |= contained.is_some();
+            if pfn == pages.start {
+                first = contained;
+            }
         }
         self.say_dropped(event, &dropped);
-        claimed
+        claimed.then(|| first.unwrap_or_default())
     }
 
-    /// Nothing is lost to a corrected error: it is counted, by what kind it is, unless a filter has it. Whether
-    /// its guests are to be told, and if so whether there were too many.
-    fn corrected(
-        &self,
-        event: &ErrorEvent,
-        range: Option<PaRange>,
-        exceeded: bool,
-    ) -> Option<bool> {
+    /// What containing a page comes to that a filter keeps as it is.
+    #[cold]
+    fn let_be(&self, event: &ErrorEvent, page: Pa) -> Option<Contained> {
+        self.devmem.find(page)?;
+        let mut users = self.users_of(page);
+        Some(Contained {
+            is_of_consumer: users.any(|user| event.consumer_vm() == Some(user.vm)),
+            hole: None,
+        })
+    }
+
+    /// Nothing is lost to a corrected error: it is counted, by what kind it is, and told to the guests that have
+    /// the memory if they are to know. With `exceeded`, firmware says that there were too many.
+    fn tell_corrected<V: AddressSpaces>(&self, event: &ErrorEvent, exceeded: bool, spaces: &V) {
+        let Some(range) = event.range else {
+            self.announcer.announce(event, Stage::Corrected);
+            return;
+        };
+        if let Some(threshold) = self.corrected(event, range, exceeded) {
+            for page in self.users_of(range.start().page()) {
+                spaces.corrected(page.vm, page.ipa, threshold);
+            }
+        }
+    }
+
+    /// Counts a corrected error, unless a filter has it. Whether its guests are to be told, and if so whether
+    /// there were too many.
+    fn corrected(&self, event: &ErrorEvent, range: PaRange, exceeded: bool) -> Option<bool> {
         self.announcer.announce(event, Stage::Corrected);
-        let page = range?.start();
+        let page = range.start();
         let mut dropped = Dropped::default();
         let counts = !self.drops(event, page.page(), &mut dropped);
         self.say_dropped(event, &dropped);
@@ -373,9 +404,21 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
     }
 
     /// If `range` is a table of some VM's map, builds another in its place.
+    #[inline]
     fn rebuild<V: AddressSpaces>(&self, event: &ErrorEvent, range: PaRange, spaces: &V) -> bool {
+        // What is in a region is no table.
+        self.devmem.find(range.start()).is_none() && self.rebuild_table(event, range, spaces)
+    }
+
+    #[cold]
+    fn rebuild_table<V: AddressSpaces>(
+        &self,
+        event: &ErrorEvent,
+        range: PaRange,
+        spaces: &V,
+    ) -> bool {
         let (table, seq) = (range.start().page(), event.sequence);
-        if range.pfns().count() != 1 || self.devmem.find(table).is_some() {
+        if range.pfns().count() != 1 {
             return false;
         }
         let Some((vm, rebuilt)) = spaces.rebuild(table) else {
@@ -412,22 +455,18 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
     }
 
     /// One line for all pages that a filter kept from being contained.
+    #[inline]
     fn say_dropped(&self, event: &ErrorEvent, dropped: &Dropped) {
-        let Some((page, rule)) = dropped.first else {
-            return;
-        };
-        let pages = dropped.pages;
+        if let Some(first) = dropped.first {
+            self.say_some_dropped(event, first, dropped.pages);
+        }
+    }
+
+    #[cold]
+    fn say_some_dropped(&self, event: &ErrorEvent, (page, rule): (Pa, usize), pages: u64) {
         self.announcer.announce(event, Stage::Filtered { pages });
         let (seq, via) = (event.sequence, event.origin);
         log::info!(target: "ras", "event=filtered seq={seq} via={via} pa={page} pages={pages} rule={rule}");
-    }
-
-    /// Counts an access of `vm` to the page that holds `pa`, which is a hole. Returns how many there have
-    /// been, and the level of stage-1 table that the page was first consumed as, if it was one.
-    pub fn touched(&self, vm: Vmid, pa: Pa) -> (u64, Option<Level>) {
-        let poison = self.poison.lock();
-        let page = poison.get_for(vm, pa.pfn());
-        page.map_or((0, None), |page| (page.touch(), page.walk_level()))
     }
 
     /// The first bad page at `pa` or behind it. The lock is not kept: whoever asks for one after the
@@ -462,34 +501,16 @@ struct Dropped {
     first: Option<(Pa, usize)>,
 }
 
-/// The memory that a section says is bad. A processor section may tell of several errors, not all of
-/// which lose memory.
-fn poisoned_ranges(section: &Section<'_>) -> impl Iterator<Item = PaRange> {
-    let (memory, processor) = match &section.body {
-        Body::Memory(memory) => {
-            let range = memory
-                .poisoned()
-                .inspect_err(|error| log::error!("event=error what=cper why={error}"));
-            (range.ok(), None)
-        }
-        Body::ArmProcessor(arm) => (None, Some(arm.errors())),
-        _ => (None, None),
-    };
-    let pages = processor
-        .into_iter()
-        .flatten()
-        .filter_map(|error| PaRange::new(error.poisoned_page()?, PAGE_SIZE));
-    memory.into_iter().chain(pages)
+/// A range that is bad, if the record names one that is to be believed.
+fn believed(range: Result<PaRange, RangeError>) -> Option<PaRange> {
+    range
+        .inspect_err(|error| log::error!("event=error what=cper why={error}"))
+        .ok()
 }
 
-/// Has something said, with the section of a record that it is about: later if that is possible, or
+/// Has something said, with the section of a record that it is about, if it is: later if that is possible, or
 /// at once, behind what waits.
-pub(super) fn say<V: AddressSpaces>(
-    journal: &Journal,
-    note: &Note,
-    section: Option<&Section<'_>>,
-    spaces: &V,
-) {
+pub(super) fn say<V: AddressSpaces>(journal: &Journal, note: &Note, section: &[u8], spaces: &V) {
     if log::max_level() < note.level() {
         return;
     }

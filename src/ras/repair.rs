@@ -22,7 +22,7 @@ use super::pipeline::{Occasion, Ras};
 use super::soft_offline::Corrected;
 use super::spares::Spares;
 use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange, Vmid};
-use crate::devmem::MappedPage;
+use crate::devmem::{MappedPage, MappingsOf};
 use crate::stage2::{Attrs, Damage, MendOutcome, ProtectError, ReplaceError};
 use crate::sync::Mutex;
 use core::fmt;
@@ -221,10 +221,9 @@ impl Drop for Busy<'_> {
 impl<'s, S: PhysMemory> Ras<'s, S> {
     /// Everyone who has the page that holds `frame` behind an IPA now: by its home, where it is a
     /// spare; nobody, where another frame has taken its place.
-    pub fn users_of(&self, frame: Pa) -> impl Iterator<Item = MappedPage<'_>> {
+    pub fn users_of(&self, frame: Pa) -> MappingsOf<'_> {
         let home = self.mender.spares.lock().home_of(frame);
-        home.into_iter()
-            .flat_map(|home| self.devmem.mappings_of(home))
+        home.map_or(MappingsOf::NONE, |home| self.devmem.mappings_of(home))
     }
 
     /// The frame that is behind the page with this home, by the registry, now.

@@ -90,6 +90,8 @@ pub struct Corrected {
     pub policy: SoftOffline,
     tracked: Box<[Option<Tracked>]>,
     due: Box<[Option<Pfn>]>,
+    /// How many places of `due` are taken.
+    waiting: usize,
     seen: u64,
 }
 
@@ -100,6 +102,7 @@ impl Corrected {
             policy: SoftOffline::DEFAULT,
             tracked: alloc::vec![None; TRACKED].into_boxed_slice(),
             due: alloc::vec![None; DUE].into_boxed_slice(),
+            waiting: 0,
             seen: 0,
         }
     }
@@ -133,13 +136,24 @@ impl Corrected {
             return false;
         }
         let free = self.due.iter_mut().find(|slot| slot.is_none());
-        free.map(|slot| *slot = Some(page)).is_some()
+        let Some(slot) = free else {
+            return false;
+        };
+        *slot = Some(page);
+        self.waiting += 1;
+        true
     }
 
     /// The next page that is to be dealt with.
+    #[inline]
     pub fn next_due(&mut self) -> Option<Pa> {
-        let slot = self.due.iter_mut().find(|slot| slot.is_some())?;
-        slot.take().map(Pfn::pa)
+        // Asked after every collection of records.
+        if self.waiting == 0 {
+            return None;
+        }
+        let page = self.due.iter_mut().find_map(Option::take)?;
+        self.waiting -= 1;
+        Some(page.pa())
     }
 }
 

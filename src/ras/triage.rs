@@ -81,7 +81,7 @@ impl Consumer {
             Origin::SameLevel if in_copy => Self::HypervisorCopy,
             Origin::SameLevel => Self::Hypervisor,
             Origin::LowerLevel => {
-                let on_walk = abort.fault.walk_error().is_some();
+                let on_walk = abort.walk_error().is_some();
                 if on_walk && (abort.stage1_walk || table_memory) {
                     Self::Stage2Walk
                 } else {

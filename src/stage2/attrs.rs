@@ -153,8 +153,14 @@ impl Attrs {
 
     /// Whether `raw` is what [`Self::encode`] makes of some attributes, and nothing besides.
     pub(super) const fn are_valid(raw: u64) -> bool {
-        let attrs = Self::decode(raw);
-        raw == attrs.encode(false) || raw == attrs.encode(true)
+        /// What a leaf may have or not: the right to write, and that not to be executed.
+        const EITHER: u64 = (S2AP_READ_WRITE ^ S2AP_READ) << S2AP_SHIFT | XN_NONE << XN_SHIFT;
+        let sh = match (raw & MEM_ATTR_MASK) >> MEM_ATTR_SHIFT {
+            WB | WB_FWB => SH_INNER,
+            NC | DEVICE_NGNRE => SH_OUTER,
+            _ => return false,
+        };
+        raw & !(MEM_ATTR_MASK | EITHER) == AF | S2AP_READ << S2AP_SHIFT | sh << SH_SHIFT
     }
 }
 
@@ -185,6 +191,18 @@ pub(super) mod tests {
                 let raw = attrs.encode(fwb);
                 assert!(Attrs::are_valid(raw));
                 assert_eq!(Attrs::decode(raw), attrs);
+            }
+        }
+    }
+
+    #[test]
+    fn of_all_values_of_the_fields_those_are_attributes_that_are_made_of_some() {
+        let made =
+            |raw| all().any(|attrs| [false, true].map(|fwb| attrs.encode(fwb)).contains(&raw));
+        for low in 0..1 << 11 {
+            for xn in 0..8 {
+                let raw = low | xn << 52;
+                assert_eq!(Attrs::are_valid(raw), made(raw), "{raw:#x}");
             }
         }
     }

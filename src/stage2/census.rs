@@ -6,7 +6,7 @@ use super::env::{TableMemory, Tlb};
 use super::granule::Level;
 use super::walk::{Below, Damage, Found, Run, Visitor};
 use super::{Lookup, Stage2};
-use crate::addr::{Ipa, Pa};
+use crate::addr::{Ipa, PAGE_SIZE, Pa};
 
 /// What a map is made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,6 +99,20 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
             Err(Invalid::Parked(leaf)) => Lookup::Parked { pa: at(leaf), size },
             Err(Invalid::NeverMapped | Invalid::Unknown(_)) => Lookup::Unmapped,
         })
+    }
+
+    /// What was behind `ipa`, if that is in a hole of a page: what [`Self::lookup`] says of it, for who wants to
+    /// know nothing else.
+    #[inline]
+    pub fn page_sized_hole(&self, ipa: Ipa) -> Option<Pa> {
+        let granule = self.config.granule();
+        let slot = self.tree().descend(ipa).ok()??;
+        match slot.leaf {
+            Err(Invalid::Poisoned(_)) if granule.span(slot.level) == PAGE_SIZE => {
+                slot.memory_of(ipa, granule)
+            }
+            _ => None,
+        }
     }
 
     /// Counts the whole map.

@@ -57,14 +57,6 @@ where
         self.memory().is_some_and(|pa| pa.page() == frame.page())
     }
 
-    /// [`Stage2::make_hole`] at this IPA.
-    ///
-    /// # Errors
-    /// [`Damage`].
-    pub fn make_hole(mut self) -> Result<HoleOutcome, Damage> {
-        self.map.make_hole(self.ipa)
-    }
-
     /// [`Stage2::drop_block`] at this IPA.
     ///
     /// # Errors

@@ -73,10 +73,29 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
     /// [`Damage`], when the path to the page is damaged; nothing has changed. What the VM's CPUs
     /// reach is unknown then, and the VM has to stop.
     pub fn make_hole(&mut self, ipa: Ipa) -> Result<HoleOutcome, Damage> {
+        self.make_hole_where(ipa, |_| true)
+    }
+
+    /// The same if the page at `frame` is behind it, mapped or not: whoever has looked for the page before the
+    /// map's lock was taken asks again so. [`HoleOutcome::NotMapped`] if another is.
+    ///
+    /// # Errors
+    /// As for [`Self::make_hole`].
+    pub fn make_hole_of(&mut self, ipa: Ipa, frame: Pa) -> Result<HoleOutcome, Damage> {
+        self.make_hole_where(ipa, |pa| pa == frame.page())
+    }
+
+    fn make_hole_where(
+        &mut self,
+        ipa: Ipa,
+        is_meant: impl Fn(Pa) -> bool,
+    ) -> Result<HoleOutcome, Damage> {
         let granule = self.config.granule();
         let ipa = ipa.align_down(granule.page_size());
         let mut parts = self.parts();
-        let place = match place_of(parts.tree.descend(ipa)?, granule) {
+        let slot = parts.tree.descend(ipa)?;
+        let slot = slot.filter(|slot| slot.memory_of(ipa, granule).is_none_or(is_meant));
+        let place = match place_of(slot, granule) {
             Ok(place) => place,
             Err(outcome) => return Ok(outcome),
         };

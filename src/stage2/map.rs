@@ -7,6 +7,9 @@
 //!    end; a table it leaves behind empty changes no translation and is used by a later attempt.
 //! 3. [`Commit`]: every vacant entry becomes a leaf. It cannot fail for want of anything.
 //!
+//! Where the range is vacant entries of one root table that blocks fill, as it is for memory that deserves the
+//! largest, one look is the first, nothing is left for the second, and the third begins at once.
+//!
 //! All changes go from invalid to valid, which needs a barrier and no TLB maintenance: faults are
 //! not cached (Arm ARM D8.16, "Using break-before-make").
 
@@ -86,6 +89,14 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
     ) -> Result<(), MapError> {
         let plan = Plan::new(&self.config, ipa, pa, size, attrs)?;
         let tree = self.tree();
+        if let Some(run) = tree.root_run(&plan.range())?
+            && plan.is_filled_by(&run)
+            && is_empty(&run)
+        {
+            Commit { plan: &plan }.run(&run)?;
+            self.tlb.publish();
+            return Ok(());
+        }
         tree.walk(plan.range(), &mut Check { start: ipa })?;
         tree.walk(
             plan.range(),
@@ -148,10 +159,22 @@ impl Plan {
         self.granule.has_leaves(level) && (self.ipa ^ self.pa) & (self.granule.span(level) - 1) == 0
     }
 
+    /// Whether the range is leaves in all entries of `run`.
+    fn is_filled_by(&self, run: &Run<'_>) -> bool {
+        let aligned = (self.ipa | self.end) & (run.span() - 1) == 0;
+        aligned && self.has_leaves(run.level)
+    }
+
     /// Whether the entry for `base`, of `span` bytes, lies inside the range as a whole.
     fn covers(&self, base: u64, span: u64) -> bool {
         self.ipa <= base && base + span <= self.end
     }
+}
+
+/// Whether nothing was ever mapped there.
+fn is_empty(run: &Run<'_>) -> bool {
+    let vacant = |word: &AtomicU64| word.load(Ordering::Relaxed) == 0;
+    run.words.iter().all(vacant)
 }
 
 /// Finds what is in the way.
@@ -163,8 +186,7 @@ impl Visitor for Check {
     type Stop = MapError;
 
     fn run(&mut self, run: &Run<'_>) -> Result<Below, MapError> {
-        let vacant = |word: &AtomicU64| word.load(Ordering::Relaxed) == 0;
-        Ok(if run.words.iter().all(vacant) {
+        Ok(if is_empty(run) {
             Below::Skip
         } else {
             Below::Visit

@@ -24,6 +24,8 @@
 //!
 //! ```text
 //!   map        check all -> link empty tables -> write leaves                    -> publish
+//!     or, where nothing but blocks of one root table is needed:
+//!              check all                      -> write leaves                    -> publish
 //!   make_hole  build subtree -> break -> publish -> TLBI IPA -> TLBI VM -> make  -> publish
 //!     or, with FEAT_BBM level 2:
 //!              build subtree -> swap  -> publish -> TLBI IPA -> break one page

@@ -109,6 +109,19 @@ pub(super) struct Slot<'m> {
     pub(super) leaf: Result<Leaf, Invalid>,
 }
 
+impl Slot<'_> {
+    /// The memory behind `ipa`, which the entry translates, or did while it was valid.
+    pub(super) fn memory_of(&self, ipa: Ipa, granule: Granule) -> Option<Pa> {
+        match self.leaf {
+            Ok(leaf) | Err(Invalid::Poisoned(leaf) | Invalid::Parked(leaf)) => {
+                let offset = ipa.get() & (granule.span(self.level) - 1);
+                Some(Pa::new(leaf.pa().get() | offset))
+            }
+            Err(Invalid::NeverMapped | Invalid::Unknown(_)) => None,
+        }
+    }
+}
+
 /// The tables of a VM, for reading and for storing words, not for owning them.
 pub(super) struct Tree<'m, M> {
     memory: &'m M,
@@ -186,6 +199,19 @@ impl<'m, M: TableMemory> Tree<'m, M> {
             at += 1;
         }
         Ok(())
+    }
+
+    /// The entries that translate `range`, which lies in the IPA space and is not empty, if they are of one root
+    /// table.
+    pub(super) fn root_run(&self, range: &Range<u64>) -> Result<Option<Run<'m>>, Damage> {
+        let level = self.config.start_level();
+        let shift = table_shift(self.config.granule(), level);
+        let at = range.start >> shift;
+        if (range.end - 1) >> shift != at {
+            return Ok(None);
+        }
+        self.run_of(self.root_table(at), level, at << shift, range)
+            .map(Some)
     }
 
     /// The first of the root tables.

@@ -462,17 +462,21 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     }
 
     /// Lets the guest take an exception; a guest whose mode makes no sense is stopped.
+    #[inline]
     pub(super) fn deliver(&mut self, exception: Result<inject::Injected, inject::BadMode>) -> Next {
         match exception {
             Ok(exception) => {
                 self.cpu.deliver(&exception);
                 Next::Resume
             }
-            Err(error) => {
-                log::error!("event=error what=guest vm={} why={error}", self.vm.name);
-                self.stop(StopReason::Killed)
-            }
+            Err(error) => self.stop_nonsense(error),
         }
+    }
+
+    #[cold]
+    fn stop_nonsense(&mut self, error: inject::BadMode) -> Next {
+        log::error!("event=error what=guest vm={} why={error}", self.vm.name);
+        self.stop(StopReason::Killed)
     }
 
     pub(super) fn stop(&mut self, reason: StopReason) -> Next {

@@ -15,7 +15,7 @@ use crate::ras::event::{Attempt, Consumer, ErrorEvent, Origin, Stage};
 use crate::ras::inject::{self, ExternalAbort, GuestState};
 use crate::ras::journal::Note;
 use crate::ras::loops::{self, Circle};
-use crate::ras::pipeline::{Collected, Consumption, Occasion};
+use crate::ras::pipeline::{Collected, Consumption, Occasion, Toucher};
 use crate::ras::triage::{self, Interrupted, Verdict};
 use crate::stage2::Lookup;
 use core::fmt;
@@ -55,12 +55,12 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     /// answers.
     pub(super) fn external_abort(&mut self, abort: &Abort) -> Next {
         let (event, collected) = self.collect(Origin::Sea, Some(abort.into()));
-        if let (Some(page), Some(level)) = (collected.own, abort.fault.walk_error()) {
+        if let (Some(page), Some(level)) = (collected.own, abort.walk_error()) {
             // A page first consumed as a stage-1 table is a table to every later walk as well.
             self.hypervisor.ras.remember_walk(page, level);
         }
         // A table of Cordon's that has another in its place is none of the guest's business.
-        if collected.rebuilt && collected.own.is_none() && abort.fault.walk_error().is_some() {
+        if collected.rebuilt && collected.own.is_none() && abort.walk_error().is_some() {
             return Next::Resume;
         }
         // A walk may have met a table of the guest's, or one of Cordon's. A record that names memory
@@ -81,8 +81,11 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             Verdict::Restart if collected.records > 0 => Next::Resume,
             _ => {
                 let resolved = self.resolve(abort, &event, &collected);
-                self.meet(abort, resolved.map(|resolved| (resolved.ipa, resolved.pa)));
-                self.tell(abort, &event, resolved.map(|resolved| resolved.ipa), None)
+                let consumed = |it: Resolved| self.hypervisor.ras.consumed(self.toucher(), it.pa);
+                self.count(resolved.map(consumed));
+                let ipa = resolved.map(|resolved| resolved.ipa);
+                self.meet(abort, ipa);
+                self.tell(abort, &event, ipa, None)
             }
         }
     }
@@ -119,6 +122,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     }
 
     /// The guest touched a hole that was there already.
+    #[inline(never)]
     pub(super) fn touched(&mut self, abort: &Abort, ipa: Ipa, pa: Pa) -> Next {
         // There is nothing in lost memory that a cache would have to write back or forget, and a kernel
         // that cleans what others wrote there has not consumed anything.
@@ -129,45 +133,56 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         if self.must_wait() || self.hypervisor.ras.mender.is_busy(pa) {
             return Next::Resume;
         }
-        let (count, level) = self.hypervisor.ras.touched(self.vm.vmid, pa);
+        let touch = self.hypervisor.ras.touched(self.toucher(), pa);
         let event = ErrorEvent {
             range: PaRange::new(pa.page(), PAGE_SIZE),
             ..self.event(&self.occasion(Origin::Sea, Some(abort.into())))
         };
         self.announce(&event, Stage::Touched);
-        if loops::is_worth_a_line(self.meet(abort, Some((ipa, pa)))) {
+        self.count(Some(touch.consumption));
+        if loops::is_worth_a_line(self.meet(abort, Some(ipa))) {
             self.say(&Note::Touched {
                 seq: event.sequence,
                 vm: self.vm.vmid,
                 vcpu: self.vcpu.index,
                 ipa,
-                count,
+                count: touch.count,
             });
         }
-        self.tell(abort, &event, Some(ipa), level)
+        self.tell(abort, &event, Some(ipa), touch.walk_level)
     }
 
-    /// Counts that this vCPU meets poison at `place`. Returns how often running it has met this very
-    /// address.
-    fn meet(&self, abort: &Abort, place: Option<(Ipa, Pa)>) -> u64 {
-        let (vcpu, vm) = (self.vcpu, self.vm);
-        vcpu.consumed.fetch_add(1, Ordering::Relaxed);
-        if let Some((_, pa)) = place {
-            let ras = &self.hypervisor.ras;
-            if ras.consumed(pa, vm.vmid, vcpu.pcpu, vm.cpus()) == Consumption::First {
-                vcpu.distinct.fetch_add(1, Ordering::Relaxed);
-            }
+    /// The guest, for the poison set.
+    const fn toucher(&self) -> Toucher {
+        Toucher {
+            vm: self.vm.vmid,
+            cpu: self.vcpu.pcpu,
+            siblings: self.vm.cpus(),
         }
+    }
+
+    /// Counts that this vCPU has consumed poison.
+    fn count(&self, consumption: Option<Consumption>) {
+        self.vcpu.consumed.fetch_add(1, Ordering::Relaxed);
+        if consumption == Some(Consumption::First) {
+            self.vcpu.distinct.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// This vCPU meets poison, at `ipa` if that is known. Returns how often running it has met this very
+    /// address.
+    fn meet(&self, abort: &Abort, ipa: Option<Ipa>) -> u64 {
         // What the guest named, if that is known; where it led, if not.
         let far = abort.far(self.cpu.far());
-        let address = far.or_else(|| place.map(|(ipa, _)| ipa.get()));
+        let address = far.or_else(|| ipa.map(Ipa::get));
         let now = self.hypervisor.platform.counter();
         let window = self.hypervisor.loops.window;
-        vcpu.streak.meet(address.unwrap_or(0), now, window)
+        self.vcpu.streak.meet(address.unwrap_or(0), now, window)
     }
 
     /// Takes and contains what firmware tells, on the occasion of an exception; the exception as an
-    /// event of its own.
+    /// event of its own. Inlined, or all of both would be copied to the caller.
+    #[inline(always)]
     fn collect(&self, origin: Origin, attempt: Option<Attempt>) -> (ErrorEvent, Collected) {
         let occasion = self.occasion(origin, attempt);
         let collected = self.hypervisor.ras.collect(&occasion, self.hypervisor);
@@ -199,6 +214,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         occasion.event(sequence, Severity::Recoverable, None)
     }
 
+    #[inline]
     fn say(&self, note: &Note) {
         self.hypervisor.ras.say(note, self.hypervisor);
     }
@@ -241,7 +257,17 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         event: &ErrorEvent,
         collected: &Collected,
     ) -> Option<Resolved> {
-        Some(match self.touched_page(abort) {
+        let ipa = self.touched_address(abort);
+        // What the record has made a hole of is one.
+        if let (Some(ipa), Some(page)) = (ipa, collected.own)
+            && collected.hole == Some(ipa.page())
+        {
+            let pa = Pa::new(page.get() | ipa.get() & (PAGE_SIZE - 1));
+            let by = By::Cper;
+            return Some(Resolved { pa, ipa, by });
+        }
+        let found = ipa.and_then(|ipa| Some((ipa, self.vm.stage2.lock().lookup(ipa).ok()?)));
+        Some(match found {
             Some((ipa, Lookup::Poisoned { pa, .. })) => {
                 let by = match collected.own {
                     Some(page) if page == pa.page() => By::Cper,
@@ -282,13 +308,11 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
 
     /// Where FAR leads, if the abort has a FAR and was not on a walk: then FAR says nothing of
     /// the table that could not be read, and asking the MMU would only meet the same poison.
-    fn touched_page(&self, abort: &Abort) -> Option<(Ipa, Lookup)> {
-        if abort.fault.walk_error().is_some() || self.vm.is_stopped() {
+    fn touched_address(&self, abort: &Abort) -> Option<Ipa> {
+        if abort.walk_error().is_some() || self.vm.is_stopped() {
             return None;
         }
-        let ipa = self.cpu.translate(abort.far(self.cpu.far())?)?;
-        let found = self.vm.stage2.lock().lookup(ipa).ok()?;
-        Some((ipa, found))
+        self.cpu.translate(abort.far(self.cpu.far())?)
     }
 
     /// Where this VM has the page `pa`.
@@ -303,8 +327,10 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         })
     }
 
-    /// Gives the guest its synchronous external abort. A guest whose handler is what was lost would
+    /// Gives the guest its synchronous external abort. Always inlined, as is what it calls, so that of the event
+    /// and the guest's state what is known stays in registers. A guest whose handler is what was lost would
     /// take one after the other, for ever.
+    #[inline(always)]
     fn tell(
         &mut self,
         trap: &Abort,
@@ -332,6 +358,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     }
 
     /// Counts, says and gives an external abort, to a guest in this state that attempted that.
+    #[inline(always)]
     pub(super) fn abort_guest(
         &mut self,
         event: &ErrorEvent,
@@ -340,7 +367,10 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         (state, attempt): (&GuestState, Attempt),
     ) -> Next {
         let exception = inject::external_abort(state, abort);
-        if exception.is_ok() && !self.leave_record(event, ipa) {
+        if let (Some(errors), Some(ipa)) = (&self.vm.errors, ipa)
+            && exception.is_ok()
+            && !self.leave_record(errors, event, ipa)
+        {
             return Next::Resume;
         }
         if let Ok(injected) = &exception {
@@ -374,10 +404,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     /// and be taken for another page's. So it hears of that page as of one that nobody has consumed.
     ///
     /// False where the access is to be made again, because another vCPU left a record a moment ago.
-    fn leave_record(&self, event: &ErrorEvent, ipa: Option<Ipa>) -> bool {
-        let (Some(errors), Some(ipa)) = (&self.vm.errors, ipa) else {
-            return true;
-        };
+    fn leave_record(&self, errors: &ErrorDevice<P::Shared>, event: &ErrorEvent, ipa: Ipa) -> bool {
         let report = Report::lost(ipa.page());
         if self.cpu.exception_level() != 0 {
             self.hypervisor.report(self.vm, report);
@@ -401,6 +428,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         true
     }
 
+    #[cold]
     fn say_loop(
         &self,
         event: &ErrorEvent,
@@ -430,6 +458,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     }
 
     /// The VM cannot go on, and it is not its own doing.
+    #[cold]
     fn give_up(&mut self, why: &str, event: &ErrorEvent) -> Next {
         log::error!(
             "event=error what=vm vm={} why={why} seq={}",

@@ -1,44 +1,85 @@
-//! The exits that come often and are small: hypercalls, ID registers, SGIs, emulated devices.
+//! The exits that come often and are small, or must not take long: hypercalls, ID registers, SGIs, emulated
+//! devices; and memory errors.
 //!
 //! They need no more of the guest's registers than an ordinary function call saves, so the vectors
 //! try [`Exit::quick`] before they save the others. It either does everything that
-//! [`Exit::synchronous`] would do, or nothing and says so. Nothing in here can stop a VM or turn a vCPU
-//! off.
+//! [`Exit::synchronous`] would do, or nothing and says so. What is but a [request](Handled::Request) can neither stop
+//! a VM nor turn a vCPU off.
 //!
 //! A VM that is stopped between the check here and the return to the guest is left at once again: who
 //! stops it kicks its CPUs afterwards.
 
 use super::cpu::GuestCpu;
-use super::exit::{Exit, device};
+use super::exit::{Exit, Next, device};
 use super::hypercall::{Hypercall, status};
 use super::hypervisor::Platform;
 use super::id_registers;
 use super::psci::Call;
-use crate::ras::esr::{Quick, System};
+use crate::addr::{Ipa, Pa};
+use crate::ras::esr::{Abort, Quick, System};
+
+/// What became of an exit on the quick way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Handled {
+    /// Nothing was done: it is for the thorough way.
+    No,
+    /// The guest has what it asked for, and goes on.
+    Request,
+    /// Nothing was done yet: it may be about lost memory, which [`Exit::memory_error`] knows.
+    PerhapsLost,
+}
+
+impl Handled {
+    const fn request(done: bool) -> Self {
+        if done { Self::Request } else { Self::No }
+    }
+}
 
 impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
-    /// Handles the synchronous exception, if it is one of these; the guest is to go on then. False
-    /// if it is not, and nothing has been done.
+    /// Handles the synchronous exception, if it is nothing but a request.
     #[inline]
-    pub fn quick(&mut self) -> bool {
+    pub fn quick(&mut self) -> Handled {
         if self.vm.is_stopped() {
-            return false;
+            return Handled::No;
         }
         match Quick::decode(self.cpu.esr()) {
-            Some(Quick::Call) => self.quick_call(),
+            Some(Quick::Call) => Handled::request(self.quick_call()),
             Some(Quick::System(system)) if self.cpu.has_register(system.rt) => {
-                self.quick_system_register(&system)
+                Handled::request(self.quick_system_register(&system))
             }
             Some(Quick::Access(access)) if self.cpu.has_register(access.register) => {
                 let ipa = Quick::ipa(self.cpu.hpfar(), self.cpu.far());
                 let Some(device) = device(ipa, self.vm.vcpus.len()) else {
-                    return false;
+                    return Handled::PerhapsLost;
                 };
                 self.emulate(&access, device);
-                true
+                Handled::Request
             }
-            _ => false,
+            Some(Quick::Access(_) | Quick::Abort) => Handled::PerhapsLost,
+            _ => Handled::No,
         }
+    }
+
+    /// Handles an external abort, or the touch of a hole of one page. `None` if it is neither, and nothing has
+    /// been done. It is no part of [`Self::quick`], for requests would have to save the registers that it needs.
+    pub fn memory_error(&mut self) -> Option<Next> {
+        let esr = self.cpu.esr();
+        let next = if let Some(abort) = Quick::translation_fault(esr) {
+            let (ipa, pa) = self.page_sized_hole(&abort)?;
+            self.touched(&abort, ipa, pa)
+        } else {
+            self.external_abort(&Quick::external_abort(esr)?)
+        };
+        Some(self.unless_stopped(next))
+    }
+
+    /// The hole of one page that the access met, and where in it. In a larger one there is good memory, too.
+    fn page_sized_hole(&self, abort: &Abort) -> Option<(Ipa, Pa)> {
+        let page = abort.ipa_page(self.cpu.hpfar())?;
+        let ipa = abort.ipa(self.cpu.hpfar(), self.cpu.far()).unwrap_or(page);
+        let pa = self.vm.stage2.lock().page_sized_hole(ipa)?;
+        Some((ipa, pa))
     }
 
     /// A call whose answer its number decides.

@@ -13,11 +13,7 @@ impl<P: Platform> AddressSpaces for Hypervisor<P> {
     /// Keeps off the map of a VM that is stopped, for the same reason as [`Hypervisor::stop`].
     fn make_hole(&self, vm: Vmid, ipa: Ipa, frame: Pa) -> Option<Result<HoleOutcome, Damage>> {
         let vm = self.vm(vm).filter(|vm| !vm.is_stopped())?;
-        Some(match vm.follow(ipa) {
-            Ok(place) if place.holds(frame) => place.make_hole(),
-            Ok(_) => Ok(HoleOutcome::NotMapped),
-            Err(damage) => Err(damage),
-        })
+        Some(vm.stage2.lock().make_hole_of(ipa, frame))
     }
 
     fn drop_block(&self, vm: Vmid, ipa: Ipa, frame: Pa) -> Option<Result<HoleOutcome, Damage>> {

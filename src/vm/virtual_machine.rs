@@ -108,6 +108,8 @@ pub struct Vm<P: Platform> {
     /// They do nothing any more.
     devices_at_rest: AtomicBool,
     uart: Mutex<Vuart>,
+    /// The CPUs of its vCPUs, as bits.
+    cpus: u64,
     /// [`RUNNING`], a [`StopReason`] or, after [`StopReason::Reset`], [`RELOADING`].
     stopped: AtomicU8,
 }
@@ -127,6 +129,7 @@ impl<P: Platform> Vm<P> {
             name,
             vmid,
             vgic: Vgic::new(vcpus.len(), timers),
+            cpus: vcpus.iter().fold(0, |cpus, vcpu| cpus | cpu_bit(vcpu.pcpu)),
             errors: None,
             counter_offset: AtomicU64::new(0),
             vcpus,
@@ -163,9 +166,8 @@ impl<P: Platform> Vm<P> {
     }
 
     /// The CPUs that its vCPUs are pinned to, as [`cpu_bit`] has them.
-    pub fn cpus(&self) -> u64 {
-        let bits = self.vcpus.iter().map(|vcpu| cpu_bit(vcpu.pcpu));
-        bits.fold(0, |all, bit| all | bit)
+    pub const fn cpus(&self) -> u64 {
+        self.cpus
     }
 
     /// The same VM with devices of the machine, whose interrupts are wired as `wiring` says.

@@ -72,10 +72,10 @@ pub unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, size: usize) -> *m
 }
 
 /// How many words [`fill`] writes between two looks at the counter.
-const PORTION: usize = 32;
+const PORTION: usize = 64;
 
 /// Fills `words`, which nobody else looks at yet, with `first`, `first + stride`, ... What is behind
-/// the last multiple of 32 is left to the caller: the number of words that were written is returned.
+/// the last multiple of 64 is left to the caller: the number of words that were written is returned.
 pub fn fill(words: &[AtomicU64], first: u64, stride: u64) -> usize {
     let portions = words.len() / PORTION;
     // SAFETY: atomics may be written through a shared reference; the words are inside of the slice.
@@ -112,7 +112,8 @@ unsafe extern "C" fn fill_portions(
         "lsl x7, x3, #2",
         "1:",
         four_words!("0", "32", "64", "96", "128", "160", "192", "224"),
-        "add x0, x0, #256",
+        four_words!("256", "288", "320", "352", "384", "416", "448", "480"),
+        "add x0, x0, #512",
         "sub x1, x1, #1",
         "cbnz x1, 1b",
         "2: ret",

@@ -4,7 +4,7 @@
 //! While a guest runs, SP_EL2 is the top of this CPU's stack. An exit makes room for a
 //! [`GuestFrame`] there and saves the registers that a function may clobber: x0 to x18 and x30. The
 //! others are where the procedure call standard puts them back (AAPCS64 6.1.1), which is enough for
-//! interrupts and for the frequent ones among the synchronous exceptions, `exit::guest_quick`. If
+//! interrupts, and for requests and memory errors among the synchronous exceptions, `exit::guest_quick`. If
 //! that declines, it has changed nothing, x19 to x29 are still the guest's, join the frame, and
 //! `exit::guest_sync` has them all. When a handler returns, the frame is popped and the guest goes on. ELR, SPSR, ESR and FAR stay in their registers, where a handler
 //! reads what it needs. No FP/SIMD register is touched: they are the guest's throughout.

@@ -145,7 +145,7 @@ impl Iterator for ErrorInfos<'_> {
         let size = info_size(self.rest).ok()?;
         let (info, _) = wire::prefix::<wire::ArmErrorInfo>(self.rest, What::ArmErrorInfo).ok()?;
         self.rest = self.rest.get(size..)?;
-        Some(ErrorInfo::from_wire(info))
+        Some(ErrorInfo::from_wire(&info))
     }
 }
 

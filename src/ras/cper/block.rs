@@ -7,8 +7,10 @@ use zerocopy::little_endian::U64;
 
 use super::wire::{self, DataEntryHeader, REVISION_WITH_TIMESTAMP, StatusBlockHeader};
 use super::{
-    ArmProcessor, CperError, Guid, Memory, Pcie, Severity, Timestamp, What, section_type, valid,
+    ArmProcessor, CperError, ErrorInfos, Guid, Memory, Pcie, RangeError, Severity, Timestamp, What,
+    section_type, valid,
 };
+use crate::addr::{PAGE_SIZE, PaRange};
 
 /// Size in bytes of the head of a Generic Error Status Block.
 pub const HEADER_SIZE: usize = size_of::<StatusBlockHeader>();
@@ -87,7 +89,7 @@ impl<'a> StatusBlock<'a> {
             status: BlockStatus(header.block_status.get()),
             severity,
             sections,
-            raw_data: raw_data(bytes, header)?,
+            raw_data: raw_data(bytes, &header)?,
         })
     }
 
@@ -115,7 +117,17 @@ impl<'a> StatusBlock<'a> {
 
     /// The sections, in order.
     pub fn sections(&self) -> Sections<'a> {
-        Sections {
+        Sections(self.entries())
+    }
+
+    /// What decides about each section, in order: what is for people is not decoded.
+    #[inline]
+    pub fn gists(&self) -> impl Iterator<Item = Result<Gist<'a>, CperError>> + use<'a> {
+        self.entries().map(|entry| entry?.gist())
+    }
+
+    fn entries(&self) -> Entries<'a> {
+        Entries {
             rest: self.sections,
         }
     }
@@ -156,22 +168,35 @@ fn raw_data<'a>(bytes: &'a [u8], header: &StatusBlockHeader) -> Result<&'a [u8],
 
 /// The sections of a block, in order. After an error in the frame it ends.
 #[derive(Clone, Debug)]
-pub struct Sections<'a> {
-    rest: &'a [u8],
-}
+pub struct Sections<'a>(Entries<'a>);
 
 impl<'a> Iterator for Sections<'a> {
     type Item = Result<Section<'a>, CperError>;
 
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(self.0.next()?.and_then(Entry::decode))
+    }
+}
+
+/// The frames of the sections, in order. After an error it ends.
+#[derive(Clone, Debug)]
+struct Entries<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Result<Entry<'a>, CperError>;
+
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.rest.is_empty() {
             return None;
         }
         // Taken out first: if the frame is wrong, nothing is left to walk.
         let bytes = core::mem::take(&mut self.rest);
-        Some(Entry::split(bytes).and_then(|(entry, rest)| {
+        Some(Entry::split(bytes).map(|(entry, rest)| {
             self.rest = rest;
-            entry.decode()
+            entry
         }))
     }
 }
@@ -179,13 +204,14 @@ impl<'a> Iterator for Sections<'a> {
 /// A section whose frame is known to be sound and whose inside is still to be looked at.
 struct Entry<'a> {
     bytes: &'a [u8],
-    header: &'a DataEntryHeader,
-    timestamp: Option<&'a U64>,
+    header: DataEntryHeader,
+    timestamp: Option<U64>,
     body: &'a [u8],
 }
 
 impl<'a> Entry<'a> {
     /// Splits the first section off `bytes`.
+    #[inline]
     fn split(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), CperError> {
         let (header, rest) = wire::prefix::<DataEntryHeader>(bytes, What::DataEntry)?;
         let (timestamp, rest) = if header.revision.get() >= REVISION_WITH_TIMESTAMP {
@@ -210,18 +236,37 @@ impl<'a> Entry<'a> {
         Ok((entry, rest))
     }
 
-    fn decode(self) -> Result<Section<'a>, CperError> {
-        let raw_severity = self.header.severity.get();
-        let severity = Severity::from_raw(raw_severity).ok_or(CperError::BadSeverity {
+    #[inline]
+    fn severity(&self) -> Result<Severity, CperError> {
+        let raw = self.header.severity.get();
+        Severity::from_raw(raw).ok_or(CperError::BadSeverity {
             what: What::DataEntry,
-            raw: raw_severity,
-        })?;
+            raw,
+        })
+    }
+
+    const fn flags(&self) -> SectionFlags {
+        SectionFlags::from_bits_retain(self.header.flags)
+    }
+
+    /// Fails where [`Self::decode`] does.
+    #[inline]
+    fn gist(&self) -> Result<Gist<'a>, CperError> {
+        Ok(Gist {
+            severity: self.severity()?,
+            flags: self.flags(),
+            losses: Body::decode(self.header.section_type, self.body)?.losses(),
+            bytes: self.bytes,
+        })
+    }
+
+    fn decode(self) -> Result<Section<'a>, CperError> {
         let validation = u64::from(self.header.validation);
         Ok(Section {
             kind: self.header.section_type,
-            severity,
+            severity: self.severity()?,
             revision: self.header.revision.get(),
-            flags: SectionFlags::from_bits_retain(self.header.flags),
+            flags: self.flags(),
             fru_id: valid(validation, FRU_ID, self.header.fru_id),
             fru_text: valid(validation, FRU_TEXT, FruText(self.header.fru_text)),
             timestamp: self
@@ -346,6 +391,7 @@ pub enum Body<'a> {
 }
 
 impl<'a> Body<'a> {
+    #[inline]
     fn decode(kind: Guid, bytes: &'a [u8]) -> Result<Self, CperError> {
         Ok(match kind {
             section_type::MEMORY => Self::Memory(Memory::parse(bytes)?),
@@ -354,5 +400,65 @@ impl<'a> Body<'a> {
             section_type::PCIE => Self::Pcie(Pcie::parse(bytes)?),
             _ => Self::Raw(bytes),
         })
+    }
+
+    /// The memory that it says is bad.
+    #[inline]
+    pub fn losses(&self) -> Losses<'a> {
+        match self {
+            Self::Memory(memory) => Losses::Range(memory.poisoned()),
+            Self::ArmProcessor(arm) => Losses::Pages(arm.errors()),
+            _ => Losses::None,
+        }
+    }
+}
+
+/// What decides about a section.
+#[derive(Clone, Debug)]
+pub struct Gist<'a> {
+    /// How bad it is.
+    pub severity: Severity,
+    /// Flags.
+    pub flags: SectionFlags,
+    /// The memory that is bad.
+    pub losses: Losses<'a>,
+    bytes: &'a [u8],
+}
+
+impl<'a> Gist<'a> {
+    /// The bytes of the section: [`Section::parse`] makes the whole of them.
+    pub const fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+}
+
+/// The memory that a section says is bad, range by range; or that it does not say so in a way that is to be
+/// believed.
+#[derive(Clone, Debug)]
+pub enum Losses<'a> {
+    /// No more.
+    None,
+    /// One range.
+    Range(Result<PaRange, RangeError>),
+    /// Errors of a processor, not all of which lose memory.
+    Pages(ErrorInfos<'a>),
+}
+
+impl Iterator for Losses<'_> {
+    type Item = Result<PaRange, RangeError>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::None => None,
+            Self::Range(range) => {
+                let range = *range;
+                *self = Self::None;
+                Some(range)
+            }
+            Self::Pages(errors) => errors
+                .find_map(|error| PaRange::new(error.poisoned_page()?, PAGE_SIZE))
+                .map(Ok),
+        }
     }
 }

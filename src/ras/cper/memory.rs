@@ -117,10 +117,11 @@ impl Memory {
     }
 
     /// Decodes a Platform Memory Error Section of either length.
+    #[inline]
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, CperError> {
         let (short, rest) = wire::prefix::<MemoryShort>(bytes, What::Memory)?;
         if rest.is_empty() {
-            return Ok(Self::from_short(short));
+            return Ok(Self::from_short(&short));
         }
         // Between 73 and 80 bytes there has never been a version of this section.
         let (extension, _) = wire::prefix::<MemoryExtension>(rest, What::Memory).map_err(|_| {
@@ -129,9 +130,10 @@ impl Memory {
                 length: bytes.len(),
             }
         })?;
-        Ok(Self::from_full(short, extension))
+        Ok(Self::from_full(&short, &extension))
     }
 
+    #[inline]
     fn from_short(wire: &MemoryShort) -> Self {
         let v = wire.validation.get();
         Self {
@@ -159,6 +161,7 @@ impl Memory {
         }
     }
 
+    #[inline]
     fn from_full(short: &MemoryShort, extension: &MemoryExtension) -> Self {
         let v = short.validation.get();
         let base = Self::from_short(short);
@@ -179,6 +182,7 @@ impl Memory {
     }
 
     /// Decodes a Platform Memory Error Section 2.
+    #[inline]
     pub(super) fn parse2(bytes: &[u8]) -> Result<Self, CperError> {
         let (wire, _) = wire::prefix::<Memory2>(bytes, What::Memory2)?;
         let v = wire.validation.get();

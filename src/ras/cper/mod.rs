@@ -32,7 +32,8 @@ pub use arm::{
     ArmContext, ArmContexts, ArmProcessor, ErrorFlags, ErrorInfo, ErrorInfos, ErrorKind,
 };
 pub use block::{
-    BlockStatus, Body, FruText, HEADER_SIZE, Section, SectionFlags, Sections, StatusBlock,
+    BlockStatus, Body, FruText, Gist, HEADER_SIZE, Losses, Section, SectionFlags, Sections,
+    StatusBlock,
 };
 pub use display::{Line, Report};
 pub use guid::Guid;
@@ -220,6 +221,7 @@ impl fmt::Display for CperError {
 impl core::error::Error for CperError {}
 
 /// `value` where bit `bit` of the record's validation bits says that it is filled in.
+#[inline]
 fn valid<T>(validation: u64, bit: u32, value: T) -> Option<T> {
     (validation & (1 << bit) != 0).then_some(value)
 }

@@ -67,7 +67,7 @@ impl Pcie {
             version: valid(v, bit::VERSION, (wire.version_major, wire.version_minor)),
             command: valid(v, bit::COMMAND_STATUS, wire.command.get()),
             status: valid(v, bit::COMMAND_STATUS, wire.status.get()),
-            device: valid(v, bit::DEVICE_ID, PcieDevice::from_wire(wire)),
+            device: valid(v, bit::DEVICE_ID, PcieDevice::from_wire(&wire)),
             serial_number: valid(v, bit::SERIAL_NUMBER, wire.serial_number.get()),
             uncorrectable: valid(v, bit::AER, wire.aer_uncorrectable.get()),
             correctable: valid(v, bit::AER, wire.aer_correctable.get()),

@@ -182,12 +182,11 @@ pub(super) struct Pcie {
 }
 const _: () = assert!(size_of::<Pcie>() == 208);
 
-/// The `T` at the start of `bytes`, where it is, and what follows it.
-pub(super) fn prefix<T>(bytes: &[u8], what: What) -> Result<(&T, &[u8]), CperError>
-where
-    T: FromBytes + KnownLayout + Immutable + Unaligned,
-{
-    T::ref_from_prefix(bytes).map_err(|_| CperError::Truncated {
+/// The `T` at the start of `bytes`, and what follows it. It is copied as a whole: EL2 is compiled for a CPU
+/// that must not access memory unaligned, where it lies each of its fields would be read byte by byte.
+#[inline]
+pub(super) fn prefix<T: FromBytes>(bytes: &[u8], what: What) -> Result<(T, &[u8]), CperError> {
+    T::read_from_prefix(bytes).map_err(|_| CperError::Truncated {
         what,
         need: size_of::<T>(),
         have: bytes.len(),

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::{bit, bits, byte};
+use super::{bit, bits, byte, class};
 use crate::addr::{Ipa, PAGE_SHIFT, PAGE_SIZE};
 
 /// An access to memory that failed.
@@ -28,6 +28,8 @@ pub struct Abort {
     /// The access, in a form that can be emulated (`ISV`).
     pub mmio: Option<Mmio>,
     far_not_valid: bool,
+    /// [`Fault::walk_error`], which is asked for time and again.
+    walk_error: Option<Level>,
 }
 
 /// Where an exception was taken from.
@@ -84,12 +86,7 @@ impl Level {
 
     /// From the two lowest bits of a fault status code.
     const fn from_code(code: u8) -> Self {
-        Self(match code & 0b11 {
-            0 => 0,
-            1 => 1,
-            2 => 2,
-            _ => 3,
-        })
+        Self((code & 0b11).cast_signed())
     }
 }
 
@@ -135,7 +132,24 @@ pub enum Fault {
     Other(u8),
 }
 
+/// `DFSC` or `IFSC`.
+fn status(esr: u64) -> u8 {
+    byte(esr, 5, 0)
+}
+
 impl Fault {
+    /// The fault with this translation fault's syndrome, level 0 to 3.
+    #[inline]
+    pub(super) fn translation(esr: u64) -> Self {
+        Self::Translation(Level::from_code(status(esr)))
+    }
+
+    /// The fault with this syndrome.
+    #[inline]
+    pub(super) fn of(esr: u64) -> Self {
+        Self::decode(status(esr))
+    }
+
     fn decode(code: u8) -> Self {
         const MINUS_1: Level = Level(-1);
         const MINUS_2: Level = Level(-2);
@@ -284,11 +298,18 @@ impl Mmio {
 }
 
 impl Abort {
+    #[inline]
     pub(super) fn instruction(esr: u64, origin: Origin) -> Self {
-        Self::common(esr, origin, Access::Fetch)
+        Self::common(esr, origin, Access::Fetch, Fault::of(esr))
     }
 
+    #[inline]
     pub(super) fn data(esr: u64, origin: Origin) -> Self {
+        Self::data_with(esr, origin, Fault::of(esr))
+    }
+
+    #[inline]
+    fn data_with(esr: u64, origin: Origin, fault: Fault) -> Self {
         let access = if bit(esr, 6) {
             Access::Write
         } else {
@@ -301,13 +322,24 @@ impl Abort {
             mmio,
             // Bit 14 is PFV only where ISV is 0; otherwise it is AR.
             pfar_valid: bit(esr, 14) && !bit(esr, 24),
-            ..Self::common(esr, origin, access)
+            ..Self::common(esr, origin, access, fault)
+        }
+    }
+
+    /// A guest's abort, of the two classes alone that these have.
+    #[inline]
+    pub(super) fn of_guest(esr: u64, fault: Fault) -> Self {
+        match bits(esr, 31, 26) {
+            class::INSTRUCTION_ABORT_LOWER => {
+                Self::common(esr, Origin::LowerLevel, Access::Fetch, fault)
+            }
+            _ => Self::data_with(esr, Origin::LowerLevel, fault),
         }
     }
 
     /// The fields that Instruction and Data Aborts have in the same place.
-    fn common(esr: u64, origin: Origin, access: Access) -> Self {
-        let fault = Fault::decode(byte(esr, 5, 0));
+    #[inline]
+    fn common(esr: u64, origin: Origin, access: Access, fault: Fault) -> Self {
         let error_type = fault
             .is_external()
             .then(|| SyncErrorType::from_raw(bits(esr, 12, 11)));
@@ -323,7 +355,14 @@ impl Abort {
             mmio: None,
             // FnV is RES0 for everything but this one code.
             far_not_valid: fault == Fault::External && bit(esr, 10),
+            walk_error: fault.walk_error(),
         }
+    }
+
+    /// The level of the table whose walk met an error.
+    #[inline]
+    pub const fn walk_error(&self) -> Option<Level> {
+        self.walk_error
     }
 
     /// The virtual address of the access, `far` being `FAR_EL2`, if the CPU gave one.
@@ -338,6 +377,7 @@ impl Abort {
     /// too if the access was that of a stage-1 walk (Arm ARM, pseudocode `IPAValid`). Never for an
     /// external abort. A guest's translation fault that reaches EL2 is one of stage 2, as long as
     /// `HCR_EL2.TGE` is 0.
+    #[inline]
     pub fn ipa_page(&self, hpfar: u64) -> Option<Ipa> {
         let valid = match self.fault {
             Fault::Translation(_) | Fault::AccessFlag(_) | Fault::AddressSize(_) => true,
@@ -351,6 +391,7 @@ impl Abort {
 
     /// The guest's address of the access to the byte. Only the page is known for a stage-1 walk, whose
     /// own address stands nowhere: then `None`, and [`Self::ipa_page`] is what there is.
+    #[inline]
     pub fn ipa(&self, hpfar: u64, far: u64) -> Option<Ipa> {
         let page = self.ipa_page(hpfar).filter(|_| !self.stage1_walk)?;
         let offset = self.far(far)? & (PAGE_SIZE - 1);

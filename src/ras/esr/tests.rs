@@ -251,6 +251,23 @@ fn calls_and_traps_are_decoded() {
 }
 
 proptest::proptest! {
+    /// So is what there is of aborts for memory errors.
+    #[test]
+    #[cfg_attr(miri, ignore = "slow, and there is nothing unsafe in it")]
+    fn of_aborts_both_decoders_say_the_same(
+        class in proptest::sample::select(&[class::DATA_ABORT_LOWER, class::INSTRUCTION_ABORT_LOWER][..]),
+        iss in 0_u64..1 << 25,
+    ) {
+        let esr = class << CLASS_SHIFT | IL | iss;
+        let Syndrome::Abort(abort) = Syndrome::decode(esr) else {
+            return Err(proptest::test_runner::TestCaseError::fail("no abort"));
+        };
+        let unmapped = matches!(abort.fault, Fault::Translation(level) if level.get() >= 0);
+        proptest::prop_assert_eq!(Quick::translation_fault(esr), unmapped.then_some(abort));
+        let external = abort.fault.is_external();
+        proptest::prop_assert_eq!(Quick::external_abort(esr), external.then_some(abort));
+    }
+
     /// What the quick decoder says is what the thorough one says.
     #[test]
     #[cfg_attr(miri, ignore = "slow, and there is nothing unsafe in it")]
@@ -273,7 +290,7 @@ proptest::proptest! {
             }
             (None, Syndrome::Hvc(immediate)) => proptest::prop_assert!(immediate != 0),
             (None, Syndrome::System(_)) => proptest::prop_assert!(false),
-            (None, Syndrome::Abort(abort)) if abort.origin == Origin::LowerLevel => {
+            (Some(Quick::Abort), Syndrome::Abort(abort)) => {
                 let quick = abort.fault.is_translation() && !abort.stage1_walk
                     && matches!(abort.fault, Fault::Translation(level) if level.get() >= 0);
                 proptest::prop_assert!(abort.mmio.is_none() || !quick);

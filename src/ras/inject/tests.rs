@@ -344,7 +344,7 @@ proptest! {
         old in any::<u64>(),
         mode in prop_oneof![Just(0u64), Just(4), Just(5), Just(16)],
         sctlr in any::<u64>(),
-        features in any::<u32>(),
+        features in any::<u64>(),
         pc in any::<u64>(),
     ) {
         let before = GuestState {

@@ -80,12 +80,12 @@ impl<S: PhysMemory> Ras<'_, S> {
         say(
             &self.journal,
             &Note::Injected { event, kind, by },
-            None,
+            &[],
             spaces,
         );
         match kind {
             Injection::Corrected => {
-                self.corrected(&event, Some(range), false);
+                self.corrected(&event, range, false);
             }
             Injection::Optional | Injection::Required => {
                 if !self.rebuild(&event, range, spaces) {

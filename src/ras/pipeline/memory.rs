@@ -7,6 +7,7 @@ use super::{Occasion, Origin, Ras, Severity, Stage};
 use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange, Pfn, Vmid};
 use crate::devmem::{Mapping, Region, RegionId};
 use crate::ras::contain::AddressSpaces;
+use crate::ras::esr::Level;
 use crate::ras::ghes::PhysMemory;
 use crate::ras::poison::{BadPage, cpu_bit};
 use crate::stage2::HoleOutcome;
@@ -158,24 +159,65 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         page.is_some_and(|page| page.acknowledge())
     }
 
-    /// Remembers that the guest of VM `vm` on physical CPU number `cpu` has consumed the page that holds
-    /// `pa`. `siblings` are the CPUs of its VM, as bits.
-    pub fn consumed(&self, pa: Pa, vm: Vmid, cpu: usize, siblings: u64) -> Consumption {
+    /// Counts an access by `who` to the page that holds `pa`, which is a hole.
+    pub fn touched(&self, who: Toucher, pa: Pa) -> Touch {
         let poison = self.poison.lock();
-        let before = poison.get_for(vm, pa.pfn()).map(|page| page.consume(cpu));
+        let page = poison.get_for(who.vm, pa.pfn());
+        let (count, walk_level) = page.map_or((0, None), |page| (page.touch(), page.walk_level()));
+        let before = page.map(|page| page.consume(who.cpu));
         drop(poison);
+        Touch {
+            count,
+            walk_level,
+            consumption: self.consumption(who, before),
+        }
+    }
+
+    /// Remembers that `who` has consumed the page that holds `pa`.
+    pub fn consumed(&self, who: Toucher, pa: Pa) -> Consumption {
+        let poison = self.poison.lock();
+        let page = poison.get_for(who.vm, pa.pfn());
+        let before = page.map(|page| page.consume(who.cpu));
+        drop(poison);
+        self.consumption(who, before)
+    }
+
+    /// What it is for `who` to consume a page that `before`, as bits, had consumed.
+    fn consumption(&self, who: Toucher, before: Option<u64>) -> Consumption {
         let Some(before) = before else {
             return Consumption::Unknown;
         };
-        if before & siblings == 0 {
-            self.announcer.counters().count_distinct(vm);
+        if before & who.siblings == 0 {
+            self.announcer.counters().count_distinct(who.vm);
         }
-        if before & cpu_bit(cpu) == 0 {
+        if before & cpu_bit(who.cpu) == 0 {
             Consumption::First
         } else {
             Consumption::Repeated
         }
     }
+}
+
+/// A guest that accesses a page.
+#[derive(Clone, Copy, Debug)]
+pub struct Toucher {
+    /// Its VM.
+    pub vm: Vmid,
+    /// The physical CPU that it runs on.
+    pub cpu: usize,
+    /// The CPUs of its VM, as bits.
+    pub siblings: u64,
+}
+
+/// An access to a hole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Touch {
+    /// How many there have been, with this one; 0 for a page that the set had no room for.
+    pub count: u64,
+    /// The level of stage-1 table that the page was first consumed as, if it was one.
+    pub walk_level: Option<Level>,
+    /// Whether it was the first of its vCPU.
+    pub consumption: Consumption,
 }
 
 /// Whether a vCPU has consumed a page before.

@@ -517,7 +517,7 @@ fn a_range_beyond_all_measure_is_cut_up_to_the_bound_and_says_so() {
         coarse: 1 << 30,
         ..Notes::default()
     };
-    assert!(bench.ras.contain(&event, range, &spaces));
+    assert!(bench.ras.contain(&event, range, &spaces).is_some());
     let counters = bench.ras.announcer.counters().snapshot();
     let seen = counters.contained + counters.known + counters.unclaimed;
     assert_eq!(seen, MAX_PAGES);
@@ -553,9 +553,22 @@ fn what_is_not_in_the_set_was_never_touched() {
     let level = Level::new(2).unwrap();
     bench.ras.remember_walk(bad, level);
     bench.ras.remember_walk(good, level);
-    assert_eq!(bench.ras.touched(vm(1), bad), (1, Some(level)));
-    assert_eq!(bench.ras.touched(vm(1), bad), (2, Some(level)));
-    assert_eq!(bench.ras.touched(vm(1), good), (0, None));
+    let who = Toucher {
+        vm: vm(1),
+        cpu: 3,
+        siblings: 1 << 3,
+    };
+    let touch = |count, walk_level, consumption| Touch {
+        count,
+        walk_level,
+        consumption,
+    };
+    let [first, again] = [Consumption::First, Consumption::Repeated];
+    assert_eq!(bench.ras.touched(who, bad), touch(1, Some(level), first));
+    assert_eq!(bench.ras.touched(who, bad), touch(2, Some(level), again));
+    assert_eq!(bench.ras.consumed(who, bad), again);
+    let unknown = touch(0, None, Consumption::Unknown);
+    assert_eq!(bench.ras.touched(who, good), unknown);
 }
 
 /// Containment itself is tested in its own module, on the same bench.
@@ -583,7 +596,7 @@ impl ContainBench {
             Severity::Recoverable,
             Some(range),
         );
-        self.0.ras.contain(&event, range, &self.0.spaces)
+        self.0.ras.contain(&event, range, &self.0.spaces).is_some()
     }
 
     /// An offset that both VMs map.
@@ -626,7 +639,7 @@ fn an_event_is_of_its_vm_by_name() {
     let line = Line {
         note: &Note::NoRecord(event),
         at: 5,
-        section: None,
+        section: &[],
         spaces: &bench.spaces,
     };
     let text: String = std::format!("{line}");

@@ -24,6 +24,7 @@ use crate::vm::error_device::ErrorDevice;
 use crate::vm::exit::{Exit, Next};
 use crate::vm::guest_acpi::place::shared;
 use crate::vm::hypervisor::{Hypervisor, Platform, Vm};
+use crate::vm::quick::Handled;
 use crate::vm::vcpu::Vcpu;
 use crate::vm::vgic::{CpuInterface, Others, PhysicalDistributor, Timers, Wire, Wiring};
 
@@ -548,7 +549,17 @@ impl World {
         })
     }
 
+    /// A synchronous exception, as the vectors have it handled: the quick way if that is one.
     pub(super) fn synchronous(&self, vm: usize, cpu: &mut FakeCpu) -> Next {
+        self.exit((vm, 0), cpu, |exit| match exit.quick() {
+            Handled::No => exit.synchronous(),
+            Handled::Request => Next::Resume,
+            Handled::PerhapsLost => exit.memory_error().unwrap_or_else(|| exit.synchronous()),
+        })
+    }
+
+    /// The same the thorough way.
+    pub(super) fn thoroughly(&self, vm: usize, cpu: &mut FakeCpu) -> Next {
         self.exit((vm, 0), cpu, Exit::synchronous)
     }
 

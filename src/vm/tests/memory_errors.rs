@@ -6,6 +6,7 @@ use super::fake::{
 use crate::addr::Pa;
 use crate::ras::cper::{Memory, Severity};
 use crate::ras::event::{Snapshot, Stage};
+use crate::ras::pipeline::Toucher;
 use crate::ras::pipeline::tests::{page, record};
 use crate::ras::triage;
 use crate::stage2::Level;
@@ -100,14 +101,13 @@ fn each_later_touch_is_told_from_the_poison_set_and_costs_nothing() {
         assert_eq!(world.stages.take(), [Stage::Touched, Stage::GuestAborted]);
         assert_eq!(world.counters().touched, count);
     }
-    assert_eq!(
-        world
-            .hypervisor
-            .ras
-            .touched(crate::addr::Vmid::new(1).unwrap(), pa(BAD))
-            .0,
-        3
-    );
+    let somebody = Toucher {
+        vm: world.vm(0).vmid,
+        cpu: 0,
+        siblings: 1,
+    };
+    let ras = &world.hypervisor.ras;
+    assert_eq!(ras.touched(somebody, pa(BAD)).count, 3);
     assert_eq!(world.census(0).tables, tables);
     assert_eq!(world.counters().detected, 1);
 }

@@ -1,10 +1,15 @@
 //! The quick way through an exit does what the thorough one does, or nothing.
 
-use super::fake::{FakeCpu, World, esr};
+use super::fake::{DEVICE, DEVICE_AT, FakeCpu, FakeMachine, K4, M2, VA, World, esr};
+use crate::addr::{Ipa, PaRange};
 use crate::ras::esr::class;
+use crate::ras::event::Origin;
+use crate::ras::pipeline::{Injection, Occasion};
+use crate::stage2::HoleOutcome;
 use crate::vm::config::{DISTRIBUTOR, UART};
 use crate::vm::exit::{Exit, Next};
 use crate::vm::hypervisor::StopReason;
+use crate::vm::quick::Handled;
 use proptest::prelude::*;
 
 /// A load of 32 bits to x3, by a translation fault of level 3.
@@ -13,10 +18,13 @@ const LOAD: u64 = esr::of(
     1 << 24 | 0b10 << 22 | 3 << 16 | 0b111,
 );
 
+/// A fetch, by a translation fault of level 3.
+const FETCH: u64 = esr::of(class::INSTRUCTION_ABORT_LOWER, 0b111);
+
 /// Registers that have no side effect, and no device.
 const ADDRESSES: &[u64] = &[0x0800_0008, 0x0900_0018, 0x4000_0000, 0];
 
-fn quick(world: &World, cpu: &mut FakeCpu) -> bool {
+fn exit<'a>(world: &'a World, cpu: &'a mut FakeCpu) -> Exit<'a, FakeMachine, FakeCpu> {
     let vm = world.vm(0);
     Exit {
         hypervisor: &world.hypervisor,
@@ -24,7 +32,10 @@ fn quick(world: &World, cpu: &mut FakeCpu) -> bool {
         vcpu: &vm.vcpus[0],
         cpu,
     }
-    .quick()
+}
+
+fn quick(world: &World, cpu: &mut FakeCpu) -> Handled {
+    exit(world, cpu).quick()
 }
 
 /// A CPU that loads from this address.
@@ -52,8 +63,8 @@ fn what_is_frequent_goes_the_quick_way() {
         load(UART.0.get() + 0x18),
     ] {
         let mut thorough = cpu.clone();
-        assert!(quick(&world, &mut cpu), "{cpu:#x?}");
-        assert_eq!(world.synchronous(0, &mut thorough), Next::Resume);
+        assert_eq!(quick(&world, &mut cpu), Handled::Request, "{cpu:#x?}");
+        assert_eq!(world.thoroughly(0, &mut thorough), Next::Resume);
         assert_eq!(seen(&cpu), seen(&thorough));
     }
 }
@@ -64,8 +75,75 @@ fn nothing_is_done_for_a_vm_that_is_stopped() {
     world.hypervisor.stop(world.vm(0), StopReason::Killed);
     let mut cpu = load(DISTRIBUTOR.0.get() + 4);
     let before = seen(&cpu);
-    assert!(!quick(&world, &mut cpu));
+    assert_eq!(quick(&world, &mut cpu), Handled::No);
     assert_eq!(seen(&cpu), before);
+}
+
+/// Of two worlds in which the page of `DEVICE_AT[0]` is a hole, and `large` too, which is more than a page.
+fn worlds(large: u64) -> [World; 2] {
+    [World::new(), World::new()].map(|world| {
+        let occasion = Occasion {
+            origin: Origin::Injected,
+            cpu: 0,
+            consumer: None,
+        };
+        let range = PaRange::new(DEVICE, K4).unwrap();
+        let ras = &world.hypervisor.ras;
+        ras.inject(
+            &occasion,
+            range,
+            Injection::Optional,
+            None,
+            &world.hypervisor,
+        );
+        assert!(world.is_hole(0, DEVICE_AT[0]));
+        let mut map = world.vm(0).stage2.lock();
+        let dropped = map.drop_block(Ipa::new(large)).unwrap();
+        assert!(matches!(dropped, HoleOutcome::Dropped(_)));
+        drop(map);
+        world
+    })
+}
+
+#[test]
+fn what_is_lost_is_told_on_the_quick_way_and_nothing_else_that_is_not_mapped() {
+    let large = DEVICE_AT[0] + M2;
+    let [one, other] = worlds(large);
+    for (address, esr, handled) in [
+        (DEVICE_AT[0] + 8, LOAD, Some(Next::Resume)),
+        (DEVICE_AT[0] + 8, LOAD | 1 << 7, Some(Next::Resume)),
+        (DEVICE_AT[0] + 8, LOAD & !(1 << 24), Some(Next::Resume)),
+        (DEVICE_AT[0] + 8, FETCH, Some(Next::Resume)),
+        (
+            DEVICE_AT[0] + 8,
+            esr::data(esr::EXTERNAL),
+            Some(Next::Resume),
+        ),
+        (large, LOAD, None),
+        (0, LOAD, None),
+        (DEVICE_AT[0] + K4, esr::data(0b1111), None),
+    ] {
+        let mut cpu = FakeCpu::new(esr);
+        cpu.far = VA + address;
+        cpu.hpfar = address >> 12 << 4;
+        let mut thorough = cpu.clone();
+        assert_eq!(quick(&one, &mut cpu), Handled::PerhapsLost);
+        assert_eq!(seen(&cpu), seen(&thorough));
+        assert_eq!(
+            exit(&one, &mut cpu).memory_error(),
+            handled,
+            "{address:#x} {esr:#x}"
+        );
+        if handled.is_none() {
+            assert_eq!(seen(&cpu), seen(&thorough));
+            continue;
+        }
+        assert_eq!(other.thoroughly(0, &mut thorough), Next::Resume);
+        assert_eq!(cpu.delivered, thorough.delivered);
+        assert_eq!(one.counters(), other.counters());
+        let [streak, expected] = [&one, &other].map(|world| world.vm(0).vcpus[0].streak.count());
+        assert_eq!(streak, expected);
+    }
 }
 
 proptest! {
@@ -78,7 +156,7 @@ proptest! {
         function in proptest::sample::select(&[0_u64, 0x8400_0000, 0x8400_000a, 0xc400_0004, 0xffff_ffff_8000_0000][..]),
         address in proptest::sample::select(ADDRESSES),
     ) {
-        // Only plain translation faults: the others are memory errors, which need a record.
+        // Only translation faults: the others are memory errors, which need a record.
         let iss = if class == class::DATA_ABORT_LOWER { iss & !0x3f | 0b0111 } else { iss };
         let (one, other) = (World::new(), World::new());
         let mut cpu = load(address);
@@ -86,11 +164,12 @@ proptest! {
         cpu.x[0] = function;
         let before = seen(&cpu);
         let mut thorough = cpu.clone();
-        if quick(&one, &mut cpu) {
-            prop_assert_eq!(other.synchronous(0, &mut thorough), Next::Resume);
-            prop_assert_eq!(seen(&cpu), seen(&thorough));
-        } else {
-            prop_assert_eq!(seen(&cpu), before);
+        match quick(&one, &mut cpu) {
+            Handled::No | Handled::PerhapsLost => prop_assert_eq!(seen(&cpu), before),
+            Handled::Request => {
+                prop_assert_eq!(other.thoroughly(0, &mut thorough), Next::Resume);
+                prop_assert_eq!(seen(&cpu), seen(&thorough));
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::devmem::{DevMem, Kind, Mapping};
 use crate::ras::cper::Severity;
 use crate::ras::event::Origin;
 use crate::ras::pipeline::tests::{Firmware, poison_set};
-use crate::ras::pipeline::{Occasion, Ras};
+use crate::ras::pipeline::{Occasion, Ras, Toucher};
 use crate::ras::poison::{PoisonedPage, steps};
 use crate::ras::repair::How;
 use crate::ras::triage;
@@ -106,7 +106,7 @@ impl World {
         };
         let ras = &self.hypervisor.ras;
         let event = occasion.event(ras.next_sequence(), Severity::Recoverable, Some(range));
-        assert!(ras.contain(&event, range, &self.hypervisor));
+        assert!(ras.contain(&event, range, &self.hypervisor).is_some());
     }
 
     fn visits(&self) -> u64 {
@@ -137,7 +137,12 @@ impl World {
                 self.cost(|| {
                     let place = hypervisor.vms()[vm as usize].follow(ipa).unwrap();
                     assert!(place.holds(fresh));
-                    assert_eq!(ras.touched(own, fresh).0, 1);
+                    let who = Toucher {
+                        vm: own,
+                        cpu: 0,
+                        siblings: 1,
+                    };
+                    assert_eq!(ras.touched(who, fresh).count, 1);
                 }),
                 self.cost(|| assert!(ras.first_lost_to(own, gigabyte).is_some())),
                 self.cost(|| {

@@ -219,7 +219,7 @@ impl State {
     }
 
     /// The bank with the `number`-th 32 INTIDs. With affinity routing the first is not here.
-    fn spi_bank(&self, number: usize) -> Option<&SpiBank> {
+    pub fn spi_bank(&self, number: usize) -> Option<&SpiBank> {
         self.spis.get(number.checked_sub(1)?)
     }
 

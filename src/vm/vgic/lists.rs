@@ -58,6 +58,11 @@ pub struct Lists {
 }
 
 impl Lists {
+    /// Whether not everything has found room: what the guest ends then may be in none.
+    pub const fn overflow(&self) -> bool {
+        self.overflow
+    }
+
     /// The guest has ended `intid`, which one of the registers still names: it is free to be signalled
     /// anew, elsewhere too. The register is given up when its CPU next looks at it.
     pub fn disown(&mut self, intid: u16) {

@@ -504,21 +504,40 @@ impl Vgic {
         }
     }
 
-    /// The same of a register that shows what may be in list registers.
+    /// The same of a register that shows what may be in list registers. Mostly there is nothing in them of what
+    /// it shows.
     fn read_state(
         &self,
         vcpu: usize,
-        (owner, place): (Option<usize>, registers::Place),
+        shown: (Option<usize>, registers::Place),
         size: u8,
         cpu: &mut impl CpuInterface,
         others: &impl Others,
     ) -> u64 {
+        let state = self.state.lock();
+        if state.is_settled(vcpu, shown) {
+            return state.read_shown(vcpu, shown, size, cpu, others);
+        }
+        drop(state);
+        self.read_gathered(vcpu, shown, size, cpu, others)
+    }
+
+    /// The same where something may be.
+    #[cold]
+    fn read_gathered(
+        &self,
+        vcpu: usize,
+        shown: (Option<usize>, registers::Place),
+        size: u8,
+        cpu: &mut impl CpuInterface,
+        others: &impl Others,
+    ) -> u64 {
+        let (owner, place) = shown;
         let away = |state: &State| match owner {
             None => state.spis_away(place.1),
             Some(owner) => state.own_away(owner),
         };
         let (mut state, recalled) = self.recall(vcpu, away, cpu, others);
-        // Mostly there is nothing in them.
         let mut gathered = false;
         if let Some(mut view) = state.view(vcpu)
             && !view.is_at_rest(cpu)
@@ -526,10 +545,7 @@ impl Vgic {
             view.gather(cpu);
             gathered = true;
         }
-        let value = match owner {
-            None => state.read_shared(place, size),
-            Some(owner) => state.read_own(owner, place, size, others.timer_lines(owner)),
-        };
+        let value = state.read_shown(vcpu, shown, size, cpu, others);
         if let Some(mut view) = state.view(vcpu)
             && (gathered || recalled && view.has_shared_candidates())
         {
@@ -595,6 +611,41 @@ impl State {
             cpu.lists.disown(intid);
         }
         Some(target)
+    }
+
+    /// Whether the state is all there is to know of the 32 interrupts that a register shows: none of them is in a
+    /// list register, none has a physical interrupt that waits for its end, and what `vcpu` has ended since it
+    /// was last looked at was none without a register.
+    #[inline]
+    fn is_settled(&self, vcpu: usize, (owner, place): (Option<usize>, registers::Place)) -> bool {
+        let Some(reader) = self.cpus.get(vcpu) else {
+            return true;
+        };
+        let bank = match owner {
+            None => self.spi_bank(place.1).map(|spis| &spis.bank),
+            Some(owner) if owner == vcpu => Some(&reader.own.bank),
+            Some(owner) => self.cpus.get(owner).map(|cpu| &cpu.own.bank),
+        };
+        bank.is_none_or(|bank| bank.in_flight | bank.forwarded == 0) && !reader.lists.overflow()
+    }
+
+    /// What a load from the register gives to `vcpu`, on this CPU.
+    #[inline]
+    fn read_shown(
+        &self,
+        vcpu: usize,
+        (owner, place): (Option<usize>, registers::Place),
+        size: u8,
+        cpu: &impl CpuInterface,
+        others: &impl Others,
+    ) -> u64 {
+        match owner {
+            None => self.read_shared(place, size),
+            Some(owner) if owner == vcpu => {
+                self.read_own(owner, place, size, self.timer_lines(cpu))
+            }
+            Some(owner) => self.read_own(owner, place, size, others.timer_lines(owner)),
+        }
     }
 
     /// Whose list registers hold what the register at `offset` of `frame` is about.

@@ -1,11 +1,11 @@
 //! Everything that a VM's lock protects.
 
-use super::Timers;
 use super::bank::{Bank, Groups};
 use super::distributor::{SPI_BANKS, SpiBank};
 use super::hardware::Hardware;
 use super::lists::{Lists, View};
 use super::redistributor::Redistributor;
+use super::{CpuInterface, PHYSICAL_TIMER, Timers, VIRTUAL_TIMER};
 use alloc::vec::Vec;
 
 /// One vCPU's part.
@@ -75,6 +75,15 @@ impl State {
             timers: &self.timers,
             hardware: &self.hardware,
         })
+    }
+
+    /// Which of the timers that are wired ask for an interrupt on this CPU, as bits by INTID.
+    pub fn timer_lines(&self, cpu: &impl CpuInterface) -> u32 {
+        let line = |intid| match self.timers.physical_intid(intid) {
+            Some(_) if cpu.timer_line(intid) => 1 << intid,
+            _ => 0,
+        };
+        line(VIRTUAL_TIMER) | line(PHYSICAL_TIMER)
     }
 
     /// The bank of a shared interrupt, and its bit there.
