@@ -110,6 +110,12 @@ pub mod pstate {
     pub const SSBS: u64 = 1 << 12;
     /// All interrupts are masked (FEAT_NMI).
     pub const ALLINT: u64 = 1 << 13;
+    /// `M[3:2]`: the exception level.
+    pub const MODE_EL: u64 = 0b11 << 2;
+    /// Data is in big-endian order, in AArch32.
+    pub const AARCH32_E: u64 = 1 << 9;
+    /// LDTR and STTR are like any other access (FEAT_UAO).
+    pub const UAO: u64 = 1 << 23;
     /// Privileged access never.
     pub const PAN: u64 = 1 << 22;
     /// Data-independent timing.
@@ -128,6 +134,14 @@ pub mod pstate {
 pub mod sctlr {
     /// Set privileged access never; 1 leaves PAN alone at exception entry.
     pub const SPAN: u64 = 1 << 23;
+    /// Data of EL0 is in big-endian order.
+    pub const E0E: u64 = 1 << 24;
+    /// Data of EL1 is in big-endian order, and so are tables.
+    pub const EE: u64 = 1 << 25;
+    /// What becomes of a tag that does not match, at EL0 and at EL1; 0: nothing (FEAT_MTE2).
+    pub const TCF0: u64 = 0b11 << 38;
+    /// At EL1.
+    pub const TCF: u64 = 0b11 << 40;
     /// The value of PSTATE.SSBS at exception entry.
     pub const DSSBS: u64 = 1 << 44;
     /// 1 leaves interrupts unmasked by ALLINT at exception entry (FEAT_NMI).
@@ -354,6 +368,35 @@ pub fn external_abort(guest: &GuestState, abort: &ExternalAbort) -> Result<Injec
         far_el1: Some(abort.far.unwrap_or(0)),
         elr_el1: guest.pc,
         spsr_el1: guest.pstate,
+    })
+}
+
+/// The state of a guest that takes a Data Abort of its own stage 1 at the instruction it was about to execute:
+/// at `far`, with `status` as its fault status code. IL is 1, as ISV is 0.
+///
+/// # Errors
+///
+/// [`BadMode`].
+pub fn stage1_fault(
+    guest: &GuestState,
+    far: u64,
+    write: bool,
+    status: u8,
+) -> Result<Injected, BadMode> {
+    let abort = ExternalAbort {
+        access: if write { Access::Write } else { Access::Read },
+        walk: None,
+        far: Some(far),
+        cache_maintenance: false,
+        ea: false,
+        error_type: None,
+    };
+    let mode = Mode::of(guest.pstate)?;
+    let iss = abort.data_bits() | u64::from(status & 0x3f);
+    Ok(Injected {
+        pc: vector(guest, mode, false),
+        esr_el1: abort.class(mode) << CLASS_SHIFT | IL | iss,
+        ..external_abort(guest, &abort)?
     })
 }
 

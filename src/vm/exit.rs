@@ -18,7 +18,7 @@ use super::vcpu::{Power, Vcpu};
 use super::vgic::{
     CpuInterface, Frame, Others, PHYSICAL_TIMER, REDISTRIBUTOR_SIZE, VIRTUAL_TIMER, VcpuSet,
 };
-use crate::addr::Ipa;
+use crate::addr::{Ipa, PAGE_SIZE};
 use crate::ras::cper::Severity;
 use crate::ras::esr::{Abort, Fault, Mmio, Syndrome, System, SystemRegister};
 use crate::ras::event::Origin;
@@ -326,9 +326,12 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         };
         match place.lookup() {
             // The access was made while the page was a hole. What is told of it takes locks of its own.
-            Lookup::Poisoned { pa, .. } => {
+            Lookup::Poisoned { pa, size, .. } => {
                 drop(place);
-                self.touched(abort, ipa, pa)
+                match size {
+                    PAGE_SIZE => self.touched(abort, ipa, pa),
+                    _ => self.under_hole(abort, ipa, pa),
+                }
             }
             Lookup::Mapped { .. } if abort.fault.is_translation() => Next::Resume,
             Lookup::Mapped { pa, attrs, .. } if self.may_retry(abort, pa, attrs) => Next::Resume,
@@ -445,7 +448,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     }
 
     /// What a bus says where nobody answers: a synchronous external abort, no memory error.
-    fn give_external_abort(&mut self, abort: &Abort) -> Next {
+    pub(super) fn give_external_abort(&mut self, abort: &Abort) -> Next {
         let abort = inject::ExternalAbort::from_trap(abort, self.cpu.far(), None);
         self.deliver(inject::external_abort(&self.cpu.state(), &abort))
     }
