@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 /// Where memory begins, how much there is, and where the base points within.
 const BASE: u64 = 0x10_0000;
-const SIZE: usize = 0x8000;
+const SIZE: usize = 0x1_0000;
 const MIDDLE: u64 = BASE + SIZE as u64 / 2;
 
 /// Registers and memory of any contents, but with indices that stay within memory.
