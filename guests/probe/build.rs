@@ -42,16 +42,21 @@ fn make_forms(root: &Path) {
     );
     let mut table = format!("[Form; {}] = [\n", forms.len());
     for (at, (word, text)) in forms.iter().enumerate() {
-        let _ = writeln!(code, "form_{at}: {text}\nret");
+        let load = load_exclusive(text);
+        let (lone, before) = (is_load_exclusive(text), load.as_deref().unwrap_or("nop"));
+        let _ = writeln!(code, "before_{at}: {before}\nform_{at}: {text}\nret\nnop");
         let _ = writeln!(code, ".pushsection .fixups, \"a\"\n.balign 4");
-        let _ = writeln!(code, ".long form_{at} - .\n.long form_landing - .\n.popsection");
+        let _ = writeln!(code, ".long form_{at} - .\n.long form_landing - .");
+        let _ = writeln!(
+            code,
+            ".long before_{at} - .\n.long form_landing - .\n.popsection"
+        );
         let (plain, stack) = (is_plain(text), text.contains("[sp"));
         let alone = plain && text.ends_with("[x1]");
-        let load = load_exclusive(text);
-        let before = forms.iter().position(|form| Some(form.1) == load.as_deref());
+        let exclusive = load.is_some();
         let _ = writeln!(
             table,
-            "Form {{ word: 0x{word}, plain: {plain}, stack: {stack}, alone: {alone}, before: {before:?} }},"
+            "Form {{ word: 0x{word}, plain: {plain}, stack: {stack}, alone: {alone}, lone: {lone}, exclusive: {exclusive} }},"
         );
     }
     code += ".popsection\n";
@@ -75,10 +80,16 @@ fn is_plain(text: &str) -> bool {
     is_one && !text.contains("[sp")
 }
 
+/// A load-exclusive is executed with its store alone.
+fn is_load_exclusive(text: &str) -> bool {
+    text.starts_with("ldx") || text.starts_with("ldax")
+}
+
 /// The load-exclusive that a store-exclusive needs before it.
 fn load_exclusive(text: &str) -> Option<String> {
     let (mnemonic, rest) = text.split_once(' ')?;
-    let store = mnemonic.strip_prefix("stlx").or(mnemonic.strip_prefix("stx"));
     let (_, data) = rest.split_once(", ")?;
-    store.map(|kind| format!("ldx{kind} {data}"))
+    let kind = |store| mnemonic.strip_prefix(store);
+    let plain = kind("stx").map(|kind| format!("ldx{kind} {data}"));
+    plain.or_else(|| kind("stlx").map(|kind| format!("ldax{kind} {data}")))
 }

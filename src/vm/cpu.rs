@@ -94,6 +94,9 @@ pub trait GuestCpu: GuestRegisters {
     /// ([`skip::behind`](super::skip::behind)).
     fn skip_instruction(&mut self);
 
+    /// The guest goes on at `pc`, with these for its condition flags: a few instructions were carried out.
+    fn go_on(&mut self, pc: u64, flags: u64);
+
     /// What the CPU has in its ID register with this `CRm` (1 to 7) and `op2` (0 to 7); reserved
     /// ones are zero.
     fn id_register(&self, crm: u8, op2: u8) -> u64;

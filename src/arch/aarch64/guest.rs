@@ -13,12 +13,12 @@ use aarch64_cpu::registers::{
     CNTHCTL_EL2, CNTVOFF_EL2, CPTR_EL2, ELR_EL1, ELR_EL2, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2,
     HAFGRTR_EL2, HCR_EL2, HDFGRTR_EL2, HDFGWTR_EL2, HFGITR_EL2, HFGRTR_EL2, HFGWTR_EL2, HPFAR_EL2,
     MDCR_EL2, MIDR_EL1, ReadWriteable, Readable, SCTLR_EL1, SP_EL0, SP_EL1, SPSR_EL1, SPSR_EL2,
-    TTBR0_EL1, VBAR_EL1,
-    VMPIDR_EL2, VTCR_EL2, VTTBR_EL2, Writeable,
+    VBAR_EL1, VMPIDR_EL2, VTCR_EL2, VTTBR_EL2, Writeable,
 };
 use cordon::addr::Ipa;
+use cordon::ras::inject::pstate::NZCV;
 use cordon::ras::inject::{GuestState, Injected};
-use cordon::vm::access::execute::{GuestRegisters, Thread};
+use cordon::vm::access::execute::GuestRegisters;
 use cordon::vm::cpu::{Denied, GuestCpu, Rights, Stage1};
 use cordon::vm::hypervisor::Vm;
 use cordon::vm::skip;
@@ -293,13 +293,6 @@ impl GuestRegisters for ThisCpu<'_> {
         }
         4 << (dczid & BS).min(9)
     }
-
-    fn thread(&self) -> Thread {
-        Thread {
-            stack: self.stack_pointer(),
-            tables: TTBR0_EL1.get(),
-        }
-    }
 }
 
 impl GuestCpu for ThisCpu<'_> {
@@ -346,6 +339,13 @@ impl GuestCpu for ThisCpu<'_> {
         let (pc, pstate) = skip::behind(ELR_EL2.get(), SPSR_EL2.get(), ESR_EL2.get());
         ELR_EL2.set(pc);
         SPSR_EL2.set(pstate);
+    }
+
+    fn go_on(&mut self, pc: u64, flags: u64) {
+        // Of what stepping over the last instruction does, all but the address.
+        let (_, pstate) = skip::behind(pc, SPSR_EL2.get(), ESR_EL2.get());
+        ELR_EL2.set(pc);
+        SPSR_EL2.set(pstate & !NZCV | flags & NZCV);
     }
 
     fn id_register(&self, crm: u8, op2: u8) -> u64 {

@@ -424,7 +424,11 @@ impl Page for OpenPage {
         judged(unsafe { page_exchange(at, log2, &raw mut values) })?;
         let [seen, _] = values;
         // Only the lower half is written for what is not larger.
-        Ok(if size == 16 { seen } else { seen & u128::from(u64::MAX) })
+        Ok(if size == 16 {
+            seen
+        } else {
+            seen & u128::from(u64::MAX)
+        })
     }
 
     fn zero(&self, offset: u64, length: u64) -> Result<(), PageError> {

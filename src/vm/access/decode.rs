@@ -135,13 +135,7 @@ fn exclusive(word: u32) -> Option<Operation> {
     }
 }
 
-const fn exclusive_of(
-    word: u32,
-    load: bool,
-    size: u8,
-    rt2: Option<u8>,
-    order: Order,
-) -> Operation {
+const fn exclusive_of(word: u32, load: bool, size: u8, rt2: Option<u8>, order: Order) -> Operation {
     let (rt, rn, rs) = (rt(word), rn(word), rs(word));
     if load {
         Operation::LoadExclusive {

@@ -7,7 +7,6 @@
 use super::operation::{
     Addressing, Direction, Extend, Modify, Operation, Order, Registers, Writeback,
 };
-use crate::addr::Pa;
 
 /// XZR, or SP as a base.
 const R31: u8 = 31;
@@ -32,17 +31,6 @@ pub trait GuestRegisters {
     fn pc(&self) -> u64;
     /// Bytes that DC ZVA zeroes: a power of two, at most 2,048.
     fn zero_block(&self) -> u64;
-    /// What tells one thread of the guest from another.
-    fn thread(&self) -> Thread;
-}
-
-/// A thread of a guest: its stack and its translation table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Thread {
-    /// The stack pointer in use.
-    pub stack: u64,
-    /// `TTBR0_EL1`.
-    pub tables: u64,
 }
 
 /// Why an access was not made to its end. What it was to write may be written in part.
@@ -83,8 +71,6 @@ pub trait Memory {
     fn zero(&mut self, at: u64, length: u64) -> Result<(), Stop>;
     /// What comes before this is seen by all observers before what comes after it.
     fn fence(&mut self);
-    /// The memory behind an address.
-    fn place(&self, at: u64) -> Pa;
 }
 
 /// What is done to memory.
@@ -233,26 +219,12 @@ impl Registers {
     }
 }
 
-/// What a load-exclusive has left behind for the store-exclusive after it: an emulated monitor.
-///
-/// The store succeeds if the same thread makes it to the same memory, in the same size, and finds what was
-/// loaded. That memory had another value in between and then this one again, it does not notice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reservation {
-    place: Pa,
-    size: u8,
-    value: u128,
-    thread: Thread,
-}
-
 /// An operation that is carried out.
 pub struct Execution<'a, R, M> {
     /// The vCPU's registers.
     pub registers: &'a mut R,
     /// The memory of the operation's [`Extent`].
     pub memory: &'a mut M,
-    /// The vCPU's monitor.
-    pub reservation: &'a mut Option<Reservation>,
 }
 
 impl<R: GuestRegisters, M: Memory> Execution<'_, R, M> {
@@ -301,32 +273,16 @@ impl<R: GuestRegisters, M: Memory> Execution<'_, R, M> {
                 let old = self.fenced(order, |this| {
                     this.memory.exchange(extent.at, size, expected, new)
                 })?;
-                self.scatter(old, rs, pair.then(|| rs.wrapping_add(1) & R31), size);
+                let second = pair.then(|| rs.wrapping_add(1) & R31);
+                let set = |number, value| self.registers.set_register(number, value);
+                parted(set, old, (rs, second), size);
                 Ok(())
             }
-            Operation::LoadExclusive {
-                size,
-                rt,
-                rt2,
-                order,
-                ..
-            } => {
-                let value = self.fenced(order, |this| this.memory.load(extent.at, size))?;
-                *self.reservation = Some(self.reserve(extent.at, size, value));
-                self.scatter(value, rt, rt2, size);
-                Ok(())
-            }
-            Operation::StoreExclusive {
-                size,
-                rs,
-                rt,
-                rt2,
-                order,
-                ..
-            } => {
-                let new = self.pair_value(rt, rt2, size);
-                let stored = self.fenced(order, |this| this.store_exclusive(extent.at, size, new))?;
-                self.registers.set_register(rs, u64::from(!stored));
+            // Of use with its store alone: `sequence`.
+            Operation::LoadExclusive { .. } => Err(Stop::Unsupported),
+            // There was none before it that was carried out: the monitor is open.
+            Operation::StoreExclusive { rs, .. } => {
+                self.registers.set_register(rs, 1);
                 Ok(())
             }
             Operation::ZeroBlock { .. } => self.memory.zero(extent.at, extent.length),
@@ -404,7 +360,11 @@ impl<R: GuestRegisters, M: Memory> Execution<'_, R, M> {
             } => {
                 for (at, register) in (0..).zip([Some(rt), rt2].into_iter().flatten()) {
                     let raw = bytes.get(at * size, size) as u64;
-                    let value = if signed { sign_extended(raw, size) } else { raw };
+                    let value = if signed {
+                        sign_extended(raw, size)
+                    } else {
+                        raw
+                    };
                     let mask = if wide { u64::MAX } else { u32::MAX.into() };
                     self.registers.set_register(register, value & mask);
                 }
@@ -529,58 +489,47 @@ impl<R: GuestRegisters, M: Memory> Execution<'_, R, M> {
         Err(Stop::Contended)
     }
 
-    fn reserve(&self, at: u64, size: u8, value: u128) -> Reservation {
-        Reservation {
-            place: self.memory.place(at),
-            size,
-            value,
-            thread: self.registers.thread(),
-        }
-    }
-
-    /// Whether it was stored. The monitor is open afterwards in any case.
-    fn store_exclusive(&mut self, at: u64, size: u8, new: u128) -> Result<bool, Stop> {
-        let Some(held) = *self.reservation else {
-            return Ok(false);
-        };
-        if held != self.reserve(at, size, held.value) {
-            *self.reservation = None;
-            return Ok(false);
-        }
-        let seen = self.memory.exchange(at, size, held.value, new)?;
-        *self.reservation = None;
-        Ok(seen == held.value)
-    }
-
     /// Of CASP, the registers are `first` and the one behind it, each with half of `size` bytes.
     fn gather(&self, first: u8, pair: bool, size: u8) -> u128 {
-        self.pair_value(first, pair.then(|| first.wrapping_add(1) & R31), size)
+        let second = pair.then(|| first.wrapping_add(1) & R31);
+        joined(
+            |number| self.registers.register(number),
+            (first, second),
+            size,
+        )
     }
+}
 
-    /// One register, or two with half of `size` each; the first is at the lower address.
-    fn pair_value(&self, first: u8, second: Option<u8>, size: u8) -> u128 {
-        let low = u128::from(self.registers.register(first));
-        match second {
-            None => truncated(low, size),
-            Some(second) => {
-                let high = u128::from(self.registers.register(second));
-                let half = size / 2;
-                truncated(low, half) | truncated(high, half) << (8 * u32::from(half))
-            }
+/// One register, or two with half of `size` bytes each; the first is at the lower address.
+pub(super) fn joined(
+    register: impl Fn(u8) -> u64,
+    (first, second): (u8, Option<u8>),
+    size: u8,
+) -> u128 {
+    let low = u128::from(register(first));
+    match second {
+        None => truncated(low, size),
+        Some(second) => {
+            let (half, high) = (size / 2, u128::from(register(second)));
+            truncated(low, half) | truncated(high, half) << (8 * u32::from(half))
         }
     }
+}
 
-    /// The reverse.
-    fn scatter(&mut self, value: u128, first: u8, second: Option<u8>, size: u8) {
-        match second {
-            None => self.registers.set_register(first, value as u64),
-            Some(second) => {
-                let half = size / 2;
-                let (low, high) = (truncated(value, half), value >> (8 * u32::from(half)));
-                self.registers.set_register(first, low as u64);
-                let high = truncated(high, half) as u64;
-                self.registers.set_register(second, high);
-            }
+/// The reverse.
+pub(super) fn parted(
+    mut set: impl FnMut(u8, u64),
+    value: u128,
+    (first, second): (u8, Option<u8>),
+    size: u8,
+) {
+    match second {
+        None => set(first, value as u64),
+        Some(second) => {
+            let half = size / 2;
+            set(first, truncated(value, half) as u64);
+            let high = value >> (8 * u32::from(half));
+            set(second, truncated(high, half) as u64);
         }
     }
 }

@@ -30,12 +30,14 @@
 //!
 //! Each element that is aligned is one access of the CPU. What the guest does in one step (LDADD, SWP, CAS) is
 //! done in one step, by exclusives of EL2 on the memory itself, so that others who have the memory mapped, other
-//! VMs among them, see nothing between. Exclusives of the guest have an emulated [`Reservation`].
+//! VMs among them, see nothing between. Exclusives of the guest are carried out from the load to the store, in one
+//! step as well ([`sequence`]).
 
 pub mod decode;
 pub mod execute;
 pub mod operation;
 pub mod pages;
+pub mod sequence;
 #[cfg(test)]
 mod tests;
 
@@ -52,15 +54,14 @@ use crate::ras::media::MediaError;
 use crate::ras::poison::Standing;
 use crate::stage2::{Access as Permission, Attrs, Damage, Lookup, MemoryType};
 use core::sync::atomic::{AtomicU64, Ordering};
-use execute::{Execution, Extent, Kind, Reservation, Stop};
+use execute::{Execution, Extent, Kind, Memory, Stop, joined, parted};
 use operation::{Addressing, Direction, Operation, Order, Registers};
 use pages::{Caching, Opened, Page, PageError, Which};
-use spin::Mutex;
+use sequence::{End, Scratch};
 
-/// What a vCPU keeps from one access that is carried out to the next. Its own CPU alone uses it.
+/// What a vCPU keeps from one access to the next. Its own CPU alone uses it.
 #[derive(Debug)]
 pub struct Carried {
-    reservation: Mutex<Option<Reservation>>,
     /// Where an instruction did not agree with its syndrome.
     doubted: AtomicU64,
 }
@@ -72,7 +73,6 @@ impl Carried {
     /// Nothing yet.
     pub const fn new() -> Self {
         Self {
-            reservation: Mutex::new(None),
             doubted: AtomicU64::new(NOWHERE),
         }
     }
@@ -108,6 +108,8 @@ enum Why {
     Fetch,
     /// An atomic access that is not aligned, or to memory that is not cached.
     Atomicity,
+    /// What stands between a load-exclusive and its store is not understood.
+    Sequence,
     /// Device memory.
     Device,
     /// Tags of addresses would have to be checked (FEAT_MTE).
@@ -129,6 +131,7 @@ impl Why {
             Self::Instruction => "instruction",
             Self::Fetch => "instruction-not-read",
             Self::Atomicity => "atomicity",
+            Self::Sequence => "exclusive-sequence",
             Self::Device => "device-memory",
             Self::Tags => "tags",
             Self::Unknown => "poison-set-full",
@@ -161,6 +164,15 @@ enum Obstacle {
     Damaged(Damage),
 }
 
+/// Where the guest goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Behind {
+    /// Behind the instruction.
+    Instruction,
+    /// There, with these flags: a sequence of instructions was carried out.
+    Sequence { pc: u64, flags: u64 },
+}
+
 /// A byte, by all its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Byte {
@@ -181,8 +193,11 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     /// The guest touched a hole that is larger than a page.
     pub(super) fn under_hole(&mut self, abort: &Abort, ipa: Ipa, pa: Pa) -> Next {
         let obstacle = match self.carry_out(abort, ipa) {
-            Ok(()) => {
-                self.cpu.skip_instruction();
+            Ok(behind) => {
+                match behind {
+                    Behind::Instruction => self.cpu.skip_instruction(),
+                    Behind::Sequence { pc, flags } => self.cpu.go_on(pc, flags),
+                }
                 self.count_carried(abort, ipa);
                 return Next::Resume;
             }
@@ -258,7 +273,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     }
 
     /// Does what the guest could not do itself at `ipa`.
-    fn carry_out(&mut self, abort: &Abort, ipa: Ipa) -> Result<(), Obstacle> {
+    fn carry_out(&mut self, abort: &Abort, ipa: Ipa) -> Result<Behind, Obstacle> {
         let far = abort.far(self.cpu.far()).unwrap_or(0);
         let vm = self.vm;
         let map = vm.stage2.lock();
@@ -270,12 +285,13 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         }
         let here = self.good_at(&map, far, (ipa, None), found)?;
         if abort.cache_maintenance {
-            return self.maintain(far, &here);
+            self.maintain(far, &here)?;
+            return Ok(Behind::Instruction);
         }
         let state = self.cpu.state();
         let (operation, extent) = self.identify(&map, abort, far, &state)?;
         let Some(extent) = extent else {
-            return Ok(());
+            return Ok(Behind::Instruction);
         };
         let unprivileged = extent.unprivileged && state.pstate & pstate::UAO == 0;
         if is_big_endian(&state, unprivileged) {
@@ -286,7 +302,117 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         if extent.exclusive && !(aligned && first.caching == Caching::WriteBack) {
             return Err(Obstacle::Refused(Why::Atomicity));
         }
-        self.access((&operation, &extent), first, second)
+        if let Operation::LoadExclusive { .. } = operation {
+            // The store needs what the load does not.
+            self.frame(&map, far, here.ipa, true)?;
+            let words = self.sequence_words(&map, state.pc)?;
+            return self.exclusive((&operation, &extent), first, &words, &state);
+        }
+        self.access((&operation, &extent), first, second)?;
+        Ok(Behind::Instruction)
+    }
+
+    /// The words from the load-exclusive at `pc` to the end of its page.
+    fn sequence_words(&self, map: &Space<P>, pc: u64) -> Result<Words, Obstacle> {
+        let code = self.code(map, pc)?;
+        let platform = &self.hypervisor.platform;
+        let opened = platform.open(Which::First, code.frame, code.caching);
+        let opened = opened.map_err(unreachable)?;
+        let mut words = Words::default();
+        let offsets = (pc & (PAGE_SIZE - 1) & !3..PAGE_SIZE).step_by(4);
+        for (word, offset) in words.list.iter_mut().zip(offsets) {
+            let loaded = opened.load(offset, 4);
+            *word = loaded.map_err(|error| code.stopped_fetching(error, pc))? as u32;
+            words.count += 1;
+        }
+        Ok(words)
+    }
+
+    /// A load-exclusive and what follows it, up to its store.
+    fn exclusive(
+        &mut self,
+        (operation, extent): (&Operation, &Extent),
+        page: Good,
+        words: &Words,
+        state: &GuestState,
+    ) -> Result<Behind, Obstacle> {
+        let refused = Obstacle::Refused(Why::Sequence);
+        let Operation::LoadExclusive {
+            size,
+            rt,
+            rt2,
+            order,
+            ..
+        } = *operation
+        else {
+            return Err(refused);
+        };
+        let platform = &self.hypervisor.platform;
+        let place = (page.frame, page.caching);
+        let mut memory = Opened::new(platform, extent.at, place, None).map_err(unreachable)?;
+        let stopped = |stop| stop_of(stop, extent, (page, None));
+        let loaded = memory.load(extent.at, size).map_err(stopped)?;
+        let mut scratch = Scratch::new(&*self.cpu, state.pstate);
+        parted(
+            |number, value| scratch.set(number, value),
+            loaded,
+            (rt, rt2),
+            size,
+        );
+        let offset = match sequence::run(words.as_slice(), &mut scratch).ok_or(refused)? {
+            End::Left(offset) => offset,
+            End::Store { operation, offset } => {
+                let new = self
+                    .store_of(&operation, extent, &mut scratch)
+                    .ok_or(refused)?;
+                memory.fence();
+                let seen = memory
+                    .exchange(extent.at, size, loaded, new)
+                    .map_err(stopped)?;
+                if seen != loaded {
+                    return Err(Obstacle::Again);
+                }
+                offset + 4
+            }
+        };
+        if order.acquire {
+            memory.fence();
+        }
+        scratch.commit(&mut *self.cpu);
+        let pc = state.pc.wrapping_add_signed(offset);
+        let flags = scratch.flags;
+        Ok(Behind::Sequence { pc, flags })
+    }
+
+    /// What the store-exclusive of the sequence that loaded `extent` writes there, and its status, which is that it
+    /// was written; `None` if it is to other memory.
+    fn store_of(
+        &self,
+        operation: &Operation,
+        extent: &Extent,
+        scratch: &mut Scratch,
+    ) -> Option<u128> {
+        let Operation::StoreExclusive {
+            size,
+            rs,
+            rt,
+            rt2,
+            rn,
+            ..
+        } = *operation
+        else {
+            return None;
+        };
+        let at = match rn {
+            31 => self.cpu.stack_pointer(),
+            rn => scratch.get(rn),
+        };
+        if at != extent.at || u64::from(size) != extent.length {
+            return None;
+        }
+        let new = joined(|number| scratch.get(number), (rt, rt2), size);
+        scratch.set(rs, 0);
+        Some(new)
     }
 
     /// Writes a line back, of memory that nobody but a device may look at otherwise.
@@ -349,25 +475,26 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         })
     }
 
+    /// The page of the instruction at `pc`.
+    fn code(&self, map: &Space<P>, pc: u64) -> Result<Good, Obstacle> {
+        let found = self.cpu.translate_for(pc, Rights::Fetch);
+        let stage1 = found.map_err(|_| Obstacle::Refused(Why::Fetch))?;
+        match self.good(map, pc, (stage1.ipa, Some(stage1)), false) {
+            Ok(page) => Ok(page),
+            Err(obstacle @ Obstacle::Damaged(_)) => Err(obstacle),
+            // The guest finds out when it fetches it.
+            Err(_) => Err(Obstacle::Again),
+        }
+    }
+
     /// The word at `pc`.
     fn instruction(&self, map: &Space<P>, pc: u64) -> Result<u32, Obstacle> {
-        let refused = Obstacle::Refused(Why::Fetch);
-        let found = self.cpu.translate_for(pc, Rights::Fetch);
-        let stage1 = found.map_err(|_| refused)?;
-        let page = match self.good(map, pc, (stage1.ipa, Some(stage1)), false) {
-            Ok(page) => page,
-            Err(obstacle @ (Obstacle::Again | Obstacle::Damaged(_))) => return Err(obstacle),
-            // The guest finds out when it fetches it.
-            Err(_) => return Err(Obstacle::Again),
-        };
+        let page = self.code(map, pc)?;
         let platform = &self.hypervisor.platform;
         let opened = platform.open(Which::First, page.frame, page.caching);
         let opened = opened.map_err(unreachable)?;
         let word = opened.load(pc & (PAGE_SIZE - 1) & !3, 4);
-        Ok(word.map_err(|error| match page.stopped(error, pc) {
-            Obstacle::Consumed(byte) => Obstacle::Code(byte),
-            obstacle => obstacle,
-        })? as u32)
+        Ok(word.map_err(|error| page.stopped_fetching(error, pc))? as u32)
     }
 
     /// The pages of the first and the last byte, of which `here` is one.
@@ -392,7 +519,10 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
                 true => Rights::El0 { write },
                 false => Rights::El1 { write },
             };
-            let stage1 = self.cpu.translate_for(va, rights).map_err(|denied| denied.at(va))?;
+            let stage1 = self
+                .cpu
+                .translate_for(va, rights)
+                .map_err(|denied| denied.at(va))?;
             self.good(map, va, (stage1.ipa, Some(stage1)), write)
         };
         // FAR may be without the tag that the address has.
@@ -521,21 +651,37 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         let platform = &self.hypervisor.platform;
         let opened = Opened::new(platform, extent.at, open(first), second.map(open));
         let mut memory = opened.map_err(unreachable)?;
-        let mut reservation = self.vcpu.carried.reservation.lock();
         let mut execution = Execution {
             registers: &mut *self.cpu,
             memory: &mut memory,
-            reservation: &mut reservation,
         };
-        execution.run(operation, extent).map_err(|stop| match stop {
-            Stop::Contended => Obstacle::Again,
-            Stop::Unsupported => Obstacle::Refused(Why::Atomicity),
-            Stop::Poisoned(at) => {
-                let in_first = page_of(at) == page_of(extent.at);
-                let page = second.filter(|_| !in_first).unwrap_or(first);
-                page.stopped(PageError::Poisoned, at)
-            }
-        })
+        let done = execution.run(operation, extent);
+        done.map_err(|stop| stop_of(stop, extent, (first, second)))
+    }
+}
+
+fn stop_of(stop: Stop, extent: &Extent, (first, second): (Good, Option<Good>)) -> Obstacle {
+    match stop {
+        Stop::Contended => Obstacle::Again,
+        Stop::Unsupported => Obstacle::Refused(Why::Atomicity),
+        Stop::Poisoned(at) => {
+            let in_first = page_of(at) == page_of(extent.at);
+            let page = second.filter(|_| !in_first).unwrap_or(first);
+            page.stopped(PageError::Poisoned, at)
+        }
+    }
+}
+
+/// The code of a sequence.
+#[derive(Default)]
+struct Words {
+    list: [u32; sequence::WORDS],
+    count: usize,
+}
+
+impl Words {
+    fn as_slice(&self) -> &[u32] {
+        self.list.get(..self.count).unwrap_or_default()
     }
 }
 
@@ -562,6 +708,16 @@ impl Good {
                 ipa: Ipa::new(self.ipa.page().get() | offset),
                 pa: Pa::new(self.frame.get() | offset),
             }),
+        }
+    }
+}
+
+impl Good {
+    /// What a fetch of the instruction at `pc` came to.
+    fn stopped_fetching(&self, error: PageError, pc: u64) -> Obstacle {
+        match self.stopped(error, pc) {
+            Obstacle::Consumed(byte) => Obstacle::Code(byte),
+            obstacle => obstacle,
         }
     }
 }

@@ -83,8 +83,8 @@ pub(super) struct Opened<'a, P: Apertures> {
     machine: &'a P,
     /// The address of the first byte.
     at: u64,
-    first: (Pa, P::Page),
-    second: Option<(Pa, P::Page)>,
+    first: P::Page,
+    second: Option<P::Page>,
 }
 
 impl<'a, P: Apertures> Opened<'a, P> {
@@ -95,7 +95,7 @@ impl<'a, P: Apertures> Opened<'a, P> {
         first: (Pa, Caching),
         second: Option<(Pa, Caching)>,
     ) -> Result<Self, MediaError> {
-        let open = |which, (page, caching)| Ok((page, machine.open(which, page, caching)?));
+        let open = |which, (page, caching)| machine.open(which, page, caching);
         Ok(Self {
             machine,
             at,
@@ -107,7 +107,7 @@ impl<'a, P: Apertures> Opened<'a, P> {
     }
 
     /// The page of a byte.
-    fn page(&self, at: u64) -> &(Pa, P::Page) {
+    fn page(&self, at: u64) -> &P::Page {
         let behind = at.wrapping_sub(self.at) >= PAGE_SIZE - offset(self.at);
         self.second
             .as_ref()
@@ -136,7 +136,7 @@ fn stop(error: PageError, at: u64) -> Stop {
 impl<P: Apertures> Memory for Opened<'_, P> {
     fn load(&mut self, at: u64, size: u8) -> Result<u128, Stop> {
         let one = |at: u64, size| {
-            let loaded = self.page(at).1.load(offset(at), size);
+            let loaded = self.page(at).load(offset(at), size);
             loaded.map_err(|error| stop(error, at))
         };
         if Self::is_in_one(at, size) {
@@ -150,7 +150,7 @@ impl<P: Apertures> Memory for Opened<'_, P> {
 
     fn store(&mut self, at: u64, size: u8, value: u128) -> Result<(), Stop> {
         let one = |at: u64, size, value| {
-            let stored = self.page(at).1.store(offset(at), size, value);
+            let stored = self.page(at).store(offset(at), size, value);
             stored.map_err(|error| stop(error, at))
         };
         if Self::is_in_one(at, size) {
@@ -163,21 +163,17 @@ impl<P: Apertures> Memory for Opened<'_, P> {
     }
 
     fn exchange(&mut self, at: u64, size: u8, expected: u128, new: u128) -> Result<u128, Stop> {
-        let page = &self.page(at).1;
+        let page = self.page(at);
         let seen = page.exchange(offset(at), size, expected, new);
         seen.map_err(|error| stop(error, at))
     }
 
     fn zero(&mut self, at: u64, length: u64) -> Result<(), Stop> {
-        let zeroed = self.page(at).1.zero(offset(at), length);
+        let zeroed = self.page(at).zero(offset(at), length);
         zeroed.map_err(|error| stop(error, at))
     }
 
     fn fence(&mut self) {
         self.machine.fence();
-    }
-
-    fn place(&self, at: u64) -> Pa {
-        Pa::new(self.page(at).0.get() | offset(at))
     }
 }

@@ -16,10 +16,10 @@ use crate::ras::pipeline::Ras;
 use crate::ras::pipeline::tests::{Firmware, Recorder, poison_set};
 use crate::ras::triage;
 use crate::stage2::{Attrs, Census, Config, FrameSource, Level, Lookup, Stage2, TableMemory, Tlb};
+use crate::vm::access::execute::GuestRegisters;
+use crate::vm::access::pages::{Apertures, Caching, Page, PageError, Which};
 use crate::vm::boot::{Boot, Contents, Image, LoadError};
 use crate::vm::config::{ERROR_AREA, IpaRange};
-use crate::vm::access::execute::{GuestRegisters, Thread};
-use crate::vm::access::pages::{Apertures, Caching, Page, PageError, Which};
 use crate::vm::cpu::{Denied, GuestCpu, Rights, Stage1};
 use crate::vm::device::{Device, DeviceKind};
 use crate::vm::error_device::ErrorDevice;
@@ -548,12 +548,6 @@ impl GuestRegisters for FakeCpu {
     fn zero_block(&self) -> u64 {
         64
     }
-    fn thread(&self) -> Thread {
-        Thread {
-            stack: self.sp,
-            tables: 0,
-        }
-    }
 }
 
 impl GuestCpu for FakeCpu {
@@ -579,6 +573,10 @@ impl GuestCpu for FakeCpu {
     }
     fn skip_instruction(&mut self) {
         self.state.pc += 4;
+    }
+    fn go_on(&mut self, pc: u64, flags: u64) {
+        self.state.pc = pc;
+        self.state.pstate = self.state.pstate & !(0xf << 28) | flags;
     }
     fn id_register(&self, crm: u8, op2: u8) -> u64 {
         // Every field has something, and no two registers the same.

@@ -2,7 +2,10 @@
 //!
 //! The instructions are assembled from the list that Cordon's own tests decode (build.rs). Each is executed with all
 //! registers loaded from a [`Frame`], which gets them back.
-#![expect(unsafe_code, reason = "instructions with all registers, and a control register")]
+#![expect(
+    unsafe_code,
+    reason = "instructions with all registers, and a control register"
+)]
 
 use super::access::fixup;
 use super::target::Va;
@@ -19,12 +22,17 @@ pub(super) struct Form {
     pub(super) stack: bool,
     /// It is plain, and accesses memory from x1 on.
     pub(super) alone: bool,
-    /// The load-exclusive that has to be executed before it.
-    pub(super) before: Option<usize>,
+    /// It is a load-exclusive, of use with its store alone.
+    pub(super) lone: bool,
+    /// It is a store-exclusive; its load is executed before it.
+    pub(super) exclusive: bool,
 }
 
 include!(concat!(env!("OUT_DIR"), "/forms.rs"));
-global_asm!(include_str!(concat!(env!("OUT_DIR"), "/forms.s")), options(raw));
+global_asm!(
+    include_str!(concat!(env!("OUT_DIR"), "/forms.s")),
+    options(raw)
+);
 
 /// The registers that the list's instructions use.
 #[repr(C, align(16))]
@@ -52,7 +60,7 @@ impl Frame {
 
 /// The word that was assembled for form number `at`.
 pub(super) fn assembled(at: usize) -> u32 {
-    let stub = core::ptr::with_exposed_provenance::<u32>(stub(at) as usize);
+    let stub = core::ptr::with_exposed_provenance::<u32>(stub(at) as usize + 4);
     // SAFETY: a word of this image's code, which can be read.
     unsafe { stub.read() }
 }
@@ -60,27 +68,25 @@ pub(super) fn assembled(at: usize) -> u32 {
 // SAFETY: the labels are those of forms.s and of the routine below, and only their addresses are used.
 unsafe extern "C" {
     safe static form_stubs: u8;
-    safe static form_nothing: u8;
 }
 
+/// Each is what has to come before the instruction, or a NOP; the instruction; a return.
 fn stub(at: usize) -> u64 {
-    const SIZE: u64 = 8;
+    const SIZE: u64 = 16;
     (&raw const form_stubs).addr() as u64 + SIZE * at as u64
 }
 
-/// Executes form number `at`, behind `before` if there is one. `base` is where its memory is, of which this many
-/// bytes before and behind are no memory that Rust knows of. True if it aborted.
+/// Executes form number `at`. `base` is where its memory is, around which there is none that Rust knows of. True if it
+/// aborted.
 pub(super) fn execute(at: usize, base: Va, frame: &mut Frame) -> bool {
     let Some(form) = FORMS.get(at) else {
         return false;
     };
     frame.x[1] = base.get();
     frame.sp = base.get();
-    let nothing = (&raw const form_nothing).addr() as u64;
-    let first = form.before.map_or(nothing, stub);
     // SAFETY: the stub is one instruction and a return; it accesses memory around `base` alone, for that is in
     // x1 and SP and all indices are small; and an abort is resumed at the landing.
-    unsafe { raw_form(frame, first, stub(at), form.stack.into()) };
+    unsafe { raw_form(frame, stub(at), form.stack.into()) };
     frame.aborted != 0
 }
 
@@ -93,14 +99,38 @@ pub(super) fn enable_vectors() {
 macro_rules! all_vectors {
     ($instruction:literal) => {
         concat!(
-            $instruction, " q0, q1, [x16], #32\n", $instruction, " q2, q3, [x16], #32\n",
-            $instruction, " q4, q5, [x16], #32\n", $instruction, " q6, q7, [x16], #32\n",
-            $instruction, " q8, q9, [x16], #32\n", $instruction, " q10, q11, [x16], #32\n",
-            $instruction, " q12, q13, [x16], #32\n", $instruction, " q14, q15, [x16], #32\n",
-            $instruction, " q16, q17, [x16], #32\n", $instruction, " q18, q19, [x16], #32\n",
-            $instruction, " q20, q21, [x16], #32\n", $instruction, " q22, q23, [x16], #32\n",
-            $instruction, " q24, q25, [x16], #32\n", $instruction, " q26, q27, [x16], #32\n",
-            $instruction, " q28, q29, [x16], #32\n", $instruction, " q30, q31, [x16], #32\n",
+            $instruction,
+            " q0, q1, [x16], #32\n",
+            $instruction,
+            " q2, q3, [x16], #32\n",
+            $instruction,
+            " q4, q5, [x16], #32\n",
+            $instruction,
+            " q6, q7, [x16], #32\n",
+            $instruction,
+            " q8, q9, [x16], #32\n",
+            $instruction,
+            " q10, q11, [x16], #32\n",
+            $instruction,
+            " q12, q13, [x16], #32\n",
+            $instruction,
+            " q14, q15, [x16], #32\n",
+            $instruction,
+            " q16, q17, [x16], #32\n",
+            $instruction,
+            " q18, q19, [x16], #32\n",
+            $instruction,
+            " q20, q21, [x16], #32\n",
+            $instruction,
+            " q22, q23, [x16], #32\n",
+            $instruction,
+            " q24, q25, [x16], #32\n",
+            $instruction,
+            " q26, q27, [x16], #32\n",
+            $instruction,
+            " q28, q29, [x16], #32\n",
+            $instruction,
+            " q30, q31, [x16], #32\n",
         )
     };
 }
@@ -108,17 +138,27 @@ macro_rules! all_vectors {
 macro_rules! all_registers {
     ($instruction:literal) => {
         concat!(
-            $instruction, " x0, x1, [x19]\n", $instruction, " x2, x3, [x19, #16]\n",
-            $instruction, " x4, x5, [x19, #32]\n", $instruction, " x6, x7, [x19, #48]\n",
-            $instruction, " x8, x9, [x19, #64]\n", $instruction, " x10, x11, [x19, #80]\n",
-            $instruction, " x12, x13, [x19, #96]\n",
+            $instruction,
+            " x0, x1, [x19]\n",
+            $instruction,
+            " x2, x3, [x19, #16]\n",
+            $instruction,
+            " x4, x5, [x19, #32]\n",
+            $instruction,
+            " x6, x7, [x19, #48]\n",
+            $instruction,
+            " x8, x9, [x19, #64]\n",
+            $instruction,
+            " x10, x11, [x19, #80]\n",
+            $instruction,
+            " x12, x13, [x19, #96]\n",
         )
     };
 }
 
-/// x19: the frame; x20: the second stub; x22: the stack.
+/// x19: the frame; x21: whether the stack is used; x22: the stack that is this vCPU's.
 #[unsafe(naked)]
-unsafe extern "C" fn raw_form(frame: *mut Frame, first: u64, second: u64, on_stack: u64) {
+unsafe extern "C" fn raw_form(frame: *mut Frame, stub: u64, on_stack: u64) {
     naked_asm!(
         ".arch_extension fp",
         ".arch_extension simd",
@@ -128,8 +168,7 @@ unsafe extern "C" fn raw_form(frame: *mut Frame, first: u64, second: u64, on_sta
         "str x23, [sp, #48]",
         "mov x19, x0",
         "mov x17, x1",
-        "mov x20, x2",
-        "mov x21, x3",
+        "mov x21, x2",
         "mov x22, sp",
         "add x16, x19, #{vectors}",
         all_vectors!("ldp"),
@@ -139,7 +178,6 @@ unsafe extern "C" fn raw_form(frame: *mut Frame, first: u64, second: u64, on_sta
         "ldr x16, [x19, #{stack}]",
         "mov sp, x16",
         "1: blr x17",
-        "blr x20",
         "mov x17, #0",
         "2: mov x16, sp",
         "mov sp, x22",
@@ -153,8 +191,8 @@ unsafe extern "C" fn raw_form(frame: *mut Frame, first: u64, second: u64, on_sta
         "ldp x21, x22, [sp, #32]",
         "ldp x19, x20, [sp, #16]",
         "ldp x29, x30, [sp], #64",
-        ".global form_nothing, form_landing",
-        "form_nothing: ret",
+        ".global form_landing",
+        "ret",
         "form_landing:",
         "mov x17, #1",
         "b 2b",

@@ -4,9 +4,9 @@ mod decoding;
 mod exits;
 mod forms;
 mod model;
+mod sequences;
 
-use super::execute::{GuestRegisters, Memory, Stop, Thread};
-use crate::addr::Pa;
+use super::execute::{GuestRegisters, Memory, Stop};
 use std::vec::Vec;
 
 /// Registers that are nothing but that.
@@ -47,12 +47,6 @@ impl GuestRegisters for State {
     fn zero_block(&self) -> u64 {
         64
     }
-    fn thread(&self) -> Thread {
-        Thread {
-            stack: self.sp,
-            tables: 1,
-        }
-    }
 }
 
 /// Bytes from an address on, that count as memory which is all there.
@@ -84,7 +78,10 @@ impl Memory for Flat {
     fn load(&mut self, at: u64, size: u8) -> Result<u128, Stop> {
         self.touch(at, size.into(), false);
         let bytes = self.at(at, size.into());
-        Ok(bytes.iter().rev().fold(0, |all, byte| all << 8 | u128::from(*byte)))
+        Ok(bytes
+            .iter()
+            .rev()
+            .fold(0, |all, byte| all << 8 | u128::from(*byte)))
     }
     fn store(&mut self, at: u64, size: u8, value: u128) -> Result<(), Stop> {
         self.touch(at, size.into(), true);
@@ -107,9 +104,6 @@ impl Memory for Flat {
     }
     fn fence(&mut self) {
         self.fences += 1;
-    }
-    fn place(&self, at: u64) -> Pa {
-        Pa::new(at)
     }
 }
 

@@ -61,7 +61,11 @@ fn arrangement(text: &str) -> (u64, u64) {
     let kind = &text[text.len() - 1..];
     let element = name(&std::format!("{kind}0")).size;
     let count = &text[..text.len() - 1];
-    let lanes = if count.is_empty() { 1 } else { count.parse().unwrap() };
+    let lanes = if count.is_empty() {
+        1
+    } else {
+        count.parse().unwrap()
+    };
     (lanes * element, element)
 }
 
@@ -106,17 +110,19 @@ impl Operands {
     }
 }
 
-/// The model: registers, memory, and the monitor.
+/// The model: registers and memory.
 pub(super) struct Model {
     pub(super) state: State,
     pub(super) memory: Flat,
-    pub(super) monitor: Option<(u64, u64, u128)>,
 }
 
 impl Model {
     fn read(&mut self, at: u64, size: u64) -> u128 {
         let bytes = self.memory.at(at, size);
-        bytes.iter().rev().fold(0, |all, byte| all << 8 | u128::from(*byte))
+        bytes
+            .iter()
+            .rev()
+            .fold(0, |all, byte| all << 8 | u128::from(*byte))
     }
 
     fn write(&mut self, at: u64, size: u64, value: u128) {
@@ -223,20 +229,10 @@ impl Model {
         if mnemonic.starts_with("cas") {
             return self.compare(mnemonic, names, at);
         }
-        if let Some(rest) = mnemonic.strip_prefix("st")
-            && (rest.starts_with('x') || rest.starts_with("lx"))
-        {
-            return self.store_exclusive(mnemonic, names, at);
-        }
-        let exclusive = mnemonic.starts_with("ldx") || mnemonic.starts_with("ldax");
         let size = Self::width(mnemonic, names[0]);
         // ldp is no byte, but ldpsw is a signed word.
         let signed = ["sb", "sh", "sw"].iter().any(|end| mnemonic.ends_with(end));
         if mnemonic.starts_with("ld") {
-            let all = size * names.len() as u64;
-            if exclusive {
-                self.monitor = Some((at, all, self.read(at, all)));
-            }
             for (n, register) in (0..).zip(names) {
                 let value = self.read(at + n * size, size);
                 let value = if signed { extend(value, size) } else { value };
@@ -244,32 +240,27 @@ impl Model {
             }
         } else {
             for (n, register) in (0..).zip(names) {
-                let whole = Name { size: 16, ..*register };
+                let whole = Name {
+                    size: 16,
+                    ..*register
+                };
                 let value = self.get(whole);
                 self.write(at + n * size, size, value);
             }
         }
     }
 
-    fn store_exclusive(&mut self, mnemonic: &str, names: &[Name], at: u64) {
-        let (status, data) = names.split_first().unwrap();
-        let size = Self::width(mnemonic, data[0]);
-        let all = size * data.len() as u64;
-        let held = self.monitor.take();
-        let passes = held.is_some_and(|held| held == (at, all, self.read(at, all)));
-        if passes {
-            for (n, register) in (0..).zip(data) {
-                self.write(at + n * size, size, self.get(*register));
-            }
-        }
-        self.set(*status, u128::from(!passes));
-    }
-
     fn compare(&mut self, mnemonic: &str, names: &[Name], at: u64) {
         let size = Self::width(mnemonic, names[0]);
         let (expected, new) = names.split_at(names.len() / 2);
-        let old: Vec<u128> = (0..).zip(expected).map(|(n, _)| self.read(at + n * size, size)).collect();
-        let same = old.iter().zip(expected).all(|(old, it)| *old == cut(self.get(*it), size));
+        let old: Vec<u128> = (0..)
+            .zip(expected)
+            .map(|(n, _)| self.read(at + n * size, size))
+            .collect();
+        let same = old
+            .iter()
+            .zip(expected)
+            .all(|(old, it)| *old == cut(self.get(*it), size));
         if same {
             for (n, register) in (0..).zip(new) {
                 self.write(at + n * size, size, self.get(*register));
@@ -363,7 +354,9 @@ impl Modify {
     fn parse(mnemonic: &str) -> Option<Self> {
         let rest = match mnemonic.strip_prefix("swp") {
             Some(_) => mnemonic,
-            None => mnemonic.strip_prefix("ld").or(mnemonic.strip_prefix("st"))?,
+            None => mnemonic
+                .strip_prefix("ld")
+                .or(mnemonic.strip_prefix("st"))?,
         };
         const HOWS: [&str; 9] = [
             "add", "clr", "eor", "set", "smax", "smin", "umax", "umin", "swp",

@@ -157,7 +157,10 @@ pub(super) fn load(ipa: u64) {
         });
     }
     let [empty, full] = ticks;
-    report!("event=bench-load ipa={ipa:#x} ticks={} lost={lost}", full.saturating_sub(empty));
+    report!(
+        "event=bench-load ipa={ipa:#x} ticks={} lost={lost}",
+        full.saturating_sub(empty)
+    );
 }
 
 /// `bench-touch A`: one load from A, and the physical counter before it and in the vector.

@@ -8,7 +8,7 @@ use crate::bare::forms::{self, FORMS, Form, Frame};
 use crate::bare::report::report;
 use crate::bare::smp::{self, Job};
 use crate::bare::target::{Target, Va};
-use crate::bare::{access, aborts, cpu, guest};
+use crate::bare::{aborts, access, cpu, guest};
 use cordon_probe::PAGE_SIZE;
 use cordon_probe::layout::Alias;
 
@@ -139,7 +139,7 @@ fn attempt(at: usize, place: Place) -> Left {
 fn reference(at: usize, form: &Form, place: Place) -> Left {
     let mut left = attempt(at, place);
     for _ in 0..TRIES {
-        if form.before.is_none() || left.frame.x[6] == 0 {
+        if !form.exclusive || left.frame.x[6] == 0 {
             break;
         }
         left = attempt(at, place);
@@ -166,7 +166,7 @@ pub(super) fn forms(ipa: u64) {
     let (mut count, mut wrong, mut aborts, mut encodings) = (0, 0_u64, 0_u64, 0_u64);
     for (at, form) in FORMS.iter().enumerate() {
         encodings += u64::from(forms::assembled(at) != form.word);
-        if !form.plain && !ipa.is_multiple_of(16) {
+        if form.lone || !form.plain && !ipa.is_multiple_of(16) {
             continue;
         }
         count += 1;
@@ -177,7 +177,9 @@ pub(super) fn forms(ipa: u64) {
             name(form, wrong);
         }
     }
-    report!("event=forms ipa={ipa:#x} count={count} wrong={wrong} aborts={aborts} encodings={encodings}");
+    report!(
+        "event=forms ipa={ipa:#x} count={count} wrong={wrong} aborts={aborts} encodings={encodings}"
+    );
 }
 
 fn name(form: &Form, wrong: u64) {
@@ -249,9 +251,12 @@ pub(super) fn contend(ipa: u64, rounds: u64) {
         }
     }
     smp::run_everywhere(Job::Contend(Plan { at, rounds }));
-    let [add, exclusive, cas, casp, above] = words.map(|word| access::load(word).unwrap_or(u64::MAX));
+    let [add, exclusive, cas, casp, above] =
+        words.map(|word| access::load(word).unwrap_or(u64::MAX));
     let vcpus = guest::get().vcpus();
-    report!("event=contend vcpus={vcpus} rounds={rounds} add={add} exclusive={exclusive} cas={cas} casp={casp} above={above}");
+    report!(
+        "event=contend vcpus={vcpus} rounds={rounds} add={add} exclusive={exclusive} cas={cas} casp={casp} above={above}"
+    );
 }
 
 /// This vCPU's part.
