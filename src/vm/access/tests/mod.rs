@@ -1,7 +1,6 @@
 //! Every form against a model that reads the assembler's text, and what an exit makes of it.
 
 mod decoding;
-mod exits;
 mod forms;
 mod model;
 mod sequences;
