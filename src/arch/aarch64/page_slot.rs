@@ -152,6 +152,7 @@ global_asm!(
     "stp x2, x3, [x1], #16",
     "subs x8, x8, #16",
     "b.ne 1b",
+    "b page_done",
     // x1 is log2 of the size, x2 where the 16 bytes go.
     "page_load:",
     "keep_exit",
