@@ -3,16 +3,16 @@
 
 use std::fmt::Write;
 use std::path::Path;
-use std::{env, fs};
+use std::{env, fs, io};
 
 /// The list: a word and a text a line.
 const FORMS: &str = "../../src/vm/access/forms.txt";
 
-fn main() {
+fn main() -> io::Result<()> {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=probe.ld");
     if env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("none") {
-        return;
+        return Ok(());
     }
     let root = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
     let script = Path::new(&root).join("probe.ld");
@@ -24,14 +24,14 @@ fn main() {
         println!("cargo:rustc-link-arg-bins={arg}");
     }
     println!("cargo:rustc-link-arg-bins=-T{script}");
-    make_forms(Path::new(&root));
+    make_forms(Path::new(&root))
 }
 
 /// Makes `forms.s`, each instruction with a `ret` behind it, and `forms.rs`, the table of them.
-fn make_forms(root: &Path) {
+fn make_forms(root: &Path) -> io::Result<()> {
     let path = root.join(FORMS);
     println!("cargo:rerun-if-changed={}", path.display());
-    let list = fs::read_to_string(&path).expect("Cordon's list of forms");
+    let list = fs::read_to_string(&path)?;
     let forms: Vec<(&str, &str)> = list
         .lines()
         .filter(|line| !line.starts_with('#'))
@@ -64,8 +64,9 @@ fn make_forms(root: &Path) {
     let table = format!("pub(super) static FORMS: {table};\n");
     let out = env::var("OUT_DIR").unwrap_or_default();
     for (name, text) in [("forms.s", code), ("forms.rs", table)] {
-        fs::write(Path::new(&out).join(name), text).expect("a file for the forms");
+        fs::write(Path::new(&out).join(name), text)?;
     }
+    Ok(())
 }
 
 /// Whether it need not be aligned: no atomic, exclusive or ordered access, and none by SP.

@@ -191,6 +191,8 @@ struct Good {
 
 impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     /// The guest touched a hole that is larger than a page.
+    #[cold]
+    #[inline(never)]
     pub(super) fn under_hole(&mut self, abort: &Abort, ipa: Ipa, pa: Pa) -> Next {
         let obstacle = match self.carry_out(abort, ipa) {
             Ok(behind) => {

@@ -50,7 +50,7 @@ const WIDE: [Plain; 24] = [
     (0xaac5_2043, |a, b, _| a | b.rotate_right(8)), // orr x3, x2, x5, ror #8
     (0xb240_1c43, |a, _, _| a | 0xff),          // orr x3, x2, #0xff
     (0x9278_dc43, |a, _, _| a & 0xffff_ffff_ffff_ff00), // and x3, x2, #-256
-    (0xd200_c043, |a, _, _| a ^ 0x0101_0101_0101_0101 & !0 ^ 0), // eor x3, x2, #0x0101010101010101
+    (0xd200_c043, |a, _, _| a ^ 0x0101_0101_0101_0101), // eor x3, x2, #0x0101010101010101
     (0xd280_0543, |_, _, _| 42),                // mov x3, #42
     (0x9280_0003, |_, _, _| u64::MAX),          // mov x3, #-1
     (0xf2a0_0543, |_, _, c| c & !0xffff_0000 | 42 << 16), // movk x3, #42, lsl #16
@@ -115,7 +115,7 @@ proptest! {
         let mut scratch = scratch([3; 31], 0);
         let _ = run(&words, &mut scratch);
         // Nothing but branches to themselves and forth and back.
-        let branches: std::vec::Vec<u32> = words.iter().map(|word| 0x1400_0000 | word % 32).collect();
+        let branches: std::vec::Vec<u32> = words.iter().map(|word| 0x1400_0000 | (word % 32)).collect();
         let _ = run(&branches, &mut scratch);
         let _ = run(&[first; 32], &mut scratch);
     }
