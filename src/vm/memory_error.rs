@@ -149,6 +149,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
 
     /// An access was carried out for the guest, and the page met poison that nobody knew of: the guest has consumed
     /// it, by Cordon's hand.
+    #[cold]
     pub(super) fn consumed(&mut self, abort: &Abort, ipa: Ipa, pa: Pa) -> Next {
         let (event, collected) = self.take_poison(abort, ipa, pa);
         if collected.fatal {
@@ -159,6 +160,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     }
 
     /// Contains what Cordon met in its place; the page on this word alone if no record was about it.
+    #[cold]
     pub(super) fn take_poison(&self, abort: &Abort, ipa: Ipa, pa: Pa) -> (ErrorEvent, Collected) {
         let (event, collected) = self.collect(Origin::Sea, Some(abort.into()));
         let by = By::Translation;
