@@ -11,6 +11,7 @@ use cordon::console::{Event, Switchboard};
 use cordon::deadlines::{Due, Purpose};
 use cordon::platform::aml::PlatformEvents;
 use cordon::ras::media::{Healing, Media, MediaError};
+use cordon::vm::access::pages::{Apertures, Caching, Which};
 use cordon::vm::boot::{Contents, LoadError};
 use cordon::vm::device::Device;
 use cordon::vm::hypervisor::{End, Hypervisor, Platform};
@@ -199,6 +200,23 @@ impl Media for ThisMachine {
 
     fn copy(&self, from: Pa, to: Pa) -> Result<(), MediaError> {
         page_slot::copy(from, to)
+    }
+}
+
+impl Apertures for ThisMachine {
+    type Page = page_slot::OpenPage;
+
+    fn open(
+        &self,
+        which: Which,
+        page: Pa,
+        caching: Caching,
+    ) -> Result<page_slot::OpenPage, MediaError> {
+        page_slot::open(which, page, caching)
+    }
+
+    fn fence(&self) {
+        page_slot::fence();
     }
 }
 

@@ -7,6 +7,7 @@
 //! [`TARGETS`] has them by name. `targets/NAME.rs` hands one to libFuzzer; the tests here run them
 //! over all beginnings of all seeds without it.
 
+pub mod access;
 pub mod platform;
 pub mod ras;
 
@@ -17,7 +18,8 @@ pub type Seed = (&'static str, &'static str, Vec<u8>);
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
+    ("access", access::access),
     ("cper", ras::cper),
     ("hest", ras::hest),
     ("ghes", ras::ghes),
@@ -30,7 +32,7 @@ pub const TARGETS: [(&str, Target); 8] = [
 
 /// The seeds of all targets.
 pub fn seeds() -> Vec<Seed> {
-    [ras::seeds(), platform::seeds()].concat()
+    [access::seeds(), ras::seeds(), platform::seeds()].concat()
 }
 
 /// An error must be fit to be the value of a `why=` key.

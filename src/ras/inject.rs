@@ -112,6 +112,12 @@ pub mod pstate {
     pub const SSBS: u64 = 1 << 12;
     /// All interrupts are masked (FEAT_NMI).
     pub const ALLINT: u64 = 1 << 13;
+    /// `M[3:2]`: the exception level.
+    pub const MODE_EL: u64 = 0b11 << 2;
+    /// Data is in big-endian order, in AArch32.
+    pub const AARCH32_E: u64 = 1 << 9;
+    /// LDTR and STTR are like any other access (FEAT_UAO).
+    pub const UAO: u64 = 1 << 23;
     /// Privileged access never.
     pub const PAN: u64 = 1 << 22;
     /// Data-independent timing.
@@ -130,6 +136,14 @@ pub mod pstate {
 pub mod sctlr {
     /// Set privileged access never; 1 leaves PAN alone at exception entry.
     pub const SPAN: u64 = 1 << 23;
+    /// Data of EL0 is in big-endian order.
+    pub const E0E: u64 = 1 << 24;
+    /// Data of EL1 is in big-endian order, and so are tables.
+    pub const EE: u64 = 1 << 25;
+    /// What becomes of a tag that does not match, at EL0 and at EL1; 0: nothing (FEAT_MTE2).
+    pub const TCF0: u64 = 0b11 << 38;
+    /// At EL1.
+    pub const TCF: u64 = 0b11 << 40;
     /// The value of PSTATE.SSBS at exception entry.
     pub const DSSBS: u64 = 1 << 44;
     /// 1 leaves interrupts unmasked by ALLINT at exception entry (FEAT_NMI).
@@ -369,8 +383,8 @@ impl Refusal {
         }
     }
 
-    /// `DFSC`.
-    const fn status(self) -> u64 {
+    /// `DFSC`, which the guest is told as if its own stage 1 gave the type: it knows of no stage 2.
+    pub const fn status(self) -> u8 {
         match self {
             Self::Alignment => 0x21,
             Self::UnsupportedExclusive => 0x35,
@@ -378,34 +392,32 @@ impl Refusal {
     }
 }
 
-/// The state of a guest whose `access` to `far` the type of the memory forbids. Where stage 2 gives the type, the
-/// CPU tells EL2; a guest, which knows of no stage 2, is told as if its own stage 1 had given it.
+/// The state of a guest that takes a Data Abort of its own stage 1 at the instruction it was about to execute:
+/// at `far`, with `status` as its fault status code. IL is 1, as ISV is 0.
 ///
 /// # Errors
 ///
 /// [`BadMode`].
-pub fn refused(
+pub fn stage1_fault(
     guest: &GuestState,
-    refusal: Refusal,
-    access: Access,
     far: u64,
+    write: bool,
+    status: u8,
 ) -> Result<Injected, BadMode> {
-    let mode = Mode::of(guest.pstate)?;
     let abort = ExternalAbort {
-        access,
+        access: if write { Access::Write } else { Access::Read },
         walk: None,
         far: Some(far),
         cache_maintenance: false,
         ea: false,
         error_type: None,
     };
+    let mode = Mode::of(guest.pstate)?;
+    let iss = abort.data_bits() | u64::from(status & 0x3f);
     Ok(Injected {
         pc: vector(guest, mode, false),
-        pstate: entry_pstate(guest, mode),
-        esr_el1: (abort.class(mode) << CLASS_SHIFT) | IL | abort.data_bits() | refusal.status(),
-        far_el1: Some(far),
-        elr_el1: guest.pc,
-        spsr_el1: guest.pstate,
+        esr_el1: abort.class(mode) << CLASS_SHIFT | IL | iss,
+        ..external_abort(guest, &abort)?
     })
 }
 

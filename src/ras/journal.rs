@@ -14,6 +14,7 @@
 
 use super::contain::AddressSpaces;
 use super::cper::{Section, Severity};
+use super::esr::Access;
 use super::event::{Attempt, Consumer, ErrorEvent};
 use super::pipeline::Injection;
 use crate::addr::{Ipa, Pa, Vmid};
@@ -93,6 +94,23 @@ pub enum Note {
         severity: Option<Severity>,
         ipa: Ipa,
     },
+    /// An access to a good page under a hole was carried out.
+    CarriedOut {
+        vm: Vmid,
+        vcpu: usize,
+        ipa: Ipa,
+        el: u8,
+        access: Access,
+        count: u64,
+    },
+    /// One was not.
+    NotCarriedOut {
+        vm: Vmid,
+        vcpu: usize,
+        ipa: Ipa,
+        why: &'static str,
+        count: u64,
+    },
     /// A guest accessed a hole.
     Touched {
         seq: u64,
@@ -107,7 +125,7 @@ impl Note {
     /// How much it matters.
     pub const fn level(&self) -> log::Level {
         match self {
-            Self::NoRecord(_) => log::Level::Warn,
+            Self::NoRecord(_) | Self::NotCarriedOut { .. } => log::Level::Warn,
             _ => log::Level::Info,
         }
     }
@@ -369,6 +387,29 @@ impl<V: AddressSpaces> Line<'_, V> {
             } => write!(
                 f,
                 "event=touched seq={seq} vm={} vcpu={vcpu} ipa={ipa} count={count}",
+                name(vm)
+            ),
+            Note::CarriedOut {
+                vm,
+                vcpu,
+                ipa,
+                el,
+                access,
+                count,
+            } => write!(
+                f,
+                "event=carried-out vm={} vcpu={vcpu} ipa={ipa} el={el} access={access} count={count}",
+                name(vm)
+            ),
+            Note::NotCarriedOut {
+                vm,
+                vcpu,
+                ipa,
+                why,
+                count,
+            } => write!(
+                f,
+                "event=not-carried-out vm={} vcpu={vcpu} ipa={ipa} why={why} count={count}",
                 name(vm)
             ),
             Note::SError {

@@ -240,6 +240,17 @@ pub enum Insert<'s> {
     Full,
 }
 
+/// What the set says of a page that a VM may or may not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is in order.
+    Good,
+    /// The VM must not have it: it is bad, or withheld.
+    Lost,
+    /// It is not in the set, which is full: it may be bad all the same.
+    Unknown,
+}
+
 /// What was known of a page that is bad no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Removed {
@@ -348,6 +359,15 @@ impl<'a> PoisonSet<'a> {
     pub fn get_for(&self, vm: Vmid, pfn: Pfn) -> Option<&PoisonedPage> {
         let withheld = || self.pages.find(&key(owner(vm), pfn.get())).get();
         self.get(pfn).or_else(withheld)
+    }
+
+    /// Whether `vm` may have `pfn`.
+    pub fn standing(&self, vm: Vmid, pfn: Pfn) -> Standing {
+        match self.get_for(vm, pfn) {
+            Some(_) => Standing::Lost,
+            None if self.room() == 0 => Standing::Unknown,
+            None => Standing::Good,
+        }
     }
 
     /// Whether `pfn` is bad.

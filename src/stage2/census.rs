@@ -95,7 +95,11 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
                 attrs: leaf.attrs(),
                 level: slot.level,
             },
-            Err(Invalid::Poisoned(leaf)) => Lookup::Poisoned { pa: at(leaf), size },
+            Err(Invalid::Poisoned(leaf)) => Lookup::Poisoned {
+                pa: at(leaf),
+                size,
+                attrs: leaf.attrs(),
+            },
             Err(Invalid::Parked(leaf)) => Lookup::Parked { pa: at(leaf), size },
             Err(Invalid::NeverMapped | Invalid::Unknown(_)) => Lookup::Unmapped,
         })

@@ -119,6 +119,8 @@ pub enum Lookup {
         pa: Pa,
         /// Size in bytes of the hole.
         size: u64,
+        /// With what attributes it was mapped.
+        attrs: Attrs,
     },
     /// To memory that was dropped with its block: [`Stage2::reopen`] brings back what is good of it.
     Parked {

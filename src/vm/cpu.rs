@@ -1,12 +1,64 @@
 //! What handling an exit needs of the CPU that took it, as a trait: the image implements it with
 //! system registers, tests with plain values.
 
+use super::access::execute::GuestRegisters;
 use super::vgic::CpuInterface;
 use crate::addr::Ipa;
 use crate::ras::inject::{GuestState, Injected};
 
+/// With whose rights an address is translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rights {
+    /// To read an instruction, which is being executed: whatever can be, EL1 can read.
+    Fetch,
+    /// EL0's.
+    El0 {
+        /// To write.
+        write: bool,
+    },
+    /// EL1's, with PSTATE.PAN as the guest has it.
+    El1 {
+        /// To write.
+        write: bool,
+    },
+}
+
+/// What stage 1 says of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stage1 {
+    /// Where it leads.
+    pub ipa: Ipa,
+    /// The memory type, as `MAIR_EL1` has it.
+    pub memory: u8,
+}
+
+impl Stage1 {
+    /// Normal, Inner and Outer Write-Back (Arm ARM, `MAIR_EL1`).
+    pub const fn is_write_back(self) -> bool {
+        // 0b01RW with RW not 0, or 0b11RW.
+        const fn nibble(attr: u8) -> bool {
+            matches!(attr & 0xf, 0b0101..=0b0111 | 0b1100..=0b1111)
+        }
+        nibble(self.memory) && nibble(self.memory >> 4) || self.is_tagged()
+    }
+
+    /// Normal, Write-Back, with tags.
+    pub const fn is_tagged(self) -> bool {
+        self.memory == 0xf0
+    }
+}
+
+/// Why stage 1 gives no address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// A fault, with this status code.
+    Stage1(u8),
+    /// It cannot be told: a table is a hole, or met poison; or the CPU cannot be asked.
+    Unknown,
+}
+
 /// The CPU, stopped in EL2 by an exit of the guest that is pinned to it.
-pub trait GuestCpu {
+pub trait GuestCpu: GuestRegisters {
     /// The hypervisor's side of its virtual interrupts.
     type Interrupts: CpuInterface;
 
@@ -28,13 +80,12 @@ pub trait GuestCpu {
         false
     }
 
-    /// General register `number`; 31 is XZR.
-    fn register(&self, number: u8) -> u64;
-    /// Sets general register `number`; nothing happens for 31.
-    fn set_register(&mut self, number: u8, value: u64);
+    /// The fault that is handled is at this address, from now on: of an access to two pages, the second was the
+    /// one that failed.
+    fn move_fault(&mut self, far: u64);
 
-    /// Whether [`Self::register`] and [`Self::set_register`] know general register `number`. They
-    /// know all, except while [`Exit::quick`](super::exit::Exit::quick) runs.
+    /// Whether [`GuestRegisters::register`] and [`GuestRegisters::set_register`] know general register `number`.
+    /// They know all, except while [`Exit::quick`](super::exit::Exit::quick) runs.
     fn has_register(&self, _number: u8) -> bool {
         true
     }
@@ -42,6 +93,9 @@ pub trait GuestCpu {
     /// Steps over the instruction that caused the exit, which has been emulated
     /// ([`skip::behind`](super::skip::behind)).
     fn skip_instruction(&mut self);
+
+    /// The guest goes on at `pc`, with these for its condition flags: a few instructions were carried out.
+    fn go_on(&mut self, pc: u64, flags: u64);
 
     /// What the CPU has in its ID register with this `CRm` (1 to 7) and `op2` (0 to 7); reserved
     /// ones are zero.
@@ -62,4 +116,10 @@ pub trait GuestCpu {
 
     /// The guest's stage 1 for `va`: `None` where it gives none, or meets poison itself.
     fn translate(&self, va: u64) -> Option<Ipa>;
+
+    /// The same, with what else it says.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    fn translate_for(&self, va: u64, rights: Rights) -> Result<Stage1, Denied>;
 }

@@ -18,9 +18,9 @@ use super::vcpu::{Power, Vcpu};
 use super::vgic::{
     CpuInterface, Frame, Others, PHYSICAL_TIMER, REDISTRIBUTOR_SIZE, VIRTUAL_TIMER, VcpuSet,
 };
-use crate::addr::Ipa;
+use crate::addr::{Ipa, PAGE_SIZE};
 use crate::ras::cper::Severity;
-use crate::ras::esr::{Abort, Fault, Mmio, Syndrome, System, SystemRegister};
+use crate::ras::esr::{Abort, Access, Fault, Mmio, Syndrome, System, SystemRegister};
 use crate::ras::event::Origin;
 use crate::ras::inject;
 use crate::ras::pipeline::{Injection, Occasion};
@@ -303,8 +303,9 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             return Next::Resume;
         }
         if let Some(refusal) = inject::Refusal::of(abort.fault) {
+            let write = abort.access == Access::Write;
             let (state, far) = (self.cpu.state(), self.cpu.far());
-            return self.deliver(inject::refused(&state, refusal, abort.access, far));
+            return self.deliver(inject::stage1_fault(&state, far, write, refusal.status()));
         }
         let Some(page) = self.faulting_page(abort) else {
             return self.give_external_abort(abort);
@@ -330,9 +331,12 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         };
         match place.lookup() {
             // The access was made while the page was a hole. What is told of it takes locks of its own.
-            Lookup::Poisoned { pa, .. } => {
+            Lookup::Poisoned { pa, size, .. } => {
                 drop(place);
-                self.touched(abort, ipa, pa)
+                match size {
+                    PAGE_SIZE => self.touched(abort, ipa, pa),
+                    _ => self.under_hole(abort, ipa, pa),
+                }
             }
             Lookup::Mapped { .. } if abort.fault.is_translation() => Next::Resume,
             Lookup::Mapped { pa, attrs, .. } if self.may_retry(abort, pa, attrs) => Next::Resume,
@@ -449,7 +453,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     }
 
     /// What a bus says where nobody answers: a synchronous external abort, no memory error.
-    fn give_external_abort(&mut self, abort: &Abort) -> Next {
+    pub(super) fn give_external_abort(&mut self, abort: &Abort) -> Next {
         let abort = inject::ExternalAbort::from_trap(abort, self.cpu.far(), None);
         self.deliver(inject::external_abort(&self.cpu.state(), &abort))
     }

@@ -152,6 +152,33 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         self.tell(abort, &event, Some(ipa), touch.walk_level)
     }
 
+    /// An access was carried out for the guest, and the page met poison that nobody knew of: the guest has consumed
+    /// it, by Cordon's hand.
+    #[cold]
+    pub(super) fn consumed(&mut self, abort: &Abort, ipa: Ipa, pa: Pa) -> Next {
+        let (event, collected) = self.take_poison(abort, ipa, pa);
+        if collected.fatal {
+            return self.fatal("firmware-says-fatal", &event, &collected);
+        }
+        self.count(Some(self.hypervisor.ras.consumed(self.toucher(), pa)));
+        self.meet(abort, Some(ipa));
+        self.tell(abort, &event, Some(ipa), None)
+    }
+
+    /// Contains what Cordon met in its place; the page on this word alone if no record was about it.
+    #[cold]
+    pub(super) fn take_poison(&self, abort: &Abort, ipa: Ipa, pa: Pa) -> (ErrorEvent, Collected) {
+        let (event, collected) = self.collect(Origin::Sea, Some(abort.into()));
+        let by = By::Translation;
+        if let Some(range) = PaRange::new(pa.page(), PAGE_SIZE)
+            && !self.hypervisor.ras.is_bad(pa)
+        {
+            self.hypervisor.ras.contain(&event, range, self.hypervisor);
+        }
+        self.say_resolved(&event, &Resolved { pa, ipa, by });
+        (event, collected)
+    }
+
     /// The guest, for the poison set.
     const fn toucher(&self) -> Toucher {
         Toucher {
@@ -240,15 +267,18 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             Some(page) => self.contained(page, event)?,
             None => self.resolve_by_far(abort, event, collected)?,
         };
-        let Resolved { pa, ipa, by } = resolved;
+        self.say_resolved(event, &resolved);
+        Some(resolved)
+    }
+
+    fn say_resolved(&self, event: &ErrorEvent, resolved: &Resolved) {
         self.say(&Note::Resolved {
             seq: event.sequence,
-            pa: pa.page(),
-            ipa: ipa.page(),
+            pa: resolved.pa.page(),
+            ipa: resolved.ipa.page(),
             vm: self.vm.vmid,
-            by: by.name(),
+            by: resolved.by.name(),
         });
-        Some(resolved)
     }
 
     fn resolve_by_far(

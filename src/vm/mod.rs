@@ -16,11 +16,13 @@
 //!                skip: how it goes on behind what was done for it
 //!   hypercall    what a guest may ask of Cordon; services answers
 //!   memory_error the part of exit that Cordon is for
+//!   access       what a guest wants of the good pages under a hole, carried out
 //!   injection    what is done on request: errors, filters; report: what was counted
 //!   bad_memory   the guest's device tree, with what it has lost
 //!   monitor      what a person at the monitor may ask for
 //! ```
 
+pub mod access;
 pub mod bad_memory;
 pub mod boot;
 pub mod caches;

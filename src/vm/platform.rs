@@ -1,5 +1,6 @@
 //! What VMs need of the machine that they run on.
 
+use super::access::pages::Apertures;
 use super::boot::{Contents, LoadError};
 use super::device::Device;
 use super::hypervisor::End;
@@ -10,7 +11,7 @@ use crate::stage2::{TableMemory, Tlb};
 use core::fmt;
 
 /// What the machine does for its VMs.
-pub trait Platform: Media {
+pub trait Platform: Media + Apertures {
     /// Reaches stage-2 tables.
     type Tables: TableMemory;
     /// Maintains TLBs.

@@ -20,7 +20,14 @@ impl<P: Platform> Hypervisor<P> {
     /// Says the same to whom it may concern.
     pub(super) fn say_counters(&self, say: &mut Say<'_>) {
         let counters = self.ras.announcer.counters();
-        say(format_args!("event=summary {}", counters.snapshot()));
+        let carried = self.vms().iter();
+        let carried: u64 = carried
+            .map(|vm| vm.carried_out.load(Ordering::Relaxed))
+            .sum();
+        say(format_args!(
+            "event=summary {} carried_out={carried}",
+            counters.snapshot()
+        ));
         let kinds = counters.kinds();
         let (required, optional) = (kinds.required, kinds.optional);
         say(format_args!(
@@ -47,7 +54,9 @@ impl<P: Platform> Hypervisor<P> {
         let name = &vm.name;
         if let Some(met) = self.ras.announcer.counters().vm(vm.vmid) {
             say(format_args!(
-                "event=counters vm={name} lost_pages={lost} injected={injected} {met}"
+                "event=counters vm={name} lost_pages={lost} injected={injected} {met} carried_out={} not_carried_out={}",
+                vm.carried_out.load(Ordering::Relaxed),
+                vm.not_carried_out.load(Ordering::Relaxed)
             ));
         }
         for vcpu in &vm.vcpus {

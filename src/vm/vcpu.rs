@@ -1,5 +1,6 @@
 //! A virtual CPU: pinned to one physical CPU, on or off.
 
+use super::access::Carried;
 use super::id_registers::IdRegisters;
 use crate::ras::loops::Streak;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
@@ -53,6 +54,8 @@ pub struct Vcpu {
     pub consumed: AtomicU64,
     /// Pages that it consumed at least once.
     pub distinct: AtomicU64,
+    /// What it has to remember of accesses that were carried out for it.
+    pub carried: Carried,
     /// What it reads in its ID registers, once it has read one.
     pub id_registers: Once<IdRegisters>,
     power: AtomicU8,
@@ -69,6 +72,7 @@ impl Vcpu {
             streak: Streak::new(),
             consumed: AtomicU64::new(0),
             distinct: AtomicU64::new(0),
+            carried: Carried::new(),
             id_registers: Once::new(),
             power: AtomicU8::new(Power::Off as u8),
             entry: AtomicU64::new(0),

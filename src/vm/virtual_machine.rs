@@ -95,6 +95,10 @@ pub struct Vm<P: Platform> {
     pub boot: Boot,
     /// Virtual aborts that its vCPUs were given for memory errors.
     pub vseas: AtomicU64,
+    /// Accesses to good pages under holes that were carried out for its vCPUs.
+    pub carried_out: AtomicU64,
+    /// Such that were not.
+    pub not_carried_out: AtomicU64,
     /// Pages that its guest has injected errors into.
     pub injected: AtomicU64,
     /// Its interrupt controller.
@@ -139,6 +143,8 @@ impl<P: Platform> Vm<P> {
             console,
             boot,
             vseas: AtomicU64::new(0),
+            carried_out: AtomicU64::new(0),
+            not_carried_out: AtomicU64::new(0),
             injected: AtomicU64::new(0),
             devices: Vec::new(),
             devices_at_rest: AtomicBool::new(false),

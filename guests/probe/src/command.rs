@@ -63,6 +63,19 @@ pub enum Command {
     Bench,
     /// `bench-touch A`
     BenchTouch(u64),
+    /// `bench-load A`
+    BenchLoad(u64),
+    /// `forms A`
+    Forms(u64),
+    /// `straddle A`
+    Straddle(u64),
+    /// `contend A N`
+    Contend {
+        /// Where the words are that all vCPUs change.
+        at: u64,
+        /// How often each does so.
+        rounds: u64,
+    },
     /// `scan A N STEP`
     Scan {
         /// Where the first load is.
@@ -180,6 +193,13 @@ pub fn parse(line: &str) -> Result<Option<Command>, ParseError> {
         "quiet" => Command::Quiet(number()?),
         "bench" => Command::Bench,
         "bench-touch" => Command::BenchTouch(number()?),
+        "bench-load" => Command::BenchLoad(number()?),
+        "forms" => Command::Forms(number()?),
+        "straddle" => Command::Straddle(number()?),
+        "contend" => Command::Contend {
+            at: number()?,
+            rounds: number()?,
+        },
         "scan" => Command::Scan {
             from: number()?,
             loads: number()?,
@@ -301,6 +321,16 @@ mod tests {
             ("quiet 0x1000", Command::Quiet(0x1000)),
             ("bench", Command::Bench),
             ("bench-touch 0x1000", Command::BenchTouch(0x1000)),
+            ("bench-load 0x1000", Command::BenchLoad(0x1000)),
+            ("forms 0x1000", Command::Forms(0x1000)),
+            ("straddle 0x1000", Command::Straddle(0x1000)),
+            (
+                "contend 0x1000 9",
+                Command::Contend {
+                    at: 0x1000,
+                    rounds: 9,
+                },
+            ),
             (
                 "scan 0x1000 3 4096",
                 Command::Scan {

@@ -4,7 +4,7 @@
 //! which goes on at its landing. Everything else is reported in full, and the machine stops.
 
 use super::vectors::HypFrame;
-use super::{crash, fixup, layout};
+use super::{crash, fixup, layout, page_slot};
 use aarch64_cpu::registers::{ELR_EL2, ESR_EL2, FAR_EL2, Readable, SPSR_EL2, Writeable};
 use cordon::addr::Pa;
 use core::fmt::{self, Write};
@@ -22,10 +22,14 @@ const FNV: u64 = 1 << 10;
 
 /// A synchronous exception from EL2.
 pub extern "C" fn hyp_sync(frame: &HypFrame) {
-    if is_external_abort(ESR_EL2.get())
-        && !is_uncontained(ESR_EL2.get())
-        && let Some(landing) = fixup::landing(ELR_EL2.get())
-    {
+    let (esr, pc) = (ESR_EL2.get(), ELR_EL2.get());
+    let landing = match is_external_abort(esr) {
+        true if is_uncontained(esr) => None,
+        true => fixup::landing(pc),
+        // What a guest wants may be more than its memory can do.
+        false => page_slot::landing(pc).filter(|_| is_refusal(esr)),
+    };
+    if let Some(landing) = landing {
         ELR_EL2.set(landing);
         return;
     }
@@ -67,6 +71,11 @@ pub fn report_and_stop(why: &str, frame: &HypFrame) -> ! {
 /// An error that may have gone anywhere is no copy's alone (ESR_ELx.SET, FEAT_RAS: UC or reserved).
 fn is_uncontained(esr: u64) -> bool {
     super::features::get().ras && matches!(esr >> 11 & 0b11, 0b01 | 0b10)
+}
+
+/// An access to a guest's page that the memory behind it does not do.
+fn is_refusal(esr: u64) -> bool {
+    esr >> 26 & 0x3f == EC_DATA_ABORT && page_slot::is_refusal(esr & 0x3f)
 }
 
 fn is_external_abort(esr: u64) -> bool {

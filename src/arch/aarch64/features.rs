@@ -22,6 +22,8 @@ pub struct Features {
     pub pfar: bool,
     /// FEAT_PAN.
     pub pan: bool,
+    /// FEAT_PAN2: address translation can be asked to heed PAN.
+    pub pan2: bool,
     /// FEAT_SSBS.
     pub ssbs: bool,
     /// FEAT_MTE.
@@ -97,6 +99,7 @@ impl Features {
             ras: field(pfr0, 28) != 0,
             pfar: field(pfr1, 60) != 0,
             pan: field(mmfr1, 20) != 0,
+            pan2: field(mmfr1, 20) >= 2,
             ssbs: field(pfr1, 4) != 0,
             mte: field(pfr1, 8) != 0,
             mte2: field(pfr1, 8) >= 2,

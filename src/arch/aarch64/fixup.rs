@@ -8,7 +8,9 @@
 //! Rust reads memory: poison in these is fatal.
 #![expect(unsafe_code, reason = "instructions that may abort")]
 
+use aarch64_cpu::registers::{Readable, SPSR_EL2};
 use cordon::addr::Pa;
+use cordon::vm::cpu::{Denied, Rights, Stage1};
 use core::arch::naked_asm;
 
 /// `PAR_EL1.F`: the translation failed (Arm ARM D19.2.119).
@@ -56,6 +58,95 @@ pub fn stage1_translate(va: u64) -> Option<cordon::addr::Ipa> {
     const PAR_PA: u64 = 0x000f_ffff_ffff_f000;
     let par = at_s1e1r(va);
     (par & PAR_F == 0).then(|| cordon::addr::Ipa::new(par & PAR_PA | va & 0xfff))
+}
+
+/// Which address translation [`at_s1`] asks for.
+const AS_EL0: u64 = 1 << 0;
+const TO_WRITE: u64 = 1 << 1;
+const WITH_PAN: u64 = 1 << 2;
+
+/// The same with other rights: `AT S1E0R`, `S1E0W`, `S1E1R`, `S1E1W`, or, with FEAT_PAN2, `S1E1RP` and `S1E1WP`,
+/// which heed PSTATE.PAN. That is the guest's still: entering EL2 does not change it (Arm ARM, TakeException).
+#[unsafe(naked)]
+extern "C" fn at_s1(va: u64, how: u64) -> u64 {
+    naked_asm!(
+        "mov x7, x1",
+        "mrs x1, par_el1",
+        "mrs x2, elr_el2",
+        "mrs x3, spsr_el2",
+        "mrs x4, esr_el2",
+        "mrs x5, far_el2",
+        "mrs x6, hpfar_el2",
+        ".global at_s1_start, at_s1_end",
+        "at_s1_start:",
+        "tbnz x7, #2, 4f",
+        "tbnz x7, #0, 2f",
+        "tbnz x7, #1, 1f",
+        "at  s1e1r, x0",
+        "b   at_s1_end",
+        "1: at s1e1w, x0",
+        "b   at_s1_end",
+        "2: tbnz x7, #1, 3f",
+        "at  s1e0r, x0",
+        "b   at_s1_end",
+        "3: at s1e0w, x0",
+        "b   at_s1_end",
+        "4: tbnz x7, #1, 5f",
+        "sys #0, c7, c9, #0, x0",
+        "b   at_s1_end",
+        "5: sys #0, c7, c9, #1, x0",
+        "at_s1_end:",
+        "isb",
+        "mrs x0, par_el1",
+        "msr par_el1, x1",
+        "ret",
+    )
+}
+
+/// What the current guest's stage 1 says of `va`.
+///
+/// # Errors
+///
+/// [`Denied`].
+pub fn stage1(va: u64, rights: Rights) -> Result<Stage1, Denied> {
+    /// PAR_EL1.PA, bits 51:12; with F = 1: FST, bits 6:1, and S, bit 9: stage 2 failed.
+    const PAR_PA: u64 = 0x000f_ffff_ffff_f000;
+    const PAR_S: u64 = 1 << 9;
+    /// PSTATE.PAN, as MRS has it.
+    const PAN: u64 = 1 << 22;
+    let write = |write| if write { TO_WRITE } else { 0 };
+    let how = match rights {
+        Rights::Fetch => 0,
+        Rights::El0 { write: it } => AS_EL0 | write(it),
+        Rights::El1 { write: it } => {
+            let features = super::features::get();
+            let pan = features.pan && SPSR_EL2.get() & PAN != 0;
+            match (pan, features.pan2) {
+                (false, _) => write(it),
+                (true, true) => WITH_PAN | write(it),
+                (true, false) => return Err(Denied::Unknown),
+            }
+        }
+    };
+    let par = at_s1(va, how);
+    if par & PAR_F == 0 {
+        return Ok(Stage1 {
+            ipa: cordon::addr::Ipa::new(par & PAR_PA | va & 0xfff),
+            memory: (par >> 56) as u8,
+        });
+    }
+    // The landing leaves nothing but F; status 0 would be an address size fault at level 0.
+    match (par >> 1 & 0x3f) as u8 {
+        status if status != 0 && par & PAR_S == 0 && !is_external(status) => {
+            Err(Denied::Stage1(status))
+        }
+        _ => Err(Denied::Unknown),
+    }
+}
+
+/// Synchronous external aborts on a walk.
+const fn is_external(status: u8) -> bool {
+    matches!(status, 0x10 | 0x12..=0x18 | 0x1b..=0x1f)
 }
 
 /// What a trapped access came to: the address that aborted and the syndrome, which is 0 where none did.
@@ -316,6 +407,8 @@ pub fn clean(start: u64, end: u64, line: u64) -> Result<(), Poisoned> {
 unsafe extern "C" {
     static at_s1e1r_instruction: u8;
     static at_s1e1r_landing: u8;
+    static at_s1_start: u8;
+    static at_s1_end: u8;
     static trapped_copy_start: u8;
     static trapped_copy_end: u8;
     static trapped_zero_start: u8;
@@ -334,7 +427,8 @@ pub fn landing(pc: u64) -> Option<u64> {
         return Some(landing);
     }
     let address = |label: *const u8| label.addr() as u64;
-    if pc == address(&raw const at_s1e1r_instruction) {
+    let asked = address(&raw const at_s1_start)..address(&raw const at_s1_end);
+    if pc == address(&raw const at_s1e1r_instruction) || asked.contains(&pc) {
         return Some(address(&raw const at_s1e1r_landing));
     }
     let trapped = [

@@ -12,12 +12,14 @@ use crate::machine::ThisMachine;
 use aarch64_cpu::registers::{
     CNTHCTL_EL2, CNTVOFF_EL2, CPTR_EL2, ELR_EL1, ELR_EL2, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2,
     HAFGRTR_EL2, HCR_EL2, HDFGRTR_EL2, HDFGWTR_EL2, HFGITR_EL2, HFGRTR_EL2, HFGWTR_EL2, HPFAR_EL2,
-    MDCR_EL2, MIDR_EL1, ReadWriteable, Readable, SCTLR_EL1, SPSR_EL1, SPSR_EL2, VBAR_EL1,
-    VMPIDR_EL2, VTCR_EL2, VTTBR_EL2, Writeable,
+    MDCR_EL2, MIDR_EL1, ReadWriteable, Readable, SCTLR_EL1, SP_EL0, SP_EL1, SPSR_EL1, SPSR_EL2,
+    VBAR_EL1, VMPIDR_EL2, VTCR_EL2, VTTBR_EL2, Writeable,
 };
 use cordon::addr::Ipa;
+use cordon::ras::inject::pstate::NZCV;
 use cordon::ras::inject::{GuestState, Injected};
-use cordon::vm::cpu::GuestCpu;
+use cordon::vm::access::execute::GuestRegisters;
+use cordon::vm::cpu::{Denied, GuestCpu, Rights, Stage1};
 use cordon::vm::hypervisor::Vm;
 use cordon::vm::skip;
 use cordon::vm::vgic::CpuInterface;
@@ -235,6 +237,62 @@ impl<'a> ThisCpu<'a> {
             interrupts: VirtualInterface,
         }
     }
+
+    /// SPSR.M: EL1h. AArch32, at EL0 alone, has no SP here.
+    fn uses_sp_el1(&self) -> bool {
+        SPSR_EL2.get() & 0x1f == 0b00101
+    }
+}
+
+impl GuestRegisters for ThisCpu<'_> {
+    fn register(&self, number: u8) -> u64 {
+        self.frame.x.get(usize::from(number)).copied().unwrap_or(0)
+    }
+
+    fn set_register(&mut self, number: u8, value: u64) {
+        if let Some(register) = self.frame.x.get_mut(usize::from(number)) {
+            *register = value;
+        }
+    }
+
+    fn stack_pointer(&self) -> u64 {
+        if self.uses_sp_el1() {
+            SP_EL1.get()
+        } else {
+            SP_EL0.get()
+        }
+    }
+
+    fn set_stack_pointer(&mut self, value: u64) {
+        if self.uses_sp_el1() {
+            SP_EL1.set(value);
+        } else {
+            SP_EL0.set(value);
+        }
+    }
+
+    fn vector(&self, number: u8) -> u128 {
+        super::vectors_of_guest::read(number)
+    }
+
+    fn set_vector(&mut self, number: u8, value: u128) {
+        super::vectors_of_guest::write(number, value);
+    }
+
+    fn pc(&self) -> u64 {
+        ELR_EL2.get()
+    }
+
+    fn zero_block(&self) -> u64 {
+        /// DCZID_EL0.BS: log2 of words, at most 9.
+        const BS: u64 = 0xf;
+        let dczid: u64;
+        // SAFETY: reads an ID register.
+        unsafe {
+            asm!("mrs {}, dczid_el0", out(reg) dczid, options(nomem, nostack, preserves_flags));
+        }
+        4 << (dczid & BS).min(9)
+    }
 }
 
 impl GuestCpu for ThisCpu<'_> {
@@ -269,14 +327,8 @@ impl GuestCpu for ThisCpu<'_> {
         cordon::ras::triage::overstates_serrors(MIDR_EL1.get())
     }
 
-    fn register(&self, number: u8) -> u64 {
-        self.frame.x.get(usize::from(number)).copied().unwrap_or(0)
-    }
-
-    fn set_register(&mut self, number: u8, value: u64) {
-        if let Some(register) = self.frame.x.get_mut(usize::from(number)) {
-            *register = value;
-        }
+    fn move_fault(&mut self, far: u64) {
+        FAR_EL2.set(far);
     }
 
     fn has_register(&self, number: u8) -> bool {
@@ -287,6 +339,13 @@ impl GuestCpu for ThisCpu<'_> {
         let (pc, pstate) = skip::behind(ELR_EL2.get(), SPSR_EL2.get(), ESR_EL2.get());
         ELR_EL2.set(pc);
         SPSR_EL2.set(pstate);
+    }
+
+    fn go_on(&mut self, pc: u64, flags: u64) {
+        // Of what stepping over the last instruction does, all but the address.
+        let (_, pstate) = skip::behind(pc, SPSR_EL2.get(), ESR_EL2.get());
+        ELR_EL2.set(pc);
+        SPSR_EL2.set(pstate & !NZCV | flags & NZCV);
     }
 
     fn id_register(&self, crm: u8, op2: u8) -> u64 {
@@ -331,5 +390,9 @@ impl GuestCpu for ThisCpu<'_> {
 
     fn translate(&self, va: u64) -> Option<Ipa> {
         super::fixup::stage1_translate(va)
+    }
+
+    fn translate_for(&self, va: u64, rights: Rights) -> Result<Stage1, Denied> {
+        super::fixup::stage1(va, rights)
     }
 }

@@ -35,4 +35,5 @@ pub mod timer;
 pub mod tlb;
 pub mod uart;
 pub mod vectors;
+mod vectors_of_guest;
 pub mod vgic;

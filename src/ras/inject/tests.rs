@@ -316,15 +316,17 @@ fn what_a_type_of_memory_refuses_is_told_as_the_guests_own_fault() {
     ] {
         let trap = trap(trap_esr);
         let refusal = Refusal::of(trap.fault).unwrap();
+        let write = trap.access == Access::Write;
+        let take = |guest| stage1_fault(guest, 0x4004, write, refusal.status()).unwrap();
         // External aborts alone go to the SError vector.
         let at_el1 = GuestState {
             ease: true,
             ..guest(pstate::EL1H)
         };
-        let after = refused(&at_el1, refusal, trap.access, 0x4004).unwrap();
+        let after = take(&at_el1);
         assert_eq!((after.esr_el1, after.far_el1), (told, Some(0x4004)));
         assert_eq!(after.pc, at_el1.vbar + 0x200);
-        let after = refused(&guest(pstate::EL0T), refusal, trap.access, 0x4004).unwrap();
+        let after = take(&guest(pstate::EL0T));
         assert_eq!(after.esr_el1, told & !(1 << 26), "class 0x24, from EL0");
     }
     assert_eq!(Refusal::of(trap(0x24 << 26 | 0x10).fault), None);

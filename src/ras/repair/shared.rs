@@ -20,7 +20,7 @@ use crate::addr::{Pa, PaRange, Vmid};
 use crate::devmem::Policy;
 use crate::ras::ghes::PhysMemory;
 use crate::ras::media::Media;
-use crate::ras::poison::BadPage;
+use crate::ras::poison::{BadPage, Standing};
 use crate::ras::repair::Mendable;
 
 /// Some of the VMs.
@@ -116,6 +116,11 @@ impl<S: PhysMemory> Ras<'_, S> {
     pub fn lost_to(&self, vm: Vmid, pa: Pa) -> Option<BadPage> {
         let poison = self.poison.lock();
         poison.get_for(vm, pa.pfn()).map(|page| page.snapshot())
+    }
+
+    /// Whether `vm` may have the page that holds `pa`.
+    pub fn standing(&self, vm: Vmid, pa: Pa) -> Standing {
+        self.poison.lock().standing(vm, pa.pfn())
     }
 
     /// How many pages are withheld, each counted for each VM that has not asked for it; also those that have

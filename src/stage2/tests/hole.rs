@@ -194,7 +194,8 @@ fn a_hole_knows_the_memory_behind_it() {
             map.lookup(Ipa::new(BAD + 0x321)).unwrap(),
             Lookup::Poisoned {
                 pa: Pa::new(BAD + 16 * G1 + 0x321),
-                size: K4
+                size: K4,
+                attrs: Attrs::RAM,
             }
         );
         assert_eq!(

@@ -16,9 +16,11 @@ use crate::ras::pipeline::Ras;
 use crate::ras::pipeline::tests::{Firmware, Recorder, poison_set};
 use crate::ras::triage;
 use crate::stage2::{Attrs, Census, Config, FrameSource, Level, Lookup, Stage2, TableMemory, Tlb};
+use crate::vm::access::execute::GuestRegisters;
+use crate::vm::access::pages::{Apertures, Caching, Page, PageError, Which};
 use crate::vm::boot::{Boot, Contents, Image, LoadError};
 use crate::vm::config::{ERROR_AREA, IpaRange};
-use crate::vm::cpu::GuestCpu;
+use crate::vm::cpu::{Denied, GuestCpu, Rights, Stage1};
 use crate::vm::device::{Device, DeviceKind};
 use crate::vm::error_device::ErrorDevice;
 use crate::vm::exit::{Exit, Next};
@@ -173,6 +175,94 @@ pub(super) struct FakeMachine {
     /// Memory that aborts when it is, and whether the CPU then says where.
     pub(super) bad: Mutex<Vec<(Pa, bool)>>,
     pub(super) media: Mutex<FakeMedia>,
+    pub(super) memory: FakeMemory,
+}
+
+/// What guests' memory holds, by PA; zero where nobody wrote. A page in `bad` gives poison.
+#[derive(Clone, Default)]
+pub(super) struct FakeMemory {
+    pub(super) bytes: Arc<Mutex<BTreeMap<u64, u8>>>,
+    pub(super) bad: Arc<Mutex<BTreeSet<u64>>>,
+    /// The pages that were opened, and how.
+    pub(super) opened: Arc<Mutex<Vec<(u64, Caching)>>>,
+    /// Lines that were written back.
+    pub(super) cleaned: Arc<Mutex<Vec<u64>>>,
+}
+
+impl FakeMemory {
+    pub(super) fn read(&self, pa: u64, size: u8) -> u128 {
+        let bytes = self.bytes.lock().unwrap();
+        (0..u64::from(size)).rev().fold(0, |value, at| {
+            value << 8 | u128::from(*bytes.get(&(pa + at)).unwrap_or(&0))
+        })
+    }
+
+    pub(super) fn write(&self, pa: u64, size: u8, value: u128) {
+        let mut bytes = self.bytes.lock().unwrap();
+        for (at, byte) in (pa..).zip(value.to_le_bytes()).take(size.into()) {
+            bytes.insert(at, byte);
+        }
+    }
+}
+
+/// One of its pages.
+pub(super) struct FakePage(FakeMemory, u64);
+
+impl FakePage {
+    fn at(&self, offset: u64, size: u64) -> Result<u64, PageError> {
+        assert!(size > 0 && offset + size <= K4, "it leaves the page");
+        match self.0.bad.lock().unwrap().contains(&self.1) {
+            true => Err(PageError::Poisoned),
+            false => Ok(self.1 + offset),
+        }
+    }
+}
+
+impl Page for FakePage {
+    fn load(&self, offset: u64, size: u8) -> Result<u128, PageError> {
+        Ok(self.0.read(self.at(offset, size.into())?, size))
+    }
+    fn store(&self, offset: u64, size: u8, value: u128) -> Result<(), PageError> {
+        self.0.write(self.at(offset, size.into())?, size, value);
+        Ok(())
+    }
+    fn exchange(
+        &self,
+        offset: u64,
+        size: u8,
+        expected: u128,
+        new: u128,
+    ) -> Result<u128, PageError> {
+        assert!(offset.is_multiple_of(size.into()));
+        let seen = self.load(offset, size)?;
+        if seen == expected {
+            self.store(offset, size, new)?;
+        }
+        Ok(seen)
+    }
+    fn zero(&self, offset: u64, length: u64) -> Result<(), PageError> {
+        let at = self.at(offset, length)?;
+        (at..at + length).for_each(|at| self.0.write(at, 1, 0));
+        Ok(())
+    }
+    fn clean(&self, offset: u64) -> Result<(), PageError> {
+        let at = self.at(offset, 1)?;
+        self.0.cleaned.lock().unwrap().push(at);
+        Ok(())
+    }
+}
+
+impl Apertures for FakeMachine {
+    type Page = FakePage;
+    fn open(&self, _: Which, page: Pa, caching: Caching) -> Result<FakePage, MediaError> {
+        assert!(page.is_aligned(K4));
+        let memory = self.memory.clone();
+        let mut opened = memory.opened.lock().unwrap();
+        opened.push((page.get(), caching));
+        drop(opened);
+        Ok(FakePage(memory, page.get()))
+    }
+    fn fence(&self) {}
 }
 
 impl Media for FakeMachine {
@@ -387,8 +477,13 @@ pub(super) struct FakeCpu {
     pub(super) state: GuestState,
     pub(super) delivered: Vec<Injected>,
     pub(super) vserror: Option<u64>,
+    /// V0 to V31.
+    pub(super) v: [u128; 32],
+    pub(super) sp: u64,
     /// VA minus IPA; `None` where stage 1 leads nowhere.
     pub(super) stage1: Option<u64>,
+    /// What stage 1 says of single pages, where that is something else.
+    pub(super) pages: BTreeMap<u64, Result<Stage1, Denied>>,
     pub(super) pfar: Option<u64>,
     pub(super) overstates: bool,
     pub(super) interrupts: Interrupts,
@@ -412,7 +507,10 @@ impl FakeCpu {
             },
             delivered: Vec::new(),
             vserror: None,
+            v: core::array::from_fn(|at| 0x2222 << 96 | 0x3333 << 32 | at as u128),
+            sp: 0x5555_0000,
             stage1: Some(VA),
+            pages: BTreeMap::new(),
             interrupts: Interrupts::default(),
         }
     }
@@ -421,6 +519,35 @@ impl FakeCpu {
     pub(super) fn exception(&self) -> Injected {
         assert_eq!(self.delivered.len(), 1, "{self:#x?}");
         self.delivered[0]
+    }
+}
+
+impl GuestRegisters for FakeCpu {
+    fn register(&self, number: u8) -> u64 {
+        self.x.get(usize::from(number)).copied().unwrap_or(0)
+    }
+    fn set_register(&mut self, number: u8, value: u64) {
+        if let Some(register) = self.x.get_mut(usize::from(number)) {
+            *register = value;
+        }
+    }
+    fn stack_pointer(&self) -> u64 {
+        self.sp
+    }
+    fn set_stack_pointer(&mut self, value: u64) {
+        self.sp = value;
+    }
+    fn vector(&self, number: u8) -> u128 {
+        self.v[usize::from(number)]
+    }
+    fn set_vector(&mut self, number: u8, value: u128) {
+        self.v[usize::from(number)] = value;
+    }
+    fn pc(&self) -> u64 {
+        self.state.pc
+    }
+    fn zero_block(&self) -> u64 {
+        64
     }
 }
 
@@ -442,16 +569,15 @@ impl GuestCpu for FakeCpu {
     fn hpfar(&self) -> u64 {
         self.hpfar
     }
-    fn register(&self, number: u8) -> u64 {
-        self.x.get(usize::from(number)).copied().unwrap_or(0)
-    }
-    fn set_register(&mut self, number: u8, value: u64) {
-        if let Some(register) = self.x.get_mut(usize::from(number)) {
-            *register = value;
-        }
+    fn move_fault(&mut self, far: u64) {
+        self.far = far;
     }
     fn skip_instruction(&mut self) {
         self.state.pc += 4;
+    }
+    fn go_on(&mut self, pc: u64, flags: u64) {
+        self.state.pc = pc;
+        self.state.pstate = self.state.pstate & !(0xf << 28) | flags;
     }
     fn id_register(&self, crm: u8, op2: u8) -> u64 {
         // Every field has something, and no two registers the same.
@@ -475,6 +601,13 @@ impl GuestCpu for FakeCpu {
     }
     fn translate(&self, va: u64) -> Option<Ipa> {
         self.stage1.map(|offset| Ipa::new(va.wrapping_sub(offset)))
+    }
+    fn translate_for(&self, va: u64, _: Rights) -> Result<Stage1, Denied> {
+        if let Some(page) = self.pages.get(&(va & !(K4 - 1))) {
+            return *page;
+        }
+        let ipa = self.translate(va).ok_or(Denied::Unknown)?;
+        Ok(Stage1 { ipa, memory: 0xff })
     }
 }
 

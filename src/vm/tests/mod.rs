@@ -1,6 +1,7 @@
 //! What happens at each exit of a guest, on a machine that is plain values.
 
 mod calls;
+mod carried;
 mod devices;
 mod error_records;
 mod fake;

@@ -7,6 +7,7 @@
 
 use super::attack::fuzz;
 use super::commands::bench;
+use super::commands::forms;
 use super::commands::hammer;
 use super::commands::memory;
 use super::patrol::Patroller;
@@ -53,6 +54,8 @@ pub(super) enum Job {
     Fuzz(fuzz::Plan),
     /// vCPU 0 interrupts the others, which sleep.
     BenchIpi,
+    /// Change the same words, atomically.
+    Contend(forms::Plan),
 }
 
 impl Job {
@@ -74,6 +77,10 @@ impl Job {
             }
             Self::BenchIpi => {
                 bench::ipi_part();
+                Tally::default()
+            }
+            Self::Contend(plan) => {
+                forms::contend_part(plan);
                 Tally::default()
             }
         }

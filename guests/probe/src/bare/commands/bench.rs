@@ -141,6 +141,28 @@ fn ipi(target: u64) -> u64 {
     timed::now().saturating_sub(sent)
 }
 
+/// `bench-load A`: what a load of 64 bits from A takes, which gives a value.
+pub(super) fn load(ipa: u64) {
+    let Some(target) = Target::at(ipa, 8) else {
+        return refuse("bad-address");
+    };
+    let va = target.va(Alias::El1Data);
+    let (mut lost, mut ticks) = (0, [0; 2]);
+    for (at, ticks) in ticks.iter_mut().enumerate() {
+        *ticks = median(|| {
+            let before = timed::now();
+            // The first time for nothing but the counters.
+            lost += u64::from(at == 1 && access::load(va).is_err());
+            timed::now().saturating_sub(before)
+        });
+    }
+    let [empty, full] = ticks;
+    report!(
+        "event=bench-load ipa={ipa:#x} ticks={} lost={lost}",
+        full.saturating_sub(empty)
+    );
+}
+
 /// `bench-touch A`: one load from A, and the physical counter before it and in the vector.
 pub(super) fn touch(ipa: u64) {
     let Some(target) = Target::at(ipa, 8) else {

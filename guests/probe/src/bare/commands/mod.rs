@@ -1,6 +1,7 @@
 //! The console's commands: each prints one `guest: event=...` line when it is done.
 
 pub(super) mod bench;
+pub(super) mod forms;
 pub(super) mod hammer;
 pub(super) mod interrupts;
 pub(super) mod memory;
@@ -114,6 +115,10 @@ impl Session {
             Command::Quiet(ipa) => touch::quiet(ipa),
             Command::Bench => bench::bench(self.begun),
             Command::BenchTouch(ipa) => bench::touch(ipa),
+            Command::BenchLoad(ipa) => bench::load(ipa),
+            Command::Forms(ipa) => forms::forms(ipa),
+            Command::Straddle(ipa) => forms::straddle(ipa),
+            Command::Contend { at, rounds } => forms::contend(at, rounds),
             Command::Scan { from, loads, step } => scan::scan(from, loads, step),
             Command::Vseas => vseas(),
             Command::Hvc(registers) => hvc(registers),

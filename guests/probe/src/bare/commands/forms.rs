@@ -1,0 +1,267 @@
+//! `forms A`, `straddle A` and `contend A N`: every form of load and store, on memory that may be under a hole.
+//!
+//! The same instruction with the same registers is executed twice: on memory around A, and on the buffer in
+//! ordinary RAM, at the same place in a page. Registers and memory have to be the same afterwards.
+
+use super::refuse;
+use crate::bare::forms::{self, FORMS, Form, Frame};
+use crate::bare::report::report;
+use crate::bare::smp::{self, Job};
+use crate::bare::target::{Target, Va};
+use crate::bare::{aborts, access, cpu, guest};
+use cordon_probe::PAGE_SIZE;
+use cordon_probe::layout::Alias;
+
+/// Words around the base that an instruction may access, and where they begin.
+const WINDOW: usize = 64;
+const BEFORE: u64 = 128;
+/// What the longest offsets reach, LDRB's and LDR's.
+const FAR: [u64; 4] = [4088, 4096, 16376, 16384];
+/// How often a store-exclusive on ordinary memory may fail for nothing.
+const TRIES: usize = 100;
+/// Forms that are named when they go wrong.
+const NAMED: u64 = 8;
+
+/// Where LDTR and STTR are allowed.
+const VIEW: Alias = Alias::El0Data;
+
+/// The words of a window.
+type Window = [u64; WINDOW + FAR.len()];
+
+/// Where an instruction is tried.
+#[derive(Clone, Copy)]
+struct Place {
+    base: Va,
+    start: u64,
+    /// A page that is not looked at.
+    lost: Option<u64>,
+}
+
+impl Place {
+    fn new(base: u64) -> Option<Self> {
+        let start = base / 8 * 8 - BEFORE;
+        Some(Self {
+            base: Target::at(base, 1)?.va(VIEW),
+            start,
+            lost: None,
+        })
+    }
+
+    /// The same, but for the page that holds `ipa`.
+    const fn without(self, ipa: u64) -> Self {
+        let lost = Some(ipa / PAGE_SIZE);
+        Self { lost, ..self }
+    }
+
+    /// The words' addresses.
+    fn words(self) -> impl Iterator<Item = Option<Va>> {
+        let near = (0..WINDOW as u64).map(move |at| self.start + 8 * at);
+        let far = FAR.into_iter().map(move |at| self.start + BEFORE + at);
+        let va = move |ipa: u64| {
+            let target = Target::at(ipa, 8).filter(|_| self.lost != Some(ipa / PAGE_SIZE));
+            Some(target?.va(VIEW))
+        };
+        near.chain(far).map(va)
+    }
+
+    /// Writes the window.
+    fn fill(self, seed: u64) {
+        for (at, va) in (0..).zip(self.words()) {
+            if let Some(va) = va {
+                let _ = access::store(va, mix(seed + at));
+            }
+        }
+    }
+
+    /// Reads it; what is not looked at counts as 0.
+    fn window(self) -> Window {
+        let mut window = [0; _];
+        for (word, va) in window.iter_mut().zip(self.words()) {
+            *word = va.map_or(0, |va| access::load(va).unwrap_or(0));
+        }
+        window
+    }
+}
+
+/// Something that is different for each `seed` (splitmix64).
+const fn mix(seed: u64) -> u64 {
+    let mut z = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ z >> 31
+}
+
+/// Registers before an instruction: small indices, the rest by `seed`. Of every other form, what CAS expects is
+/// what is there.
+fn registers(form: usize, base: u64) -> Frame {
+    let seed = 1000 * form as u64;
+    let garbage = mix(seed) << 32;
+    let mut x = core::array::from_fn(|at| mix(seed + 100 + at as u64));
+    (x[0], x[8], x[11]) = (0, 16, 3);
+    (x[9], x[10]) = (0xffff_ffe8, garbage | 40);
+    (x[12], x[13]) = (garbage | 5, garbage | 0xffff_fff9);
+    if form.is_multiple_of(2) {
+        let word = |at| mix(seed + BEFORE / 8 + at);
+        (x[2], x[3]) = (word(0), word(1));
+        (x[4], x[6], x[7]) = (word(0), word(0), word(1));
+    }
+    let v = core::array::from_fn(|at| {
+        let half = |n| u128::from(mix(seed + 200 + n + 2 * at as u64));
+        half(0) << 64 | half(1)
+    });
+    Frame::new(x, base, v)
+}
+
+/// What one instruction left: registers relative to its base, and memory.
+#[derive(PartialEq, Eq)]
+struct Left {
+    frame: Frame,
+    window: Window,
+    /// Where it aborted.
+    far: Option<u64>,
+}
+
+fn attempt(at: usize, place: Place) -> Left {
+    let mut frame = registers(at, place.base.get());
+    place.fill(1000 * at as u64);
+    let aborted = forms::execute(at, place.base, &mut frame);
+    let far = aborted.then(|| aborts::last(cpu::id()).far);
+    frame.x[1] = frame.x[1].wrapping_sub(place.base.get());
+    frame.sp = frame.sp.wrapping_sub(place.base.get());
+    Left {
+        frame,
+        window: place.window(),
+        far,
+    }
+}
+
+/// The same on ordinary memory. A store-exclusive there may fail at an interrupt.
+fn reference(at: usize, form: &Form, place: Place) -> Left {
+    let mut left = attempt(at, place);
+    for _ in 0..TRIES {
+        if !form.exclusive || left.frame.x[6] == 0 {
+            break;
+        }
+        left = attempt(at, place);
+    }
+    left
+}
+
+/// The place in the buffer that lies in its page as `ipa` does.
+fn likewise(ipa: u64) -> Option<Place> {
+    let middle = guest::get().buffer.ipa + 64 * PAGE_SIZE;
+    Place::new(middle + ipa % PAGE_SIZE)
+}
+
+fn places(ipa: u64) -> Option<(Place, Place)> {
+    Some((Place::new(ipa)?, likewise(ipa)?))
+}
+
+/// `forms A`: all forms at A, or, where A is no multiple of 16, those that need not be aligned.
+pub(super) fn forms(ipa: u64) {
+    let Some((place, other)) = places(ipa) else {
+        return refuse("bad-address");
+    };
+    forms::enable_vectors();
+    let (mut count, mut wrong, mut aborts, mut encodings) = (0, 0_u64, 0_u64, 0_u64);
+    for (at, form) in FORMS.iter().enumerate() {
+        encodings += u64::from(forms::assembled(at) != form.word);
+        if form.lone || !form.plain && !ipa.is_multiple_of(16) {
+            continue;
+        }
+        count += 1;
+        let there = attempt(at, place);
+        aborts += u64::from(there.far.is_some());
+        if there != reference(at, form, other) {
+            wrong += 1;
+            name(form, wrong);
+        }
+    }
+    report!(
+        "event=forms ipa={ipa:#x} count={count} wrong={wrong} aborts={aborts} encodings={encodings}"
+    );
+}
+
+fn name(form: &Form, wrong: u64) {
+    if wrong <= NAMED {
+        report!("event=form-wrong word={:#010x}", form.word);
+    }
+}
+
+/// `straddle A`: accesses that begin right before the page of A, which is lost, and in its last byte. They must
+/// abort at the first byte of the page that they touch, and leave everything as it was; those of one byte before
+/// it must be as anywhere.
+pub(super) fn straddle(ipa: u64) {
+    let bad = ipa / PAGE_SIZE * PAGE_SIZE;
+    let (before, end) = (bad - 1, bad + PAGE_SIZE - 1);
+    let (Some((below, other)), Some((above, _))) = (places(before), places(end)) else {
+        return refuse("bad-address");
+    };
+    let (below, above) = (below.without(bad), above.without(bad));
+    // Of the other, what lies behind the border is not looked at either.
+    let other = other.without(other.start + BEFORE + 8);
+    forms::enable_vectors();
+    let (mut count, mut wrong, mut aborts) = (0_u64, 0_u64, 0_u64);
+    for (at, form) in FORMS.iter().enumerate().filter(|(_, form)| form.alone) {
+        for (place, far) in [(below, below.base.get() + 1), (above, above.base.get())] {
+            count += 1;
+            let left = attempt(at, place);
+            aborts += u64::from(left.far.is_some());
+            let right = match left.far {
+                Some(at_far) => at_far == far && is_untouched(at, place, &left),
+                None => far != above.base.get() && left == reference(at, form, other),
+            };
+            if !right {
+                wrong += 1;
+                name(form, wrong);
+            }
+        }
+    }
+    report!("event=straddle ipa={ipa:#x} count={count} wrong={wrong} aborts={aborts}");
+}
+
+/// Whether registers and memory are as they were before.
+fn is_untouched(at: usize, place: Place, left: &Left) -> bool {
+    let before = registers(at, 0);
+    let seed = 1000 * at as u64;
+    let mut words = (0..).zip(left.window).zip(place.words());
+    let kept = words.all(|((n, word), va)| va.is_none() || word == mix(seed + n));
+    let same = before.x[2..] == left.frame.x[2..] && before.v == left.frame.v;
+    kept && same && left.frame.x[1] == 0
+}
+
+/// What all vCPUs do.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::bare) struct Plan {
+    at: Va,
+    rounds: u64,
+}
+
+/// `contend A N`: all vCPUs add 1 to the same words at A, a multiple of 64, N times, by LDADD, by exclusives, by CAS
+/// and by CASP.
+pub(super) fn contend(ipa: u64, rounds: u64) {
+    let Some(target) = Target::at(ipa, 64) else {
+        return refuse("bad-address");
+    };
+    let at = target.va(Alias::El1Data);
+    let words = [0, 8, 16, 32, 40].map(|offset| at.offset(offset));
+    for word in words {
+        if access::store(word, 0).is_err() {
+            return refuse("aborted");
+        }
+    }
+    smp::run_everywhere(Job::Contend(Plan { at, rounds }));
+    let [add, exclusive, cas, casp, above] =
+        words.map(|word| access::load(word).unwrap_or(u64::MAX));
+    let vcpus = guest::get().vcpus();
+    report!(
+        "event=contend vcpus={vcpus} rounds={rounds} add={add} exclusive={exclusive} cas={cas} casp={casp} above={above}"
+    );
+}
+
+/// This vCPU's part.
+pub(in crate::bare) fn contend_part(plan: Plan) {
+    if !forms::add_up(plan.at, plan.rounds) {
+        report!("event=error what=contend-aborted");
+    }
+}
