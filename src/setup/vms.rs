@@ -14,9 +14,11 @@ use cordon::addr::{Ipa, Pa, PaRange, Vmid};
 use cordon::devmem::{DevMem, Kind, Mapping, RegionId, RegisterError};
 use cordon::platform::bundle::{Bundle, File};
 use cordon::platform::machine::Machine;
-use cordon::platform::memory::{FreeMemory, MemoryError};
+use cordon::platform::memory::{FreeMemory, GIB, MemoryError};
 use cordon::platform::pci::DeviceBar;
-use cordon::stage2::{Access, Attrs, BuildError, Config, MapError, MemoryType, Stage2};
+use cordon::stage2::{
+    self, Access, Attrs, BuildError, Config, Granule, MapError, MemoryType, Stage2,
+};
 use cordon::vm::boot::{Boot, Contents, Image};
 use cordon::vm::config::{
     self, ConfigError, Devices, Firmware, Grant, IpaRange, Limits, Source, VmConfig,
@@ -52,6 +54,8 @@ pub enum Error {
     Register(RegisterError),
     /// The tables.
     Build(BuildError),
+    /// The shape of the tables.
+    Shape(stage2::ConfigError),
     /// A mapping.
     Map(MapError),
     /// The guest's DTB.
@@ -69,6 +73,7 @@ impl fmt::Display for Error {
             Self::Memory(error) => error.fmt(f),
             Self::Register(error) => write!(f, "why={error}"),
             Self::Build(error) => write!(f, "why={error}"),
+            Self::Shape(error) => write!(f, "why={error}"),
             Self::Map(error) => write!(f, "why={error}"),
             Self::GuestDt(error) => error.fmt(f),
             Self::InUse(error) => write!(f, "why={error}"),
@@ -91,6 +96,7 @@ from_errors!(
     Memory(MemoryError),
     Register(RegisterError),
     Build(BuildError),
+    Shape(stage2::ConfigError),
     Map(MapError),
     GuestDt(GuestDtError),
 );
@@ -129,7 +135,7 @@ impl Materials {
 
     /// Takes RAM for spare pages; `None` where there is not as much.
     pub fn take_spares(&mut self, size: u64) -> Option<PaRange> {
-        let range = self.free.allocate_for(Ipa::new(0), size);
+        let range = self.free.allocate_for(Ipa::new(0), size, &[GIB]);
         let range = range.inspect_err(|error| log::error!("event=error what=spares {error}"));
         let (_, range) = self.offer(Kind::Spare, range.ok()?, "spares")?;
         Some(range)
@@ -163,6 +169,7 @@ impl Materials {
         let limits = Limits {
             cpus,
             ipa_bits: self.stage2.ipa_bits(),
+            granules: self.stage2.granules(),
         };
         let configs = match config::read(bundle, limits) {
             Ok(configs) => configs,
@@ -200,14 +207,15 @@ impl Materials {
     ) -> Result<Vm<ThisMachine>, Error> {
         let ram = self.allocate_ram(config, devices.limits())?;
         let grant = devices.give(config)?;
-        let mut frames = HeapFrames;
+        let shape = self.stage2.with_granule(config.granule)?;
+        let frames = HeapFrames::of(config.granule);
         let mut space = Stage2::new(
-            self.stage2.for_last(last_address(config, &grant)),
+            shape.for_last(last_address(config, &grant)),
             vmid,
-            HeapFrames,
+            frames,
             HardwareTlb,
-            &mut frames,
-            self.tables,
+            &mut { frames },
+            reserve(self.tables, config.granule),
         )?;
         let id = self.add_region(Kind::Ram, ram, config.label)?;
         self.map(&mut space, config, vmid, id, config.ram, ram)?;
@@ -262,7 +270,7 @@ impl Materials {
         vmid: Vmid,
     ) -> Result<ErrorDevice<SharedMemory>, Error> {
         let (ipa, size) = config::ERROR_AREA;
-        let area = self.free.allocate_for(ipa, size)?;
+        let area = self.free.allocate_for(ipa, size, &[])?;
         let id = self.add_region(Kind::Ram, area, config.label)?;
         let range = IpaRange::new(ipa, size).ok_or(Error::OutOfRange)?;
         self.map(space, config, vmid, id, range, area)?;
@@ -278,9 +286,9 @@ impl Materials {
         config: &mut VmConfig<'_>,
         limits: Limits,
     ) -> Result<PaRange, Error> {
-        let ram = self
-            .free
-            .allocate_good_for(config.ram.start(), config.ram.size(), &self.bad)?;
+        let (ipa, size) = (config.ram.start(), config.ram.size());
+        let blocks = config.granule.blocks();
+        let ram = self.free.allocate_good_for(ipa, size, blocks, &self.bad)?;
         if config.identity {
             config.place_ram(ram, limits)?;
         }
@@ -302,7 +310,8 @@ impl Materials {
             }
             let (pa, size) = (pages.start(), pages.size());
             let ipa = Ipa::new(pa.get());
-            space.map(ipa, pa, size, Attrs::DEVICE, &mut HeapFrames)?;
+            let mut frames = HeapFrames::of(config.granule);
+            space.map(ipa, pa, size, Attrs::DEVICE, &mut frames)?;
             log::info!("event=vm-mapped vm={vm} ipa={ipa} pa={pa} size={size:#x} region=device");
         }
         for given in &grant.devices {
@@ -336,8 +345,9 @@ impl Materials {
         };
         self.devmem.add_mapping(region, mapping)?;
         let (ipa, pa, size) = (ipa.start(), range.start(), range.size());
+        let mut frames = HeapFrames::of(config.granule);
         let start = CNTPCT_EL0.get();
-        space.map(ipa, pa, size, GUEST_MEMORY, &mut HeapFrames)?;
+        space.map(ipa, pa, size, GUEST_MEMORY, &mut frames)?;
         let ticks = CNTPCT_EL0.get().wrapping_sub(start);
         log::info!(
             "event=vm-mapped vm={} ipa={ipa} pa={pa} size={size:#x} region={region} ticks={ticks}",
@@ -375,6 +385,15 @@ fn boot(config: &VmConfig<'_>, grant: &Grant) -> Result<Boot, Error> {
         acpi: (config.firmware == Firmware::Acpi)
             .then(|| guest_acpi::Machine::new(config, &grant.devices)),
     })
+}
+
+/// Table frames of `granule` that take as many bytes as `frames` of 4 KiB, but enough for one page at
+/// least. Of the larger granules a hole needs one table alone.
+fn reserve(frames: usize, granule: Granule) -> usize {
+    match frames >> (granule.page_shift() - Granule::K4.page_shift()) {
+        0 => frames.min(1),
+        frames => frames,
+    }
 }
 
 /// The last IPA at which a VM has anything; what Cordon emulates is lower than any RAM.

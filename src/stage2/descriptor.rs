@@ -14,8 +14,8 @@ const VALID: u64 = 1;
 /// Bit 1: a table or a page when set, a block when clear.
 const TABLE_OR_PAGE: u64 = 1 << 1;
 const TYPE_MASK: u64 = VALID | TABLE_OR_PAGE;
-/// Output and next-level addresses: bits [47:12]. FEAT_LPA2, which puts more of them elsewhere, is
-/// not used.
+/// Output and next-level addresses: bits [47:12], of which those below the granule are 0. FEAT_LPA and
+/// FEAT_LPA2, which put more of them elsewhere, are not used.
 const ADDRESS_MASK: u64 = 0x0000_ffff_ffff_f000;
 
 const WHY_SHIFT: u32 = 55;

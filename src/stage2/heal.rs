@@ -14,7 +14,7 @@ use super::reserve::Reserve;
 use super::restore::KnownBad;
 use super::walk::{Below, Damage, Run, Visitor};
 use super::{Parts, Stage2};
-use crate::addr::{Ipa, Pa};
+use crate::addr::{Ipa, PAGE_SHIFT, PAGE_SIZE, Pa, PaRange};
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -27,7 +27,8 @@ pub struct Mended {
     pub block: u64,
     /// Tables that went back to the reserve.
     pub tables: usize,
-    /// Bytes, beside the page, that had been lost to a spent reserve and are mapped again.
+    /// Bytes, beside the page, that had been lost to a large granule or a spent reserve and are mapped
+    /// again.
     pub regained: u64,
     /// Tables in the reserve now.
     pub reserve_left: usize,
@@ -44,8 +45,8 @@ pub enum MendOutcome {
     NoHole,
     /// The memory behind it is known to be bad: nothing has changed.
     StillBad,
-    /// It is good, but in a hole that cannot be made smaller while the reserve is spent. It returns
-    /// when frames do.
+    /// It is good, but in a hole with others that are not, and that cannot be made smaller: because of the
+    /// granule, or while the reserve is spent. It returns when they are good, or frames are back.
     Waiting {
         /// Size in bytes of the hole.
         size: u64,
@@ -55,14 +56,15 @@ pub enum MendOutcome {
 }
 
 impl<M: TableMemory, T: Tlb> Stage2<M, T> {
-    /// Maps the page that holds `ipa` again, where it is a hole and `bad` does not know its memory
-    /// any more, and heals what can be healed.
+    /// Maps the page of 4 KiB that holds `ipa` again, where it is a hole and `bad` does not know its memory
+    /// any more, and heals what can be healed. With a larger granule it comes back together with its
+    /// neighbours, when the last of them is good.
     ///
     /// # Errors
     /// [`Damage`].
     pub fn mend(&mut self, ipa: Ipa, bad: &impl KnownBad) -> Result<MendOutcome, Damage> {
         let granule = self.config.granule();
-        let ipa = ipa.align_down(granule.page_size());
+        let ipa = ipa.page();
         let mut parts = self.parts();
         let Some(slot) = parts.tree.descend(ipa)? else {
             return Ok(MendOutcome::NotMapped);
@@ -80,8 +82,8 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
             Ok(_) | Err(Invalid::Parked(_)) => return Ok(MendOutcome::NoHole),
             Err(_) => return Ok(MendOutcome::NotMapped),
         };
-        let own = leaf.part(ipa.get() & (size - 1), granule.page_size());
-        if bad.first_in(own.range(Level::L3, granule)).is_some() {
+        let own = leaf.part(ipa.get() & (size - 1), PAGE_SIZE).pa();
+        if bad.first_in(PaRange::of_block(own, PAGE_SHIFT)).is_some() {
             return Ok(MendOutcome::StillBad);
         }
         let before = parts.reserve.len();
@@ -97,7 +99,7 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
                 ipa,
                 block: granule.span(slot.level),
                 tables: tables.saturating_sub(used),
-                regained: regained.saturating_sub(granule.page_size()),
+                regained: regained.saturating_sub(PAGE_SIZE),
                 reserve_left,
             }),
             _ => MendOutcome::Waiting { size },
@@ -119,8 +121,10 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
     }
 }
 
+/// The page of the tables that holds `ipa`.
 fn page(ipa: Ipa, granule: Granule) -> Range<u64> {
-    ipa.get()..ipa.get().saturating_add(granule.page_size())
+    let start = ipa.align_down(granule.page_size()).get();
+    start..start.saturating_add(granule.page_size())
 }
 
 impl<M: TableMemory, T: Tlb> Parts<'_, M, T> {

@@ -74,7 +74,7 @@ mod walk;
 pub use attrs::{Access, Attrs, MemoryType};
 pub use bbm::Strategy;
 pub use census::{Census, Extent, ExtentKind};
-pub use config::{Config, ConfigError};
+pub use config::{Config, ConfigError, Granules};
 pub use env::{FrameSource, TableMemory, Tlb};
 pub use follow::Followed;
 pub use granule::{Granule, Level};
@@ -110,8 +110,8 @@ pub enum Lookup {
         /// The level of the block or page.
         level: Level,
     },
-    /// Into a hole. In one larger than a page, which a spent reserve leaves, this IPA's own memory
-    /// may be in order.
+    /// Into a hole. In one larger than 4 KiB, which a larger granule makes and a spent reserve leaves, this
+    /// IPA's own memory may be in order.
     Poisoned {
         /// The physical address that was behind that very IPA.
         pa: Pa,

@@ -140,24 +140,27 @@ impl<'m, M: TableMemory> Tree<'m, M> {
         }
         let granule = self.config.granule();
         let mut level = self.config.start_level();
-        let mut table = self.root_table(ipa.get() >> table_shift(granule, level));
+        let mut shift = granule.shift(level);
+        let mut table = self.root_table(ipa.get() >> (shift + granule.index_bits()));
         loop {
             let damage = Damage { table, level, ipa };
+            let at = (ipa.get() >> shift) as usize & (granule.entries() - 1);
             let word = self
                 .memory
                 .table(table)
-                .and_then(|words| words.get(granule.index(ipa, level)))
+                .and_then(|words| words.get(at))
                 .ok_or(damage)?;
             let leaf = match Entry::parse(word.load(Ordering::Relaxed), level, granule) {
                 Entry::Table(next, below) => {
                     (table, level) = (next, below);
+                    shift -= granule.index_bits();
                     continue;
                 }
                 Entry::Leaf(leaf) => Ok(leaf),
                 Entry::Invalid(Invalid::Unknown(_)) => return Err(damage),
                 Entry::Invalid(why) => Err(why),
             };
-            let base = ipa.align_down(granule.span(level));
+            let base = ipa.align_down(1 << shift);
             return Ok(Some(Slot {
                 word,
                 level,

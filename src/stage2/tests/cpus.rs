@@ -3,7 +3,8 @@
 //! [`Cpus`] is a TLB that looks at the tables whenever it is spoken to. It assumes that some CPU has
 //! cached every translation that was ever visible and has not been invalidated since, in both kinds
 //! of entry that the architecture knows: stage 2 alone, and stages 1 and 2 combined; and every table
-//! on the way, which it goes on walking whatever becomes of the frame. It fails the test as soon as
+//! on the way, which it goes on walking whatever becomes of the frame. Of a contiguous group that means
+//! each leaf by itself, and all of them as one, as soon as one of them can be seen. It fails the test as soon as
 //! one of those contradicts the tables in a way that break-before-make forbids.
 //!
 //! Two delays are part of it. A store that was not published may be invisible to a walk, so an
@@ -72,7 +73,7 @@ impl<'m> Cpus<'m> {
             ..State::default()
         };
         let now = state.read(self.memory);
-        (state.published, state.published_tables) = (now.leaves, now.tables);
+        (state.published, state.published_tables) = (now.cacheable, now.tables);
         *self.state.borrow_mut() = Some(state);
         self.look();
     }
@@ -100,7 +101,10 @@ impl<'m> Cpus<'m> {
     pub(super) fn settled(&self) -> Vec<HwLeaf> {
         self.with(|state| {
             let now = state.look(self.memory);
-            assert_eq!(now.leaves, state.published, "a store was never published");
+            assert_eq!(
+                now.cacheable, state.published,
+                "a store was never published"
+            );
             now.leaves
         })
     }
@@ -162,11 +166,15 @@ impl State {
         let left = |table: &&HwTable| now.tables.binary_search(table).is_err();
         let left = self.tables.iter().filter(left);
         let mut visible: Vec<HwLeaf> = left.flat_map(|table| table.leaves(memory)).collect();
-        add(&mut visible, &now.leaves);
+        add(&mut visible, &now.cacheable);
         if self.seen != visible {
             self.check(&visible);
             add(&mut self.stage2, &visible);
             add(&mut self.combined, &visible);
+            if visible.iter().any(HwLeaf::is_contiguous) {
+                // What is visible at once has to agree, too: all of a group, or none of it.
+                self.check(&visible);
+            }
             self.seen = visible;
         }
         add(&mut self.tables, &now.tables);
@@ -176,9 +184,9 @@ impl State {
     /// CPUs fill their TLBs again, from what a walk may see (published or not), and from what other
     /// entries say.
     fn refill(&mut self, now: &Seen) {
-        add(&mut self.stage2, &now.leaves);
+        add(&mut self.stage2, &now.cacheable);
         add(&mut self.tables, &now.tables);
-        if self.published != now.leaves {
+        if self.published != now.cacheable {
             add(&mut self.stage2, &self.published);
             add(&mut self.tables, &self.published_tables);
             self.seen.clear(); // The next look has to check again.
@@ -206,6 +214,7 @@ impl State {
     fn may_coexist(&self, old: &HwLeaf, new: &HwLeaf) -> bool {
         old == new
             || !old.overlaps(new)
+            || old.is_of_one_group_with(new)
             || old.differs_in_permissions(new)
             || self.direct && old.agrees_with(new)
     }
@@ -224,7 +233,7 @@ fn add<T: Copy + Ord>(set: &mut Vec<T>, more: &[T]) {
 impl Tlb for Cpus<'_> {
     fn publish(&self) {
         self.asked(Asked::Publish, |state, now| {
-            state.published.clone_from(&now.leaves);
+            state.published.clone_from(&now.cacheable);
             state.published_tables.clone_from(&now.tables);
         });
     }

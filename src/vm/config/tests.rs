@@ -11,6 +11,7 @@ use vm_fdt::FdtWriter;
 pub(super) const LIMITS: Limits = Limits {
     cpus: 20,
     ipa_bits: 40,
+    granules: Granules::ALL,
 };
 
 type Properties = Vec<(&'static str, Vec<u8>)>;
