@@ -204,7 +204,7 @@ fn reserve(options: &Options, free: &mut FreeMemory) -> Vec<Option<PaRange>> {
 fn stage2_config(options: &Options) -> Config {
     let (mmfr0, mmfr2) = (ID_AA64MMFR0_EL1.get(), ID_AA64MMFR2_EL1.get());
     let config = match Config::from_id_registers(mmfr0, mmfr2) {
-        Ok(config) => config,
+        Ok(config) => config.with_contiguous(options.contiguous),
         Err(error) => {
             log::error!("event=error what=stage2 why={error}");
             halt()

@@ -118,6 +118,7 @@ pub struct Config {
     ipa_bits: u32,
     fwb: bool,
     strategy: Strategy,
+    contiguous: bool,
 }
 
 impl Config {
@@ -158,6 +159,7 @@ impl Config {
             ipa_bits: pa_bits,
             fwb: false,
             strategy: Strategy::BreakFirst,
+            contiguous: true,
         })
     }
 
@@ -216,6 +218,12 @@ impl Config {
         Self { strategy, ..self }
     }
 
+    /// The same with or without groups of leaves that CPUs may cache as one.
+    #[must_use]
+    pub const fn with_contiguous(self, contiguous: bool) -> Self {
+        Self { contiguous, ..self }
+    }
+
     /// The translation granule.
     pub const fn granule(&self) -> Granule {
         self.granule
@@ -244,6 +252,11 @@ impl Config {
     /// How a live block is exchanged for a table.
     pub const fn strategy(&self) -> Strategy {
         self.strategy
+    }
+
+    /// Whether leaves that continue each other are marked as what CPUs may cache as one.
+    pub const fn contiguous(&self) -> bool {
+        self.contiguous
     }
 
     /// The level at which a walk starts.

@@ -124,12 +124,23 @@ impl Granule {
         }
     }
 
-    /// Sizes in bytes of blocks, the largest first: what the difference between the IPA and the PA of memory
-    /// is best a multiple of.
+    /// How many neighbouring entries of `level`, the first a multiple of that, a CPU may cache as one where
+    /// all of them say so (Arm ARM D8.7, "The Contiguous bit"); 1 where there are no leaves.
+    pub const fn group(self, level: Level) -> usize {
+        match (self, level) {
+            _ if !self.has_leaves(level) => 1,
+            (Self::K4, _) => 16,
+            (Self::K16, Level::L3) => 128,
+            _ => 32,
+        }
+    }
+
+    /// Sizes in bytes of blocks and of groups that a CPU may cache as one, the largest first: what the
+    /// difference between the IPA and the PA of memory is best a multiple of.
     pub const fn blocks(self) -> &'static [u64] {
         match self {
-            Self::K4 => &[1 << 30, 2 << 20],
-            Self::K16 => &[32 << 20],
+            Self::K4 => &[1 << 30, 32 << 20, 2 << 20],
+            Self::K16 => &[1 << 30, 32 << 20],
             Self::K64 => &[512 << 20],
         }
     }
@@ -172,6 +183,17 @@ mod tests {
             assert_eq!(Granule::from_name(granule.name()), Some(granule));
         }
         assert_eq!(Granule::from_name("8K"), None);
+    }
+
+    #[test]
+    fn groups_have_the_sizes_of_the_architecture() {
+        let sizes = |granule: Granule| {
+            Level::ALL.map(|level| granule.span(level) * granule.group(level) as u64)
+        };
+        let (k, m, g) = (1 << 10, 1 << 20, 1 << 30);
+        assert_eq!(sizes(Granule::K4), [1 << 39, 16 * g, 32 * m, 64 * k]);
+        assert_eq!(sizes(Granule::K16), [1 << 47, 1 << 36, g, 2 * m]);
+        assert_eq!(sizes(Granule::K64), [1 << 55, 1 << 42, 16 * g, 2 * m]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Healing: memory that is in order again is mapped again, and what was split becomes a block again.
 //!
 //! Only a table that stands for a block, because a split made it, is ever merged; so nothing grows
-//! beyond what [`Stage2::map`] made of it. It is merged when its entries are once more one run
+//! beyond what [`Stage2::map`] made of it. (But that leaves may be cached as one again, if they can.) It is merged when its entries are once more one run
 //! of leaves, contiguous and with the same attributes, and nothing in it is bad. What was dropped
 //! and is good counts as mapped. Its frames return to the reserve, when no CPU can walk
 //! them any more; and with frames there, holes larger than a page shrink to what is really bad.
@@ -128,8 +128,8 @@ fn page(ipa: Ipa, granule: Granule) -> Range<u64> {
 }
 
 impl<M: TableMemory, T: Tlb> Parts<'_, M, T> {
-    /// Merges all tables on the way to `range`, and below, that have become whole. Returns how many
-    /// frames the reserve got.
+    /// Merges all tables on the way to `range`, and below, that have become whole, and has CPUs cache as one
+    /// what can be. Returns how many frames the reserve got.
     pub(super) fn heal(&mut self, range: Range<u64>, bad: &impl KnownBad) -> Result<usize, Damage> {
         let before = self.reserve.len();
         let mut healer = Healer {
@@ -139,7 +139,14 @@ impl<M: TableMemory, T: Tlb> Parts<'_, M, T> {
             surgeon: &self.surgeon,
             bad,
         };
-        self.tree.walk(range, &mut healer)?;
+        self.tree.walk(range.clone(), &mut healer)?;
+        if self.config.contiguous() {
+            let mut grouper = Grouper {
+                granule: self.config.granule(),
+                surgeon: &self.surgeon,
+            };
+            self.tree.walk(range, &mut grouper)?;
+        }
         Ok(self.reserve.len().saturating_sub(before))
     }
 
@@ -212,6 +219,7 @@ impl<M: TableMemory, T: Tlb, B: KnownBad> Visitor for Healer<'_, M, T, B> {
                 word,
                 level: run.level,
                 leaf,
+                group: None,
             });
             self.recycle(table, level);
         }
@@ -254,6 +262,43 @@ impl<M: TableMemory, T, B> Healer<'_, M, T, B> {
         }
         self.reserve.put(table);
     }
+}
+
+/// Marks leaves that continue each other as what CPUs may cache as one. That is always right, whoever made
+/// them: it changes nothing but how they are cached.
+struct Grouper<'a, T> {
+    granule: Granule,
+    surgeon: &'a Surgeon<'a, T>,
+}
+
+impl<T: Tlb> Visitor for Grouper<'_, T> {
+    type Stop = Damage;
+
+    fn run(&mut self, run: &Run<'_>) -> Result<Below, Damage> {
+        for group in run.groups() {
+            if !group.is_marked() && is_one_run(group.words, group.level, self.granule) {
+                self.surgeon.regroup(&group, true);
+            }
+        }
+        Ok(Below::Visit)
+    }
+}
+
+/// Whether entries of `level`, unmarked and as many as a group has, are leaves that continue each other, the
+/// first of them aligned to all.
+pub(super) fn is_one_run(words: &[AtomicU64], level: Level, granule: Granule) -> bool {
+    let Some(first) = words.first().map(|word| word.load(Ordering::Relaxed)) else {
+        return false;
+    };
+    let span = granule.span(level);
+    let Entry::Leaf(leaf) = Entry::parse(first, level, granule) else {
+        return false;
+    };
+    let mut expected = (first..).step_by(span as usize);
+    leaf.pa().is_aligned(span * words.len() as u64)
+        && words
+            .iter()
+            .all(|word| expected.next() == Some(word.load(Ordering::Relaxed)))
 }
 
 /// Shrinks holes that are larger than a page.

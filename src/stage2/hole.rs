@@ -160,11 +160,7 @@ fn report(granule: Granule, lost: &Place<'_>, ipa: Ipa, cost: Cost) -> HoleOutco
 fn place_of(slot: Option<Slot<'_>>, granule: Granule) -> Result<Place<'_>, HoleOutcome> {
     let slot = slot.ok_or(HoleOutcome::NotMapped)?;
     match slot.leaf {
-        Ok(leaf) => Ok(Place {
-            word: slot.word,
-            level: slot.level,
-            leaf,
-        }),
+        Ok(leaf) => Ok(slot.place(leaf, granule)),
         Err(Invalid::Poisoned(_)) => Err(HoleOutcome::AlreadyPoisoned {
             ipa: slot.base,
             size: granule.span(slot.level),

@@ -289,6 +289,7 @@ impl<'m, M: TableMemory, T> Parts<'m, M, T> {
     fn restorer<'a, B>(&'a mut self, bad: &'a B) -> Restorer<'a, 'm, M, B> {
         Restorer {
             granule: self.config.granule(),
+            contiguous: self.config.contiguous(),
             memory: self.memory,
             reserve: self.reserve,
             bad,

@@ -159,8 +159,8 @@ impl fmt::Display for Leaves<'_> {
         }
         write!(
             f,
-            "hole={} hole_bytes={:#x} dropped={}",
-            census.holes, census.hole_bytes, census.parked
+            "hole={} hole_bytes={:#x} dropped={} contiguous={}",
+            census.holes, census.hole_bytes, census.parked, census.contiguous
         )
     }
 }

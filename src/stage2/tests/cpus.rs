@@ -22,6 +22,7 @@ use std::vec::Vec;
 pub(super) enum Asked {
     Publish,
     InvalidateIpa(u64, Option<Level>),
+    InvalidateLeaves(u64, usize, Level),
     InvalidateVm,
     InvalidateVmAll,
 }
@@ -248,6 +249,21 @@ impl Tlb for Cpus<'_> {
             if leaf.is_none() {
                 state.tables.retain(|old| !old.contains(ipa.get()));
             }
+            state.refill(now);
+        });
+    }
+
+    fn invalidate_leaves(&self, vmid: Vmid, first: Ipa, (count, size): (usize, u64), level: Level) {
+        assert_eq!(vmid, self.vmid);
+        let asked = Asked::InvalidateLeaves(first.get(), count, level);
+        let range = first.get()..first.get() + count as u64 * size;
+        self.asked(asked, |state, now| {
+            // Those of the level that one of the addresses at its distance from the first is in.
+            let named = |old: &HwLeaf| {
+                let from = old.ipa.max(range.start).next_multiple_of(size);
+                old.level == level.number() && from < old.end().min(range.end)
+            };
+            state.stage2.retain(|old| !named(old));
             state.refill(now);
         });
     }
