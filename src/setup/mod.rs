@@ -310,10 +310,7 @@ fn announce(door: Door, stage2: &Config, inputs: &Inputs, sources: usize) {
         psci.map_or("none".into(), |version| alloc::format!("{version}")),
         yes_no(inputs.has_acpi),
         stage2.pa_bits(),
-        match stage2.strategy() {
-            Strategy::BreakFirst => 0,
-            Strategy::SwapThenBreak => 2,
-        },
+        stage2.strategy().bbm_level(),
         yes_no(features::get().ras),
         layout::relro_end(),
         CNTFRQ_EL0.get(),

@@ -22,6 +22,10 @@ const ADDRESS_MASK: u64 = 0x0000_ffff_ffff_f000;
 /// cached and not about what they say, so it is no part of a [`Leaf`].
 pub(super) const CONTIGUOUS: u64 = 1 << 52;
 
+/// Bit 16 of a block, nT (FEAT_BBM level 1): no CPU caches it in a way that a table in its place could conflict
+/// with. It stands there while the two are exchanged, and never when the map is read.
+pub(super) const NOT_CACHED: u64 = 1 << 16;
+
 const WHY_SHIFT: u32 = 55;
 const WHY_MASK: u64 = 0xf << WHY_SHIFT;
 const WHY_POISONED: u64 = 1;

@@ -35,8 +35,8 @@ pub(super) type Step = (Asked, Vec<Option<u64>>);
 struct State {
     vttbr: u64,
     vtcr: u64,
-    /// Whether block and table may be exchanged directly (FEAT_BBM level 2).
-    direct: bool,
+    /// The level of FEAT_BBM.
+    bbm: u64,
     published: Vec<HwLeaf>,
     published_tables: Vec<HwTable>,
     /// What was visible the last time, and is cached and checked.
@@ -66,11 +66,11 @@ impl<'m> Cpus<'m> {
     }
 
     /// The VM runs from now on, with these registers.
-    pub(super) fn run(&self, vttbr: u64, vtcr: u64, direct: bool) {
+    pub(super) fn run(&self, vttbr: u64, vtcr: u64, bbm: u64) {
         let mut state = State {
             vttbr,
             vtcr,
-            direct,
+            bbm,
             ..State::default()
         };
         let now = state.read(self.memory);
@@ -169,6 +169,8 @@ impl State {
         let mut visible: Vec<HwLeaf> = left.flat_map(|table| table.leaves(memory)).collect();
         add(&mut visible, &now.cacheable);
         if self.seen != visible {
+            let marked = visible.iter().any(HwLeaf::is_not_cached);
+            assert!(self.bbm > 0 || !marked, "nT is RES0");
             self.check(&visible);
             add(&mut self.stage2, &visible);
             add(&mut self.combined, &visible);
@@ -217,7 +219,17 @@ impl State {
             || !old.overlaps(new)
             || old.is_of_one_group_with(new)
             || old.differs_in_permissions(new)
-            || self.direct && old.agrees_with(new)
+            || old.agrees_with(new) && self.may_differ_in_size(old, new)
+    }
+
+    /// Whether block and table may be exchanged as they are: at level 2, and at level 1 if the block is marked.
+    fn may_differ_in_size(&self, old: &HwLeaf, new: &HwLeaf) -> bool {
+        let block = if old.size < new.size { new } else { old };
+        match self.bbm {
+            0 => false,
+            1 => block.is_not_cached() || old.size == new.size && new.is_not_cached(),
+            _ => true,
+        }
     }
 }
 

@@ -131,6 +131,9 @@ impl FrameSource for Frames {
 /// Bit 52 of a block or page.
 const CONTIGUOUS: u64 = 1 << 52;
 
+/// Bit 16 of a block: nT.
+const NOT_CACHED: u64 = 1 << 16;
+
 /// A leaf as hardware sees it, or a group of them that it takes for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct HwLeaf {
@@ -161,9 +164,14 @@ impl HwLeaf {
             && self.attributes() == other.attributes()
     }
 
-    /// Its bits, but for Contiguous, which is about size.
+    /// Its bits, but for Contiguous and nT, which are about size.
     pub(super) fn attributes(&self) -> u64 {
-        self.bits & !CONTIGUOUS
+        self.bits & !(CONTIGUOUS | NOT_CACHED)
+    }
+
+    /// Whether a CPU that caches it anyhow does so without a conflict (FEAT_BBM).
+    pub(super) fn is_not_cached(&self) -> bool {
+        self.bits & NOT_CACHED != 0
     }
 
     pub(super) fn is_contiguous(&self) -> bool {
@@ -197,13 +205,13 @@ impl HwLeaf {
         })
     }
 
-    /// Whether nothing but S2AP and XN tells them apart.
+    /// Whether nothing but S2AP and XN tells them apart, and nT, which may change in place as well.
     pub(super) fn differs_in_permissions(&self, other: &Self) -> bool {
         const PERMISSIONS: u64 = 0b11 << 6 | 0b11 << 53;
-        let bits = self.bits & !PERMISSIONS;
+        let bits = self.bits & !(PERMISSIONS | NOT_CACHED);
         Self { bits, ..*self }
             == Self {
-                bits: other.bits & !PERMISSIONS,
+                bits: other.bits & !(PERMISSIONS | NOT_CACHED),
                 ..*other
             }
     }
@@ -331,13 +339,15 @@ fn read_table(memory: &Memory, page: u32, (table, level, base): (u64, u32, u64),
             }
             (0b11, 3) | (0b01, 1 | 2) if raw & 0b10 != 0 || level >= first_block(page) => {
                 let size = 1 << shift(page, level);
+                let flags = if level < 3 { NOT_CACHED } else { 0 };
+                let address = address & !flags;
                 assert!(address.is_multiple_of(size), "bits below a block are RES0");
                 assert!(raw & 1 << 10 != 0, "the Access flag is set");
                 seen.leaves.push(HwLeaf {
                     ipa,
                     size,
                     pa: address,
-                    bits: raw & !(0x0000_ffff_ffff_f000 | 0b11),
+                    bits: raw & (flags | !(0x0000_ffff_ffff_f000 | 0b11)),
                     level,
                 });
             }

@@ -24,8 +24,12 @@ const G1: u64 = 1 << 30;
 /// Frames of a machine: few enough to run out of, and to look at again and again.
 const FRAMES: usize = 28;
 
-/// Both ways to exchange a block.
-const STRATEGIES: [Strategy; 2] = [Strategy::BreakFirst, Strategy::SwapThenBreak];
+/// All ways to exchange a block.
+const STRATEGIES: [Strategy; 3] = [
+    Strategy::BreakFirst,
+    Strategy::MarkThenSwap,
+    Strategy::SwapThenBreak,
+];
 
 fn vmid() -> Vmid {
     Vmid::new(3).unwrap()
@@ -79,8 +83,8 @@ fn with_map<R>(
     let mut frames = Frames::of(config.granule(), FRAMES);
     let cpus = Cpus::new(&memory, vmid());
     let mut map = Stage2::new(config, vmid(), &memory, &cpus, &mut frames, reserve).unwrap();
-    let direct = config.strategy() == Strategy::SwapThenBreak;
-    cpus.run(map.vttbr_el2(), map.vtcr_el2(), direct);
+    let level = config.strategy().bbm_level();
+    cpus.run(map.vttbr_el2(), map.vtcr_el2(), level);
     let result = test(&mut map, &mut frames, &cpus);
     cpus.settled();
     result

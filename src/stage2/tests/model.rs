@@ -6,7 +6,7 @@
 use super::machine::HwLeaf;
 use super::{Cpus, Frames, Granule, Map, STRATEGIES, Sizes, with_map};
 use crate::addr::{Ipa, Pa};
-use crate::stage2::{Attrs, HoleOutcome, Lookup, MapError};
+use crate::stage2::{Attrs, HoleOutcome, Lookup, MapError, bbm};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::vec::Vec;
@@ -240,8 +240,7 @@ fn check(model: &Model, map: &Map<'_>, cpus: &Cpus<'_>, (sizes, around): (Sizes,
     }
 }
 
-fn run(sizes: Sizes, requests: &[Request], reserve: usize, direct: bool) {
-    let strategy = STRATEGIES[usize::from(direct)];
+fn run(sizes: Sizes, requests: &[Request], reserve: usize, strategy: bbm::Strategy) {
     with_map(sizes.config(strategy), reserve, |map, frames, cpus| {
         let mut model = Model::default();
         for request in requests {
@@ -266,9 +265,9 @@ proptest! {
             1..if cfg!(miri) { 3 } else { 24 },
         ),
         reserve in 0usize..12,
-        direct in any::<bool>(),
+        strategy in prop::sample::select(&STRATEGIES[..]),
     ) {
-        run(Sizes::of(Granule::K4), &requests, reserve, direct);
+        run(Sizes::of(Granule::K4), &requests, reserve, strategy);
     }
 }
 
@@ -286,8 +285,8 @@ proptest! {
             .prop_map(Sizes::of)
             .prop_flat_map(|it| (Just(it), prop::collection::vec(request(it), 1..12))),
         reserve in 0usize..5,
-        direct in any::<bool>(),
+        strategy in prop::sample::select(&STRATEGIES[..]),
     ) {
-        run(sizes, &requests, reserve, direct);
+        run(sizes, &requests, reserve, strategy);
     }
 }

@@ -4,7 +4,7 @@
 use super::{Cpus, Frames, G1, Granule, K4, Map, STRATEGIES, Sizes, map_ram, with_map};
 use crate::addr::{Ipa, Pa, PaRange};
 use crate::stage2::{
-    Access, Attrs, ExtentKind, HoleOutcome, MendOutcome, ProtectError, ReplaceError,
+    Access, Attrs, ExtentKind, HoleOutcome, MendOutcome, ProtectError, ReplaceError, bbm,
 };
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -282,8 +282,7 @@ fn undo(model: &mut Model, map: &mut Map<'_>) {
     }
 }
 
-fn run(sizes: Sizes, requests: &[Request], reserve: usize, direct: bool) {
-    let strategy = STRATEGIES[usize::from(direct)];
+fn run(sizes: Sizes, requests: &[Request], reserve: usize, strategy: bbm::Strategy) {
     with_map(
         sizes.config(strategy),
         reserve,
@@ -320,9 +319,9 @@ proptest! {
             1..if cfg!(miri) { 4 } else { 32 },
         ),
         reserve in 0usize..9,
-        direct in any::<bool>(),
+        strategy in prop::sample::select(&STRATEGIES[..]),
     ) {
-        run(Sizes::of(Granule::K4), &requests, reserve, direct);
+        run(Sizes::of(Granule::K4), &requests, reserve, strategy);
     }
 }
 
@@ -340,8 +339,8 @@ proptest! {
             .prop_map(Sizes::of)
             .prop_flat_map(|it| (Just(it), prop::collection::vec(request(it), 1..16))),
         reserve in 0usize..4,
-        direct in any::<bool>(),
+        strategy in prop::sample::select(&STRATEGIES[..]),
     ) {
-        run(sizes, &requests, reserve, direct);
+        run(sizes, &requests, reserve, strategy);
     }
 }
