@@ -220,9 +220,9 @@ fn attributes_survive_the_split() {
         with_map(config, 2, |map, frames, cpus| {
             map.map(Ipa::new(0), Pa::new(0), G1, Attrs::DEVICE, frames)
                 .unwrap();
-            let bits = cpus.settled()[0].bits;
+            let bits = cpus.settled()[0].attributes();
             let _ = map.make_hole(Ipa::new(0)).unwrap();
-            assert!(cpus.settled().iter().all(|leaf| leaf.bits == bits));
+            assert!(cpus.settled().iter().all(|leaf| leaf.attributes() == bits));
         });
     }
 }
