@@ -17,7 +17,7 @@ use super::config::Config;
 use super::descriptor::{CONTIGUOUS, Invalid, Leaf, table_of, table_word};
 use super::env::{FrameSource, TableMemory, Tlb};
 use super::granule::{Granule, Level};
-use super::table::clear;
+use super::table::{SMALLEST_GROUP, clear, fill_group};
 use super::walk::{Below, Damage, Found, Run, Visitor};
 use crate::addr::{Ipa, Pa};
 use core::fmt;
@@ -287,9 +287,6 @@ fn is_vacant(word: &AtomicU64) -> bool {
     word.load(Ordering::Relaxed) == 0
 }
 
-/// What the size of every group is a multiple of.
-const SMALLEST_GROUP: usize = 16;
-
 /// Whether all entries of a group are vacant.
 fn are_vacant(group: &[AtomicU64]) -> bool {
     let (portions, _) = group.as_chunks::<SMALLEST_GROUP>();
@@ -297,19 +294,6 @@ fn are_vacant(group: &[AtomicU64]) -> bool {
         let all = |all, word: &AtomicU64| all | word.load(Ordering::Relaxed);
         portion.iter().fold(0, all) == 0
     })
-}
-
-/// Fills a group with `first`, `first + span`, ...
-fn fill_group(group: &[AtomicU64], first: u64, span: u64) {
-    let (portions, _) = group.as_chunks::<SMALLEST_GROUP>();
-    let mut raw = first;
-    let mut put = |word: &AtomicU64| {
-        word.store(raw, Ordering::Relaxed);
-        raw = raw.wrapping_add(span);
-    };
-    for portion in portions {
-        portion.iter().for_each(&mut put);
-    }
 }
 
 impl Commit<'_> {
