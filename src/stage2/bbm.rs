@@ -23,6 +23,7 @@ use super::descriptor::{
 };
 use super::env::Tlb;
 use super::granule::Level;
+use super::table::SMALLEST_GROUP;
 use crate::addr::{Ipa, Pa, Vmid};
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -111,10 +112,15 @@ impl Group<'_> {
 /// Marks entries that are a group, or the opposite; what is no leaf any more was unmarked before.
 pub(super) fn mark(words: &[AtomicU64], together: bool) {
     let bit = if together { CONTIGUOUS } else { 0 };
-    for word in words {
+    let put = |word: &AtomicU64| {
         let raw = word.load(Ordering::Relaxed);
         word.store(raw & !CONTIGUOUS | bit, Ordering::Relaxed);
+    };
+    let (portions, rest) = words.as_chunks::<SMALLEST_GROUP>();
+    for portion in portions {
+        portion.iter().for_each(put);
     }
+    rest.iter().for_each(put);
 }
 
 /// A table for a block, not linked yet. It maps what the block maps, all of it.

@@ -116,6 +116,8 @@ pub struct Config {
     pa_range: u64,
     pa_bits: u32,
     ipa_bits: u32,
+    /// As [`start_of`] has it.
+    start: Level,
     fwb: bool,
     strategy: Strategy,
     contiguous: bool,
@@ -157,6 +159,7 @@ impl Config {
             pa_range: pa_range.min(PA_RANGE_48),
             pa_bits,
             ipa_bits: pa_bits,
+            start: start_of(Granule::K4, pa_bits),
             fwb: false,
             strategy: Strategy::BreakFirst,
             contiguous: true,
@@ -172,10 +175,7 @@ impl Config {
         if !(MIN_IPA_BITS..=self.pa_bits).contains(&bits) {
             return Err(ConfigError::IpaBits(bits));
         }
-        Ok(Self {
-            ipa_bits: bits,
-            ..self
-        })
+        Ok(self.shaped(self.granule, bits))
     }
 
     /// The same with an IPA space for a VM whose last address is `last`: as many bits as a guest's
@@ -187,10 +187,7 @@ impl Config {
             .into_iter()
             .filter(|bits| (USUAL_IPA_BITS..=self.pa_bits).contains(bits))
             .find(|bits| last.get() >> bits == 0);
-        Self {
-            ipa_bits: bits.unwrap_or(self.pa_bits),
-            ..self
-        }
+        self.shaped(self.granule, bits.unwrap_or(self.pa_bits))
     }
 
     /// The same with another granule.
@@ -199,9 +196,18 @@ impl Config {
     /// [`ConfigError::NoGranule`].
     pub fn with_granule(self, granule: Granule) -> Result<Self, ConfigError> {
         if self.granules.contains(granule) {
-            Ok(Self { granule, ..self })
+            Ok(self.shaped(granule, self.ipa_bits))
         } else {
             Err(ConfigError::NoGranule(granule))
+        }
+    }
+
+    const fn shaped(self, granule: Granule, ipa_bits: u32) -> Self {
+        Self {
+            granule,
+            ipa_bits,
+            start: start_of(granule, ipa_bits),
+            ..self
         }
     }
 
@@ -261,17 +267,7 @@ impl Config {
 
     /// The level at which a walk starts.
     pub const fn start_level(&self) -> Level {
-        let g = self.granule();
-        let level = g.top_leaf_level();
-        let reach = g.shift(level) + g.index_bits() + MAX_CONCATENATED_BITS;
-        // The next level up is reserved where the PA space is small: of fewer than 44 bits with 4K and
-        // 64K, of fewer than 42 with 16K (AArch64.S2InvalidSL). It is never chosen there, since the IPA
-        // space is no larger.
-        match level {
-            _ if self.ipa_bits <= reach => level,
-            Level::L1 => Level::L0,
-            _ => Level::L1,
-        }
+        self.start
     }
 
     /// How many tables are concatenated at the start level, 1 to 16. The root is aligned to all of
@@ -316,6 +312,20 @@ impl Config {
     /// The value for `VTTBR_EL2` with the root at `root`. CnP stays 0: CPUs run different VMs.
     pub const fn vttbr_el2(&self, root: Pa, vmid: Vmid) -> u64 {
         (vmid.get() as u64) << VTTBR_VMID_SHIFT | root.get()
+    }
+}
+
+/// The level at which a walk of an IPA space of this many bits starts.
+const fn start_of(granule: Granule, ipa_bits: u32) -> Level {
+    let level = granule.top_leaf_level();
+    let reach = granule.shift(level) + granule.index_bits() + MAX_CONCATENATED_BITS;
+    // The next level up is reserved where the PA space is small: of fewer than 44 bits with 4K and
+    // 64K, of fewer than 42 with 16K (AArch64.S2InvalidSL). It is never chosen there, since the IPA
+    // space is no larger.
+    match level {
+        _ if ipa_bits <= reach => level,
+        Level::L1 => Level::L0,
+        _ => Level::L1,
     }
 }
 

@@ -17,7 +17,7 @@ use super::config::Config;
 use super::descriptor::{CONTIGUOUS, Invalid, Leaf, table_of, table_word};
 use super::env::{FrameSource, TableMemory, Tlb};
 use super::granule::{Granule, Level};
-use super::table::clear;
+use super::table::{SMALLEST_GROUP, clear, fill_group};
 use super::walk::{Below, Damage, Found, Run, Visitor};
 use crate::addr::{Ipa, Pa};
 use core::fmt;
@@ -248,18 +248,18 @@ impl Visitor for Commit<'_> {
     fn run(&mut self, run: &Run<'_>) -> Result<Below, Damage> {
         let leaves = self.plan.has_leaves(run.level);
         let first = if leaves { self.first_leaf(run) } else { 0 };
-        let size = self.plan.granule.group(run.level);
-        if run.words.len() < size || !leaves || !self.plan.has_groups(run.level) {
+        if run.words.len() < SMALLEST_GROUP || !leaves || !self.plan.has_groups(run.level) {
             return Ok(commit(run.words, run, first));
         }
+        let size = self.plan.granule.group(run.level);
         let (head, rest) = run.words.split_at(run.before_groups().min(run.words.len()));
         let mut below = commit(head, run, first);
         let mut first = first.wrapping_add(run.span().wrapping_mul(head.len() as u64));
         for words in rest.chunks(size) {
-            // From invalid to valid one by one: what a CPU takes the group for meanwhile is what it will be.
-            let whole = words.len() == size && words.iter().all(is_vacant);
-            let bit = if whole { CONTIGUOUS } else { 0 };
-            if commit(words, run, first | bit) == Below::Visit {
+            if words.len() == size && are_vacant(words) {
+                // From invalid to valid one by one: what a CPU takes the group for meanwhile is what it will be.
+                fill_group(words, first | CONTIGUOUS, run.span());
+            } else if commit(words, run, first) == Below::Visit {
                 below = Below::Visit;
             }
             first = first.wrapping_add(run.span().wrapping_mul(words.len() as u64));
@@ -285,6 +285,15 @@ fn commit(words: &[AtomicU64], run: &Run<'_>, first: u64) -> Below {
 
 fn is_vacant(word: &AtomicU64) -> bool {
     word.load(Ordering::Relaxed) == 0
+}
+
+/// Whether all entries of a group are vacant.
+fn are_vacant(group: &[AtomicU64]) -> bool {
+    let (portions, _) = group.as_chunks::<SMALLEST_GROUP>();
+    portions.iter().all(|portion| {
+        let all = |all, word: &AtomicU64| all | word.load(Ordering::Relaxed);
+        portion.iter().fold(0, all) == 0
+    })
 }
 
 impl Commit<'_> {

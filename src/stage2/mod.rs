@@ -242,7 +242,7 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
     }
 
     fn tree(&self) -> Tree<'_, M> {
-        Tree::new(&self.memory, self.config, self.root)
+        Tree::new(&self.memory, &self.config, self.root)
     }
 
     /// What a change to the map works on.
@@ -250,7 +250,7 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
         Parts {
             memory: &self.memory,
             config: &self.config,
-            tree: Tree::new(&self.memory, self.config, self.root),
+            tree: Tree::new(&self.memory, &self.config, self.root),
             surgeon: Surgeon {
                 tlb: &self.tlb,
                 vmid: self.vmid,

@@ -4,12 +4,13 @@
 //! those a table again, and so on. The tables come from the reserve. Their leaves are groups that CPUs may
 //! cache as one, but for those around the path.
 
-use super::bbm::{Place, Subtree, link, mark};
+use super::bbm::{Place, Subtree, link};
 use super::config::Config;
 use super::descriptor::{CONTIGUOUS, split_word};
 use super::env::TableMemory;
 use super::granule::Level;
 use super::reserve::Reserve;
+use super::table::fill_group;
 use crate::addr::{Ipa, Pa};
 
 /// Builds the subtree for a split.
@@ -62,7 +63,9 @@ impl<'m, M: TableMemory> Builder<'_, 'm, M> {
                 .fill(words, first | CONTIGUOUS, granule.span(level));
             // What is on the path is about to be changed.
             let start = index & !(granule.group(level) - 1);
-            mark(words.get(start..start + granule.group(level))?, false);
+            let around = words.get(start..start + granule.group(level))?;
+            let (before, span) = (start as u64, granule.span(level));
+            fill_group(around, first + before * span, span);
         } else {
             self.memory.fill(words, first, granule.span(level));
         }

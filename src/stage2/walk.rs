@@ -171,7 +171,7 @@ impl<'m> Slot<'m> {
 /// The tables of a VM, for reading and for storing words, not for owning them.
 pub(super) struct Tree<'m, M> {
     memory: &'m M,
-    config: Config,
+    config: &'m Config,
     root: Pa,
 }
 
@@ -184,7 +184,7 @@ impl<M> Clone for Tree<'_, M> {
 impl<M> Copy for Tree<'_, M> {}
 
 impl<'m, M: TableMemory> Tree<'m, M> {
-    pub(super) const fn new(memory: &'m M, config: Config, root: Pa) -> Self {
+    pub(super) const fn new(memory: &'m M, config: &'m Config, root: Pa) -> Self {
         Self {
             memory,
             config,

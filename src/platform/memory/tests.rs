@@ -110,6 +110,26 @@ fn a_gigabyte_guest_that_cannot_lie_so_lies_congruent_modulo_2_mib() {
 }
 
 #[test]
+fn a_guest_lies_congruent_modulo_the_largest_of_its_blocks_that_has_a_place() {
+    let blocks = [512 * MIB, 32 * MIB];
+    let at = |ram: &[(u64, u64)], size| {
+        let mut memory = free(ram);
+        let range = memory.allocate_for(Ipa::new(0x4000_0000), size, &blocks);
+        range.unwrap().start().get()
+    };
+    let ram = [(0x4000_0000 + 2 * MIB, GIB)];
+    assert_eq!(at(&ram, 512 * MIB), 0x6000_0000);
+    assert_eq!(
+        at(&ram, 768 * MIB) % (32 * MIB),
+        0,
+        "no place for the larger"
+    );
+    assert_eq!(at(&ram, 64 * MIB) % (32 * MIB), 0);
+    let small = [(0x4000_0000 + 2 * MIB, 32 * MIB)];
+    assert_eq!(at(&small, 32 * MIB), 0x4020_0000, "nor for any");
+}
+
+#[test]
 fn a_small_guest_takes_from_a_broken_gigabyte_and_spares_the_whole_ones() {
     let mut memory = free(&[(GIB + 256 * MIB, 3 * GIB)]);
     let ram = memory

@@ -1,7 +1,6 @@
 //! Holes: what is left, what it takes, and in what order.
 
 use super::cpus::Asked::{InvalidateIpa, InvalidateVm, Publish};
-use super::machine::HwLeaf;
 use super::*;
 use crate::stage2::{Census, Hole, HoleOutcome, Level, Lookup};
 use std::vec;
@@ -221,10 +220,9 @@ fn attributes_survive_the_split() {
         with_map(config, 2, |map, frames, cpus| {
             map.map(Ipa::new(0), Pa::new(0), G1, Attrs::DEVICE, frames)
                 .unwrap();
-            let attributes = cpus.settled()[0].attributes();
+            let bits = cpus.settled()[0].attributes();
             let _ = map.make_hole(Ipa::new(0)).unwrap();
-            let same = |leaf: &HwLeaf| leaf.attributes() == attributes;
-            assert!(cpus.settled().iter().all(same));
+            assert!(cpus.settled().iter().all(|leaf| leaf.attributes() == bits));
         });
     }
 }

@@ -1,6 +1,7 @@
 //! Tests of the tables as a whole, on a machine that checks every step.
 #![expect(clippy::panic, reason = "the machine fails a test by panicking")]
 
+mod contiguous;
 mod cpus;
 mod heal;
 mod hole;

@@ -327,7 +327,7 @@ proptest! {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 16,
+        cases: 8,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
@@ -337,7 +337,7 @@ proptest! {
     fn the_same_is_true_of_larger_granules(
         (sizes, requests) in prop::sample::select(&[Granule::K16, Granule::K64][..])
             .prop_map(Sizes::of)
-            .prop_flat_map(|it| (Just(it), prop::collection::vec(request(it), 1..16))),
+            .prop_flat_map(|it| (Just(it), prop::collection::vec(request(it), 1..12))),
         reserve in 0usize..4,
         strategy in prop::sample::select(&STRATEGIES[..]),
     ) {

@@ -647,6 +647,8 @@ pub struct Variant {
     pub boot: Option<Boot>,
     /// Its CPU model.
     pub cpu: Option<String>,
+    /// The granule of all of its VMs.
+    pub granule: Option<Granule>,
     /// Constants that take the place of the scenario's.
     #[serde(default)]
     pub set: BTreeMap<String, Constant>,
@@ -805,6 +807,9 @@ impl Scenario {
         }
         if variant.cpu.is_some() {
             scenario.machine.cpu.clone_from(&variant.cpu);
+        }
+        for vm in &mut scenario.vm {
+            vm.granule = variant.granule.or(vm.granule);
         }
         scenario.compare = None;
         scenario.set.extend(variant.set.clone());
