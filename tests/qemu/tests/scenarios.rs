@@ -62,7 +62,7 @@ fn every_shipped_scenario_measures_something_and_is_summed_up_in_one_line() {
 /// A scenario with a VM of this granule and device memory at this IPA.
 fn with_granule(granule: &str, ipa: &str) -> Result<Vec<Scenario>, ScenarioError> {
     let text = format!(
-        "name = \"t\"\nsummary = \"t\"\nfigures = [\"n=1\"]\n[machine]\nboot = \"el3\"\ncpus = 1\n\
+        "name = \"t\"\nsummary = \"t\"\nfigures = []\n[machine]\nboot = \"el3\"\ncpus = 1\n\
          memory = \"1G\"\ndevice-memory = [\"1G\"]\n[[vm]]\nname = \"a\"\nvcpus = 1\nram = \"64M\"\n\
          kernel = \"probe.img\"\ngranule = \"{granule}\"\n[[vm.device-memory]]\nsource = \"bar\"\n\
          size = \"1M\"\nipa = \"{ipa}\"\n[[step]]\nexit = true\n"
