@@ -1,10 +1,12 @@
 //! Healing: memory that is in order again is mapped again, and what was split becomes a block again.
 //!
 //! Only a table that stands for a block, because a split made it, is ever merged; so nothing grows
-//! beyond what [`Stage2::map`] made of it. (But that leaves may be cached as one again, if they can.) It is merged when its entries are once more one run
+//! beyond what [`Stage2::map`] made of it. It is merged when its entries are once more one run
 //! of leaves, contiguous and with the same attributes, and nothing in it is bad. What was dropped
 //! and is good counts as mapped. Its frames return to the reserve, when no CPU can walk
 //! them any more; and with frames there, holes larger than a page shrink to what is really bad.
+//!
+//! Leaves that continue each other are marked again as what CPUs may cache as one, whoever made them.
 
 use super::bbm::{Place, Surgeon, link};
 use super::descriptor::{Entry, Invalid, Leaf, is_split, table_of};
