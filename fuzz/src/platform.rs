@@ -17,6 +17,7 @@ use cordon::platform::machine::{AcpiParts, Description, Machine};
 use cordon::platform::memory::FreeMemory;
 use cordon::platform::table_loader::{self, Host, Zone};
 use cordon::ras::hest::Hest;
+use cordon::stage2::Granules;
 use cordon::vm::config::{self, Devices, Limits};
 use cordon::vm::guest_dt::{self, Surroundings};
 
@@ -72,6 +73,7 @@ fn build_vms(bundle: &Bundle<'_>) {
     let limits = Limits {
         cpus: 8,
         ipa_bits: 40,
+        granules: Granules::ALL,
     };
     let vms = match config::read(bundle, limits) {
         Ok(vms) => vms,

@@ -3,6 +3,7 @@
 //! | word | |
 //! |---|---|
 //! | `bbm=auto`, `0`, `1`, `2` | the FEAT_BBM level to rely on, instead of what the CPUs report |
+//! | `contiguous=on`, `off` | whether CPUs may cache neighbouring leaves of stage 2 as one |
 //! | `loglevel=off`, `error`, `warn`, `info`, `debug`, `trace` | how much is printed |
 //! | `console=lines`, `raw` | how what the VM in focus prints is shown: as lines behind its name, or as it is |
 //! | `filter=RULE` | which memory errors are acted on ([`crate::ras::filter`]); may be repeated, the first that matches decides |
@@ -34,6 +35,8 @@ use crate::ras::soft_offline::{Action, SoftOffline};
 pub struct Options {
     /// Which FEAT_BBM level to rely on.
     pub bbm: Bbm,
+    /// Whether CPUs may cache neighbouring leaves of stage 2 as one.
+    pub contiguous: bool,
     /// The most detailed level that is printed.
     pub loglevel: LevelFilter,
     /// Whether the VM in focus has the terminal for itself.
@@ -63,6 +66,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             bbm: Bbm::Auto,
+            contiguous: true,
             loglevel: LevelFilter::Info,
             raw_console: false,
             isolates_vms: false,
@@ -136,6 +140,7 @@ impl Options {
         let (key, value) = word.split_once('=').ok_or(BadWord::Unknown(word))?;
         let bad = BadWord::BadValue(word);
         match key {
+            "contiguous" => self.contiguous = switch(value).ok_or(bad)?,
             "bbm" => self.bbm = bbm(value).ok_or(bad)?,
             "loglevel" => self.loglevel = value.parse().map_err(|_| bad)?,
             "filter" => self.filter.push(value.into()),
@@ -152,6 +157,14 @@ impl Options {
             _ => return Err(BadWord::Unknown(word)),
         }
         Ok(())
+    }
+}
+
+fn switch(value: &str) -> Option<bool> {
+    match value {
+        "on" => Some(true),
+        "off" => Some(false),
+        _ => None,
     }
 }
 
@@ -306,6 +319,8 @@ mod tests {
         assert!(parse("psci=off psci=on").0.uses_psci);
         assert_eq!(parse("bbm=0").0.bbm, Bbm::Level(0));
         assert_eq!(parse("bbm=2 bbm=auto").0.bbm, Bbm::Auto);
+        assert!(parse("").0.contiguous && parse("contiguous=on").0.contiguous);
+        assert!(!parse("contiguous=off").0.contiguous);
     }
 
     #[test]
@@ -318,6 +333,7 @@ mod tests {
         }
         for word in [
             "bbm=3",
+            "contiguous=yes",
             "bbm=",
             "loglevel=loud",
             "loop=kill",

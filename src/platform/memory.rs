@@ -5,7 +5,8 @@
 //! comes back. EL2's own heap is another allocator; this one decides *where* guests live.
 //!
 //! Placement is about block size. A 1 GiB leaf of stage 2 needs IPA and PA equal modulo 1 GiB, so
-//! memory of that size is placed congruent to its IPA, and smaller memory congruent modulo 2 MiB.
+//! memory of that size is placed congruent to its IPA, and smaller memory congruent modulo 2 MiB; with
+//! other granules likewise by the size of their blocks.
 //! Among the places that are congruent the cheapest wins: the one that breaks up the fewest whole
 //! gigabytes of free memory, then the one in the smallest free range (best fit), then the lowest.
 //! A buddy allocator would not do: it knows powers of two, aligned to their own size.
@@ -16,10 +17,10 @@ use core::fmt;
 use super::cmdline::ReservedWord;
 use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange};
 
-/// Size of a level-1 block with the 4 KiB granule.
+/// Size of a level-1 block with the 4 KiB granule, and what device memory is congruent to.
 pub const GIB: u64 = 1 << 30;
 
-/// Size of a level-2 block with the 4 KiB granule.
+/// Size of a level-2 block with the 4 KiB granule, and what all memory of VMs is aligned to.
 pub const BLOCK_2M: u64 = 2 << 20;
 
 /// Why memory cannot be had.
@@ -175,20 +176,25 @@ impl FreeMemory {
         Ok(())
     }
 
-    /// Takes `size` bytes for a guest's memory at `ipa`, so that the largest blocks fit: congruent
-    /// modulo 1 GiB where a block of that size can be used and there is such a place, otherwise modulo
-    /// 2 MiB.
+    /// Takes `size` bytes for a guest's memory at `ipa`, so that the largest blocks fit: congruent modulo the
+    /// first of `blocks`, which has their sizes, that is no larger than `size` and for which there is a place;
+    /// otherwise modulo 2 MiB.
     ///
     /// # Errors
     /// [`MemoryError::Misaligned`], [`MemoryError::NoRoom`]; nothing is taken then.
-    pub fn allocate_for(&mut self, ipa: Ipa, size: u64) -> Result<PaRange, MemoryError> {
+    pub fn allocate_for(
+        &mut self,
+        ipa: Ipa,
+        size: u64,
+        blocks: &[u64],
+    ) -> Result<PaRange, MemoryError> {
         let mut congruent = |align: u64| self.allocate(size, align, ipa.get() & (align - 1));
-        if size >= GIB
-            && let Ok(range) = congruent(GIB)
-        {
-            return Ok(range);
+        let useful = blocks.iter().filter(|block| size >= **block);
+        let mut places = useful.filter_map(|block| congruent(*block).ok());
+        match places.next() {
+            Some(range) => Ok(range),
+            None => congruent(BLOCK_2M),
         }
-        congruent(BLOCK_2M)
     }
 
     /// Takes `size` bytes as [`Self::allocate_for`] does, where no page of `bad` is if there is such a
@@ -200,15 +206,16 @@ impl FreeMemory {
         &mut self,
         ipa: Ipa,
         size: u64,
+        blocks: &[u64],
         bad: &[PaRange],
     ) -> Result<PaRange, MemoryError> {
         let mut good = self.clone();
         for range in bad {
             good.remove(covering_span(range));
         }
-        match good.allocate_for(ipa, size) {
+        match good.allocate_for(ipa, size, blocks) {
             Ok(range) => self.take(range).map(|()| range),
-            Err(_) => self.allocate_for(ipa, size),
+            Err(_) => self.allocate_for(ipa, size, blocks),
         }
     }
 

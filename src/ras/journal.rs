@@ -47,13 +47,15 @@ pub enum Note {
     },
     /// An exception came, and no record.
     NoRecord(ErrorEvent),
-    /// A mapping of a page was taken away. `block` is the size in bytes of what mapped it.
+    /// A mapping of a page was taken away. `block` is the size in bytes of what mapped it, `hole` of what does
+    /// not map anything any more.
     Contained {
         seq: u64,
         pa: Pa,
         vm: Vmid,
         ipa: Ipa,
         block: u64,
+        hole: u64,
         tables: usize,
         reserve: usize,
     },
@@ -134,10 +136,11 @@ impl Note {
     pub const fn contained(seq: u64, vm: Vmid, ipa: Ipa, hole: &Hole) -> Self {
         Self::Contained {
             seq,
-            pa: hole.pa,
+            pa: hole.behind(ipa),
             vm,
             ipa,
             block: hole.block,
+            hole: hole.size,
             tables: hole.tables,
             reserve: hole.reserve_left,
         }
@@ -344,13 +347,14 @@ impl<V: AddressSpaces> Line<'_, V> {
                 vm,
                 ipa,
                 block,
+                hole,
                 tables,
                 reserve,
             } => {
-                let (vm, block) = (name(vm), BlockSize(block));
+                let (vm, block, hole) = (name(vm), BlockSize(block), BlockSize(hole));
                 write!(
                     f,
-                    "event=contained seq={seq} pa={pa} vm={vm} ipa={ipa} block={block} tables={tables} reserve={reserve}"
+                    "event=contained seq={seq} pa={pa} vm={vm} ipa={ipa} block={block} hole={hole} tables={tables} reserve={reserve}"
                 )
             }
             Note::Known { seq, pa } => write!(f, "event=known seq={seq} pa={pa}"),

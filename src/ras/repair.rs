@@ -44,6 +44,10 @@ pub trait Mendable: AddressSpaces {
         attrs: Attrs,
     ) -> Option<Result<u64, ReplaceError>>;
 
+    /// Size in bytes of the smallest page that the VM's map can tell from its neighbours; of no consequence
+    /// where there is no such VM.
+    fn smallest_page(&self, vm: Vmid) -> u64;
+
     /// Changes the attributes of the page at `ipa`.
     fn protect(&self, vm: Vmid, ipa: Ipa, attrs: Attrs) -> Option<Result<(), ProtectError>>;
 }
@@ -105,6 +109,8 @@ pub enum RepairError {
     OutOfFrames,
     /// Another VM has it as well, and would notice: [`shared`] says when.
     Shared,
+    /// The tables of a VM that has it are of a larger granule, so that no other page can take its place alone.
+    LargerGranule,
     /// There is no room to remember from whom it would be withheld. It stays cut out.
     NoRoom,
 }
@@ -120,6 +126,7 @@ impl fmt::Display for RepairError {
             Self::NoSpare => "no-spare",
             Self::OutOfFrames => "out-of-table-frames",
             Self::Shared => "shared",
+            Self::LargerGranule => "larger-granule",
             Self::NoRoom => "poison-set-full",
         })
     }
@@ -419,6 +426,7 @@ impl<S: PhysMemory, V: Mendable, M: Media> Step<'_, '_, S, V, M> {
     fn by_spare(&self) -> Result<Contents, RepairError> {
         let home = self.ras.mender.spares.lock().home_of(self.page);
         let home = home.ok_or(RepairError::NotPoisoned)?;
+        self.ras.is_page_of_all(self.page, self.spaces)?;
         let spare = self.ras.clean_spare(self.cpu, self.spaces, self.media)?;
         if !self.ras.mender.spares.lock().assign(home, spare) {
             return Err(RepairError::NoSpare);
@@ -475,6 +483,19 @@ impl<S: PhysMemory, V: Mendable, M: Media> Step<'_, '_, S, V, M> {
 }
 
 impl<S: PhysMemory> Ras<'_, S> {
+    /// That everyone who has the page that holds `frame` could have another in its place.
+    pub(super) fn is_page_of_all<V: Mendable>(
+        &self,
+        frame: Pa,
+        spaces: &V,
+    ) -> Result<(), RepairError> {
+        let mut users = self.users_of(frame);
+        if users.any(|user| spaces.smallest_page(user.vm) > PAGE_SIZE) {
+            return Err(RepairError::LargerGranule);
+        }
+        Ok(())
+    }
+
     /// A spare that is full of zeros and in order. Spares that are not are retired on the way.
     pub(super) fn clean_spare<V: AddressSpaces>(
         &self,

@@ -265,6 +265,7 @@ impl<S: PhysMemory> Ras<'_, S> {
         if self.users_of(page).next().is_none() {
             return Err(RepairError::NotMapped);
         }
+        self.is_page_of_all(page, spaces)?;
         let spare = self.clean_spare(on.1, spaces, media)?;
         self.move_page(home, (page, spare), on, spaces, media)?;
         // It works, still. But it is not to be given to anybody again.

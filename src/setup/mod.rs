@@ -214,7 +214,7 @@ fn reserve(options: &Options, free: &mut FreeMemory) -> Vec<Option<PaRange>> {
 fn stage2_config(options: &Options) -> Config {
     let (mmfr0, mmfr2) = (ID_AA64MMFR0_EL1.get(), ID_AA64MMFR2_EL1.get());
     let config = match Config::from_id_registers(mmfr0, mmfr2) {
-        Ok(config) => config,
+        Ok(config) => config.with_contiguous(options.contiguous),
         Err(error) => {
             log::error!("event=error what=stage2 why={error}");
             halt()
@@ -320,10 +320,7 @@ fn announce(door: Door, stage2: &Config, inputs: &Inputs, sources: usize) {
         psci.map_or("none".into(), |version| alloc::format!("{version}")),
         yes_no(inputs.has_acpi),
         stage2.pa_bits(),
-        match stage2.strategy() {
-            Strategy::BreakFirst => 0,
-            Strategy::SwapThenBreak => 2,
-        },
+        stage2.strategy().bbm_level(),
         yes_no(features::get().ras),
         layout::relro_end(),
         CNTFRQ_EL0.get(),

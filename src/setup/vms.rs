@@ -14,9 +14,9 @@ use cordon::addr::{Ipa, Pa, PaRange, Vmid};
 use cordon::devmem::{DevMem, Kind, Mapping, RegionId, RegisterError};
 use cordon::platform::bundle::{Bundle, File};
 use cordon::platform::machine::Machine;
-use cordon::platform::memory::{FreeMemory, MemoryError};
+use cordon::platform::memory::{FreeMemory, GIB, MemoryError};
 use cordon::platform::pci::DeviceBar;
-use cordon::stage2::{Attrs, BuildError, Config, MapError, Stage2};
+use cordon::stage2::{self, Attrs, BuildError, Config, Granule, MapError, Stage2};
 use cordon::vm::boot::{Boot, Contents, Image};
 use cordon::vm::config::{
     self, ConfigError, Devices, Firmware, Grant, IpaRange, Limits, Source, VmConfig,
@@ -45,6 +45,8 @@ pub enum Error {
     Register(RegisterError),
     /// The tables.
     Build(BuildError),
+    /// The shape of the tables.
+    Shape(stage2::ConfigError),
     /// A mapping.
     Map(MapError),
     /// The guest's DTB.
@@ -62,6 +64,7 @@ impl fmt::Display for Error {
             Self::Memory(error) => error.fmt(f),
             Self::Register(error) => write!(f, "why={error}"),
             Self::Build(error) => write!(f, "why={error}"),
+            Self::Shape(error) => write!(f, "why={error}"),
             Self::Map(error) => write!(f, "why={error}"),
             Self::GuestDt(error) => error.fmt(f),
             Self::InUse(error) => write!(f, "why={error}"),
@@ -84,6 +87,7 @@ from_errors!(
     Memory(MemoryError),
     Register(RegisterError),
     Build(BuildError),
+    Shape(stage2::ConfigError),
     Map(MapError),
     GuestDt(GuestDtError),
 );
@@ -122,7 +126,7 @@ impl Materials {
 
     /// Takes RAM for spare pages; `None` where there is not as much.
     pub fn take_spares(&mut self, size: u64) -> Option<PaRange> {
-        let range = self.free.allocate_for(Ipa::new(0), size);
+        let range = self.free.allocate_for(Ipa::new(0), size, &[GIB]);
         let range = range.inspect_err(|error| log::error!("event=error what=spares {error}"));
         let (_, range) = self.offer(Kind::Spare, range.ok()?, "spares")?;
         Some(range)
@@ -156,6 +160,7 @@ impl Materials {
         let limits = Limits {
             cpus,
             ipa_bits: self.stage2.ipa_bits(),
+            granules: self.stage2.granules(),
         };
         let configs = match config::read(bundle, limits) {
             Ok(configs) => configs,
@@ -193,14 +198,15 @@ impl Materials {
     ) -> Result<Vm<ThisMachine>, Error> {
         let ram = self.allocate_ram(config, devices.limits())?;
         let grant = devices.give(config)?;
-        let mut frames = HeapFrames;
+        let shape = self.stage2.with_granule(config.granule)?;
+        let frames = HeapFrames::of(config.granule);
         let mut space = Stage2::new(
-            self.stage2.for_last(last_address(config, &grant)),
+            shape.for_last(last_address(config, &grant)),
             vmid,
-            HeapFrames,
+            frames,
             HardwareTlb,
-            &mut frames,
-            self.tables,
+            &mut { frames },
+            reserve(self.tables, config.granule),
         )?;
         let id = self.add_region(Kind::Ram, ram, config.label)?;
         self.map(&mut space, config.label, id, whole(vmid, config.ram, ram))?;
@@ -259,7 +265,7 @@ impl Materials {
         vmid: Vmid,
     ) -> Result<ErrorDevice<SharedMemory>, Error> {
         let (ipa, size) = config::ERROR_AREA;
-        let area = self.free.allocate_for(ipa, size)?;
+        let area = self.free.allocate_for(ipa, size, &[])?;
         let id = self.add_region(Kind::Ram, area, config.label)?;
         let range = IpaRange::new(ipa, size).ok_or(Error::OutOfRange)?;
         self.map(space, config.label, id, whole(vmid, range, area))?;
@@ -275,9 +281,9 @@ impl Materials {
         config: &mut VmConfig<'_>,
         limits: Limits,
     ) -> Result<PaRange, Error> {
-        let ram = self
-            .free
-            .allocate_good_for(config.ram.start(), config.ram.size(), &self.bad)?;
+        let (ipa, size) = (config.ram.start(), config.ram.size());
+        let blocks = config.granule.blocks();
+        let ram = self.free.allocate_good_for(ipa, size, blocks, &self.bad)?;
         if config.identity {
             config.place_ram(ram, limits)?;
         }
@@ -299,7 +305,8 @@ impl Materials {
             }
             let (pa, size) = (pages.start(), pages.size());
             let ipa = Ipa::new(pa.get());
-            space.map(ipa, pa, size, Attrs::DEVICE, &mut HeapFrames)?;
+            let mut frames = HeapFrames::of(config.granule);
+            space.map(ipa, pa, size, Attrs::DEVICE, &mut frames)?;
             log::info!("event=vm-mapped vm={vm} ipa={ipa} pa={pa} size={size:#x} region=device");
         }
         for given in &grant.devices {
@@ -328,8 +335,9 @@ impl Materials {
         } = mapping;
         self.devmem.add_mapping(region, mapping)?;
         let (pa, size, memory) = (range.start(), range.size(), attrs.memory);
+        let mut frames = HeapFrames::of(space.config().granule());
         let start = CNTPCT_EL0.get();
-        space.map(ipa, pa, size, attrs, &mut HeapFrames)?;
+        space.map(ipa, pa, size, attrs, &mut frames)?;
         let ticks = CNTPCT_EL0.get().wrapping_sub(start);
         log::info!(
             "event=vm-mapped vm={vm} ipa={ipa} pa={pa} size={size:#x} region={region} memory={memory} ticks={ticks}"
@@ -376,6 +384,15 @@ fn boot(config: &VmConfig<'_>, grant: &Grant) -> Result<Boot, Error> {
         acpi: (config.firmware == Firmware::Acpi)
             .then(|| guest_acpi::Machine::new(config, &grant.devices)),
     })
+}
+
+/// Table frames of `granule` that take as many bytes as `frames` of 4 KiB, but enough for one page at
+/// least. Of the larger granules a hole needs one table alone.
+fn reserve(frames: usize, granule: Granule) -> usize {
+    match frames >> (granule.page_shift() - Granule::K4.page_shift()) {
+        0 => frames.min(1),
+        frames => frames,
+    }
 }
 
 /// The last IPA at which a VM has anything; what Cordon emulates is lower than any RAM.

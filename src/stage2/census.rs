@@ -20,6 +20,8 @@ pub struct Census {
     pub parked: u64,
     /// Words that Cordon never writes: each is damage.
     pub unknown: u64,
+    /// Leaves that CPUs may cache as one with their group.
+    pub contiguous: u64,
     /// Tables in use, root included.
     pub tables: u64,
 }
@@ -164,6 +166,7 @@ impl Visitor for Census {
     fn entry(&mut self, at: &Found) -> Result<(), Damage> {
         match at.leaf {
             Ok(_) => {
+                self.contiguous += u64::from(at.contiguous);
                 if let Some(count) = self.leaves.get_mut(at.level.number() as usize) {
                     *count += 1;
                 }

@@ -1,8 +1,9 @@
 //! The shape of a VM's stage 2, worked out from what the CPU can do, and the registers that say so.
 //!
-//! With the 4K granule the tables start at level 1 wherever they can (up to 43 bits of IPA, with up
-//! to 16 concatenated root tables), at level 0 from 44 bits on. Starting at level 2, which the
-//! architecture also offers for small spaces, would give up the 1 GiB blocks.
+//! The tables start at the level of the largest blocks wherever they can, with up to 16 concatenated root
+//! tables: that is level 1 up to 43 bits of IPA with the 4K granule, level 2 up to 40 bits with 16K and
+//! up to 46 with 64K; one level higher from there on. Starting lower, which the architecture also offers
+//! for small spaces, would give up those blocks.
 
 use super::bbm::Strategy;
 use super::granule::{Granule, Level};
@@ -27,12 +28,12 @@ const PA_RANGES: [u32; 8] = [32, 36, 40, 42, 44, 48, 52, 56];
 const PA_RANGE_48: u64 = 5;
 
 // Fields of VTCR_EL2 (Arm ARM, "VTCR_EL2, Virtualization Translation Control Register").
-// T0SZ, bits [5:0], needs no shift. TG0, bits [15:14], is 0 for 4K; VS, bit 19, is 0 for 8-bit VMIDs.
+// T0SZ, bits [5:0], needs no shift. VS, bit 19, is 0 for 8-bit VMIDs.
 const VTCR_SL0_SHIFT: u32 = 6;
 const VTCR_IRGN0_WB_RA_WA: u64 = 0b01 << 8;
 const VTCR_ORGN0_WB_RA_WA: u64 = 0b01 << 10;
 const VTCR_SH0_INNER: u64 = 0b11 << 12;
-const VTCR_TG0_4K: u64 = 0b00 << 14;
+const VTCR_TG0_SHIFT: u32 = 14;
 const VTCR_PS_SHIFT: u32 = 16;
 const VTCR_RES1: u64 = 1 << 31;
 
@@ -44,8 +45,8 @@ const VTTBR_VMID_SHIFT: u32 = 48;
 pub enum ConfigError {
     /// `ID_AA64MMFR0_EL1.PARange` has this value, which is not defined.
     UnknownPaRange(u64),
-    /// The CPU has no 4K granule at stage 2.
-    NoGranule4K,
+    /// The CPU does not have this granule at stage 2.
+    NoGranule(Granule),
     /// An IPA space of this many bits is below [`MIN_IPA_BITS`], or larger than the PA space.
     IpaBits(u32),
 }
@@ -54,8 +55,55 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnknownPaRange(raw) => write!(f, "unknown-pa-range-{raw}"),
-            Self::NoGranule4K => f.write_str("no-4k-granule-at-stage-2"),
+            Self::NoGranule(granule) => {
+                write!(f, "no-granule-of-{}-at-stage-2", granule.name())
+            }
             Self::IpaBits(bits) => write!(f, "no-ipa-space-of-{bits}-bits"),
+        }
+    }
+}
+
+/// Which granules a CPU has at stage 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Granules {
+    k4: bool,
+    k16: bool,
+    k64: bool,
+}
+
+impl Granules {
+    /// All there are.
+    pub const ALL: Self = Self {
+        k4: true,
+        k16: true,
+        k64: true,
+    };
+
+    /// By `ID_AA64MMFR0_EL1`. In the fields for stage 2, `TGran4_2`, `TGran16_2` and `TGran64_2`, 0 refers
+    /// to the one for stage 1, and 1 means that there is none; `TGran16` is 0 where there is none, the
+    /// others are 0b1111.
+    pub const fn from_id_register(id_aa64mmfr0_el1: u64) -> Self {
+        const fn has(stage2: u64, stage1: bool) -> bool {
+            match stage2 {
+                0 => stage1,
+                1 => false,
+                _ => true,
+            }
+        }
+        let raw = id_aa64mmfr0_el1;
+        Self {
+            k4: has(field(raw, 40), field(raw, 28) != 0xf),
+            k16: has(field(raw, 32), field(raw, 20) != 0),
+            k64: has(field(raw, 36), field(raw, 24) != 0xf),
+        }
+    }
+
+    /// Whether `granule` is one of them.
+    pub const fn contains(self, granule: Granule) -> bool {
+        match granule {
+            Granule::K4 => self.k4,
+            Granule::K16 => self.k16,
+            Granule::K64 => self.k64,
         }
     }
 }
@@ -63,34 +111,39 @@ impl fmt::Display for ConfigError {
 /// The shape of a stage 2. Every CPU that runs the VM must have been asked: the tables are shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
+    granule: Granule,
+    granules: Granules,
     pa_range: u64,
     pa_bits: u32,
     ipa_bits: u32,
+    /// As [`start_of`] has it.
+    start: Level,
     fwb: bool,
     strategy: Strategy,
+    contiguous: bool,
 }
 
 impl Config {
-    /// The largest stage 2 that a CPU with these ID registers has, up to 48 bits.
+    /// The largest stage 2 that a CPU with these ID registers has, up to 48 bits, with pages of 4 KiB;
+    /// or of something else, where the CPU does not have them, which [`Self::with_granule`] tells.
     ///
     /// # Errors
-    /// [`ConfigError::UnknownPaRange`], [`ConfigError::NoGranule4K`].
+    /// [`ConfigError::UnknownPaRange`].
     pub fn from_id_registers(
         id_aa64mmfr0_el1: u64,
         id_aa64mmfr2_el1: u64,
     ) -> Result<Self, ConfigError> {
-        if !has_granule_4k(id_aa64mmfr0_el1) {
-            return Err(ConfigError::NoGranule4K);
-        }
         let fwb = field(id_aa64mmfr2_el1, 40) != 0;
         let bbm = field(id_aa64mmfr2_el1, 52);
-        Ok(Self::new(field(id_aa64mmfr0_el1, 0))?
+        let mut config = Self::new(field(id_aa64mmfr0_el1, 0))?
             .with_fwb(fwb)
-            .with_strategy(Strategy::for_bbm_level(bbm)))
+            .with_strategy(Strategy::for_bbm_level(bbm));
+        config.granules = Granules::from_id_register(id_aa64mmfr0_el1);
+        Ok(config)
     }
 
-    /// The largest stage 2, up to 48 bits, for a value of `ID_AA64MMFR0_EL1.PARange`; without
-    /// FEAT_S2FWB, and with break-before-make in full.
+    /// The largest stage 2, up to 48 bits, for a value of `ID_AA64MMFR0_EL1.PARange`, of a CPU that has all
+    /// granules; with pages of 4 KiB, without FEAT_S2FWB, and with break-before-make in full.
     ///
     /// # Errors
     /// [`ConfigError::UnknownPaRange`].
@@ -101,11 +154,15 @@ impl Config {
             .ok_or(ConfigError::UnknownPaRange(pa_range))?;
         let pa_bits = (*bits).min(MAX_IPA_BITS);
         Ok(Self {
+            granule: Granule::K4,
+            granules: Granules::ALL,
             pa_range: pa_range.min(PA_RANGE_48),
             pa_bits,
             ipa_bits: pa_bits,
+            start: start_of(Granule::K4, pa_bits),
             fwb: false,
             strategy: Strategy::BreakFirst,
+            contiguous: true,
         })
     }
 
@@ -118,10 +175,7 @@ impl Config {
         if !(MIN_IPA_BITS..=self.pa_bits).contains(&bits) {
             return Err(ConfigError::IpaBits(bits));
         }
-        Ok(Self {
-            ipa_bits: bits,
-            ..self
-        })
+        Ok(self.shaped(self.granule, bits))
     }
 
     /// The same with an IPA space for a VM whose last address is `last`: as many bits as a guest's
@@ -133,8 +187,26 @@ impl Config {
             .into_iter()
             .filter(|bits| (USUAL_IPA_BITS..=self.pa_bits).contains(bits))
             .find(|bits| last.get() >> bits == 0);
+        self.shaped(self.granule, bits.unwrap_or(self.pa_bits))
+    }
+
+    /// The same with another granule.
+    ///
+    /// # Errors
+    /// [`ConfigError::NoGranule`].
+    pub fn with_granule(self, granule: Granule) -> Result<Self, ConfigError> {
+        if self.granules.contains(granule) {
+            Ok(self.shaped(granule, self.ipa_bits))
+        } else {
+            Err(ConfigError::NoGranule(granule))
+        }
+    }
+
+    const fn shaped(self, granule: Granule, ipa_bits: u32) -> Self {
         Self {
-            ipa_bits: bits.unwrap_or(self.pa_bits),
+            granule,
+            ipa_bits,
+            start: start_of(granule, ipa_bits),
             ..self
         }
     }
@@ -152,9 +224,20 @@ impl Config {
         Self { strategy, ..self }
     }
 
+    /// The same with or without groups of leaves that CPUs may cache as one.
+    #[must_use]
+    pub const fn with_contiguous(self, contiguous: bool) -> Self {
+        Self { contiguous, ..self }
+    }
+
     /// The translation granule.
     pub const fn granule(&self) -> Granule {
-        Granule::K4
+        self.granule
+    }
+
+    /// What [`Self::with_granule`] takes.
+    pub const fn granules(&self) -> Granules {
+        self.granules
     }
 
     /// Bits of an output address, at most 48.
@@ -177,17 +260,14 @@ impl Config {
         self.strategy
     }
 
+    /// Whether leaves that continue each other are marked as what CPUs may cache as one.
+    pub const fn contiguous(&self) -> bool {
+        self.contiguous
+    }
+
     /// The level at which a walk starts.
     pub const fn start_level(&self) -> Level {
-        let g = self.granule();
-        let reach = g.shift(Level::L1) + g.index_bits() + MAX_CONCATENATED_BITS;
-        // SL0 for level 0 is reserved where the PA space has fewer than 44 bits; it is never
-        // chosen there, since the IPA space is no larger.
-        if self.ipa_bits <= reach {
-            Level::L1
-        } else {
-            Level::L0
-        }
+        self.start
     }
 
     /// How many tables are concatenated at the start level, 1 to 16. The root is aligned to all of
@@ -212,11 +292,16 @@ impl Config {
     /// Cacheable. HA, HD and DS stay 0.
     pub const fn vtcr_el2(&self) -> u64 {
         let t0sz = 64 - self.ipa_bits as u64;
-        // With the 4K granule SL0 counts upwards from level 2: 0b01 is level 1, 0b10 level 0.
-        let sl0 = (Level::L2.number() - self.start_level().number()) as u64;
+        // SL0 counts upwards from level 2 with the 4K granule, from level 3 with the others.
+        let (tg0, from) = match self.granule {
+            Granule::K4 => (0b00, Level::L2),
+            Granule::K16 => (0b10, Level::L3),
+            Granule::K64 => (0b01, Level::L3),
+        };
+        let sl0 = (from.number() - self.start_level().number()) as u64;
         VTCR_RES1
             | self.pa_range << VTCR_PS_SHIFT
-            | VTCR_TG0_4K
+            | tg0 << VTCR_TG0_SHIFT
             | VTCR_SH0_INNER
             | VTCR_ORGN0_WB_RA_WA
             | VTCR_IRGN0_WB_RA_WA
@@ -230,18 +315,22 @@ impl Config {
     }
 }
 
-const fn field(register: u64, shift: u32) -> u64 {
-    register >> shift & 0xf
+/// The level at which a walk of an IPA space of this many bits starts.
+const fn start_of(granule: Granule, ipa_bits: u32) -> Level {
+    let level = granule.top_leaf_level();
+    let reach = granule.shift(level) + granule.index_bits() + MAX_CONCATENATED_BITS;
+    // The next level up is reserved where the PA space is small: of fewer than 44 bits with 4K and
+    // 64K, of fewer than 42 with 16K (AArch64.S2InvalidSL). It is never chosen there, since the IPA
+    // space is no larger.
+    match level {
+        _ if ipa_bits <= reach => level,
+        Level::L1 => Level::L0,
+        _ => Level::L1,
+    }
 }
 
-/// `ID_AA64MMFR0_EL1.TGran4_2`, bits [43:40]: 0 refers to `TGran4`, bits [31:28], where 0b1111 means
-/// that there is none; 1 means none at stage 2.
-const fn has_granule_4k(id_aa64mmfr0_el1: u64) -> bool {
-    match field(id_aa64mmfr0_el1, 40) {
-        0 => field(id_aa64mmfr0_el1, 28) != 0xf,
-        1 => false,
-        _ => true,
-    }
+const fn field(register: u64, shift: u32) -> u64 {
+    register >> shift & 0xf
 }
 
 #[cfg(test)]
@@ -273,6 +362,29 @@ mod tests {
     }
 
     #[test]
+    fn larger_granules_start_at_their_blocks_wherever_they_can() {
+        let at = |granule, bits: u32| {
+            let config = with_bits(bits).with_granule(granule).unwrap();
+            (config.start_level(), config.root_tables())
+        };
+        for bits in MIN_IPA_BITS..=MAX_IPA_BITS {
+            let expected = match bits {
+                32..=36 => (Level::L2, 1),
+                37..=40 => (Level::L2, 1 << (bits - 36)),
+                41..=47 => (Level::L1, 1),
+                _ => (Level::L1, 2),
+            };
+            assert_eq!(at(Granule::K16, bits), expected, "16K, {bits} bits");
+            let expected = match bits {
+                32..=42 => (Level::L2, 1),
+                43..=46 => (Level::L2, 1 << (bits - 42)),
+                _ => (Level::L1, 1),
+            };
+            assert_eq!(at(Granule::K64, bits), expected, "64K, {bits} bits");
+        }
+    }
+
+    #[test]
     fn a_vm_is_given_no_more_bits_than_it_needs_but_what_is_usual() {
         let bits = |pa_range, last| {
             let config = Config::new(pa_range).unwrap().for_last(Ipa::new(last));
@@ -293,12 +405,35 @@ mod tests {
 
     #[test]
     fn the_start_level_is_one_the_architecture_allows_for_the_size() {
-        // Arm ARM, AArch64.S2InconsistentSL: the bits left for the start level must be 1 to 13.
-        for bits in MIN_IPA_BITS..=MAX_IPA_BITS {
-            let config = with_bits(bits);
-            let below = (3 - config.start_level().number()) * 9 + 12;
-            assert!((1..=13).contains(&(bits - below)), "{bits} bits");
+        // Arm ARM, AArch64.S2InconsistentSL: the start level resolves at least one bit, and at most four
+        // more than a table has. AArch64.S2InvalidSL: what a small PA space must not start at.
+        for (granule, page, stride, least_pa) in [
+            (Granule::K4, 12, 9, 44),
+            (Granule::K16, 14, 11, 42),
+            (Granule::K64, 16, 13, 44),
+        ] {
+            for bits in MIN_IPA_BITS..=MAX_IPA_BITS {
+                let config = with_bits(bits).with_granule(granule).unwrap();
+                let level = config.start_level();
+                let below = (3 - level.number()) * stride + page;
+                assert!((1..=stride + 4).contains(&(bits - below)), "{bits} bits");
+                let pa_bits = PA_RANGES.into_iter().find(|pa| *pa >= bits).unwrap();
+                assert!(
+                    granule.has_leaves(level) || pa_bits >= least_pa,
+                    "{bits} bits of IPA, and no more of PA than that takes"
+                );
+            }
         }
+    }
+
+    #[test]
+    fn vtcr_says_granule_and_start_level() {
+        let vtcr = |granule, bits| with_bits(bits).with_granule(granule).unwrap().vtcr_el2();
+        // As below, with TG0=2 for 16K and 1 for 64K; SL0=1 is level 2, SL0=2 level 1.
+        assert_eq!(vtcr(Granule::K16, 40), 0x8005_b558);
+        assert_eq!(vtcr(Granule::K16, 48), 0x8005_b590);
+        assert_eq!(vtcr(Granule::K64, 40), 0x8005_7558);
+        assert_eq!(vtcr(Granule::K64, 48), 0x8005_7590);
     }
 
     #[test]
@@ -351,10 +486,24 @@ mod tests {
     }
 
     #[test]
-    fn a_cpu_without_a_4k_stage_2_is_refused() {
-        let none = Err(ConfigError::NoGranule4K);
-        assert_eq!(Config::from_id_registers(0xf << 28 | 5, 0), none);
-        assert_eq!(Config::from_id_registers(1 << 40 | 5, 0), none);
-        assert!(Config::from_id_registers(2 << 40 | 0xf << 28 | 5, 0).is_ok());
+    fn a_granule_that_the_cpu_lacks_is_refused() {
+        let has = |mmfr0, granule| {
+            let config = Config::from_id_registers(mmfr0, 0).unwrap();
+            let got = config.with_granule(granule);
+            assert!(got.is_ok() || got == Err(ConfigError::NoGranule(granule)));
+            got.is_ok()
+        };
+        // Bits of the fields for stage 1 and 2, what says "none" for stage 1, and "there is one".
+        for (granule, stage1, stage2, none, some) in [
+            (Granule::K4, 28, 40, 0xf, 0),
+            (Granule::K16, 20, 32, 0, 1),
+            (Granule::K64, 24, 36, 0xf, 0),
+        ] {
+            assert!(!has(none << stage1 | 5, granule), "none at stage 1");
+            assert!(has(some << stage1 | 5, granule), "as stage 1");
+            assert!(!has(1 << stage2 | some << stage1 | 5, granule), "none here");
+            assert!(has(2 << stage2 | none << stage1 | 5, granule), "here alone");
+            assert!(has(3 << stage2 | none << stage1 | 5, granule), "with LPA2");
+        }
     }
 }

@@ -14,9 +14,17 @@ const VALID: u64 = 1;
 /// Bit 1: a table or a page when set, a block when clear.
 const TABLE_OR_PAGE: u64 = 1 << 1;
 const TYPE_MASK: u64 = VALID | TABLE_OR_PAGE;
-/// Output and next-level addresses: bits [47:12]. FEAT_LPA2, which puts more of them elsewhere, is
-/// not used.
+/// Output and next-level addresses: bits [47:12], of which those below the granule are 0. FEAT_LPA and
+/// FEAT_LPA2, which put more of them elsewhere, are not used.
 const ADDRESS_MASK: u64 = 0x0000_ffff_ffff_f000;
+
+/// Bit 52 of a valid leaf: it is one of a group that a CPU may cache as one. It is about how leaves are
+/// cached and not about what they say, so it is no part of a [`Leaf`].
+pub(super) const CONTIGUOUS: u64 = 1 << 52;
+
+/// Bit 16 of a block, nT (FEAT_BBM level 1): no CPU caches it in a way that a table in its place could conflict
+/// with. It stands there while the two are exchanged, and never when the map is read.
+pub(super) const NOT_CACHED: u64 = 1 << 16;
 
 const WHY_SHIFT: u32 = 55;
 const WHY_MASK: u64 = 0xf << WHY_SHIFT;
@@ -89,7 +97,7 @@ fn parse_end(raw: u64, level: Level, granule: Granule) -> Result<Leaf, Invalid> 
     if raw & TYPE_MASK != Leaf::kind(level) {
         return Err(unknown);
     }
-    Leaf::parse(raw, level, granule).ok_or(unknown)
+    Leaf::parse(raw & !CONTIGUOUS, level, granule).ok_or(unknown)
 }
 
 impl Invalid {
@@ -182,6 +190,25 @@ pub(super) const fn split_word(table: Pa) -> u64 {
     table_word(table) | SPLIT
 }
 
+/// Whether `raw` is a leaf that a CPU may have cached as one with its group.
+pub(super) const fn is_contiguous(raw: u64) -> bool {
+    raw & (CONTIGUOUS | VALID) == CONTIGUOUS | VALID
+}
+
+/// The word of a leaf, in a group or not, when it is taken out for a time.
+pub(super) const fn parked(raw: u64) -> u64 {
+    raw & !(VALID | CONTIGUOUS) | WHY_PARKED << WHY_SHIFT
+}
+
+/// What [`parked`] was made of, alone; any other word as it is.
+pub(super) const fn unparked(raw: u64) -> u64 {
+    if raw & (VALID | WHY_MASK) == WHY_PARKED << WHY_SHIFT {
+        raw & !WHY_MASK | VALID
+    } else {
+        raw
+    }
+}
+
 /// Whether `raw`, which points to a table, was made by [`split_word`].
 pub(super) const fn is_split(raw: u64) -> bool {
     raw & SPLIT != 0
@@ -264,6 +291,26 @@ mod tests {
                 Entry::parse(raw, level, G),
                 Entry::Invalid(Invalid::Unknown(raw)),
                 "{raw:#x} at {level:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_leaf_of_a_group_is_the_same_leaf_and_is_alone_when_it_was_taken_out() {
+        for level in [Level::L1, Level::L2, Level::L3] {
+            let leaf = leaf_at(level);
+            let raw = leaf.encode(level) | CONTIGUOUS;
+            assert_eq!(Entry::parse(raw, level, G), Entry::Leaf(leaf));
+            assert!(is_contiguous(raw) && !is_contiguous(leaf.encode(level)));
+            assert_eq!(parked(raw), Invalid::Parked(leaf).encode(level));
+            assert_eq!(unparked(parked(raw)), leaf.encode(level));
+            let hole = Invalid::Poisoned(leaf).encode(level);
+            assert_eq!((unparked(hole), unparked(0)), (hole, 0));
+            // No hole is ever one of a group.
+            let marked = hole | CONTIGUOUS;
+            assert_eq!(
+                Entry::parse(marked, level, G),
+                Entry::Invalid(Invalid::Unknown(marked))
             );
         }
     }

@@ -44,6 +44,14 @@ pub trait Tlb {
     /// [`Self::invalidate_vm`].
     fn invalidate_ipa(&self, vmid: Vmid, ipa: Ipa, leaf: Option<Level>);
 
+    /// [`Self::invalidate_ipa`] for each of the `count` leaves of `level`, of `size` bytes each, from `first`
+    /// on, completed once.
+    fn invalidate_leaves(&self, vmid: Vmid, first: Ipa, (count, size): (usize, u64), level: Level) {
+        for ipa in (first.get()..).step_by(size as usize).take(count) {
+            self.invalidate_ipa(vmid, Ipa::new(ipa), Some(level));
+        }
+    }
+
     /// No CPU uses anything of stage 1, alone or combined with stage 2, that it cached for the VM
     /// before the call: `TLBI VMALLE1IS`, `DSB ISH`, `ISB`.
     ///
@@ -87,6 +95,10 @@ impl<T: Tlb + ?Sized> Tlb for &T {
 
     fn invalidate_ipa(&self, vmid: Vmid, ipa: Ipa, leaf: Option<Level>) {
         (**self).invalidate_ipa(vmid, ipa, leaf);
+    }
+
+    fn invalidate_leaves(&self, vmid: Vmid, first: Ipa, leaves: (usize, u64), level: Level) {
+        (**self).invalidate_leaves(vmid, first, leaves, level);
     }
 
     fn invalidate_vm(&self, vmid: Vmid) {

@@ -5,6 +5,8 @@
 //! of leaves, contiguous and with the same attributes, and nothing in it is bad. What was dropped
 //! and is good counts as mapped. Its frames return to the reserve, when no CPU can walk
 //! them any more; and with frames there, holes larger than a page shrink to what is really bad.
+//!
+//! Leaves that continue each other are marked again as what CPUs may cache as one, whoever made them.
 
 use super::bbm::{Place, Surgeon, link};
 use super::descriptor::{Entry, Invalid, Leaf, is_split, table_of};
@@ -14,7 +16,7 @@ use super::reserve::Reserve;
 use super::restore::KnownBad;
 use super::walk::{Below, Damage, Run, Visitor};
 use super::{Parts, Stage2};
-use crate::addr::{Ipa, Pa};
+use crate::addr::{Ipa, PAGE_SHIFT, PAGE_SIZE, Pa, PaRange};
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -27,7 +29,8 @@ pub struct Mended {
     pub block: u64,
     /// Tables that went back to the reserve.
     pub tables: usize,
-    /// Bytes, beside the page, that had been lost to a spent reserve and are mapped again.
+    /// Bytes, beside the page, that had been lost to a large granule or a spent reserve and are mapped
+    /// again.
     pub regained: u64,
     /// Tables in the reserve now.
     pub reserve_left: usize,
@@ -44,8 +47,8 @@ pub enum MendOutcome {
     NoHole,
     /// The memory behind it is known to be bad: nothing has changed.
     StillBad,
-    /// It is good, but in a hole that cannot be made smaller while the reserve is spent. It returns
-    /// when frames do.
+    /// It is good, but in a hole with others that are not, and that cannot be made smaller: because of the
+    /// granule, or while the reserve is spent. It returns when they are good, or frames are back.
     Waiting {
         /// Size in bytes of the hole.
         size: u64,
@@ -55,14 +58,15 @@ pub enum MendOutcome {
 }
 
 impl<M: TableMemory, T: Tlb> Stage2<M, T> {
-    /// Maps the page that holds `ipa` again, where it is a hole and `bad` does not know its memory
-    /// any more, and heals what can be healed.
+    /// Maps the page of 4 KiB that holds `ipa` again, where it is a hole and `bad` does not know its memory
+    /// any more, and heals what can be healed. With a larger granule it comes back together with its
+    /// neighbours, when the last of them is good.
     ///
     /// # Errors
     /// [`Damage`].
     pub fn mend(&mut self, ipa: Ipa, bad: &impl KnownBad) -> Result<MendOutcome, Damage> {
         let granule = self.config.granule();
-        let ipa = ipa.align_down(granule.page_size());
+        let ipa = ipa.page();
         let mut parts = self.parts();
         let Some(slot) = parts.tree.descend(ipa)? else {
             return Ok(MendOutcome::NotMapped);
@@ -80,8 +84,8 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
             Ok(_) | Err(Invalid::Parked(_)) => return Ok(MendOutcome::NoHole),
             Err(_) => return Ok(MendOutcome::NotMapped),
         };
-        let own = leaf.part(ipa.get() & (size - 1), granule.page_size());
-        if bad.first_in(own.range(Level::L3, granule)).is_some() {
+        let own = leaf.part(ipa.get() & (size - 1), PAGE_SIZE).pa();
+        if bad.first_in(PaRange::of_block(own, PAGE_SHIFT)).is_some() {
             return Ok(MendOutcome::StillBad);
         }
         let before = parts.reserve.len();
@@ -97,7 +101,7 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
                 ipa,
                 block: granule.span(slot.level),
                 tables: tables.saturating_sub(used),
-                regained: regained.saturating_sub(granule.page_size()),
+                regained: regained.saturating_sub(PAGE_SIZE),
                 reserve_left,
             }),
             _ => MendOutcome::Waiting { size },
@@ -119,13 +123,15 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
     }
 }
 
+/// The page of the tables that holds `ipa`.
 fn page(ipa: Ipa, granule: Granule) -> Range<u64> {
-    ipa.get()..ipa.get().saturating_add(granule.page_size())
+    let start = ipa.align_down(granule.page_size()).get();
+    start..start.saturating_add(granule.page_size())
 }
 
 impl<M: TableMemory, T: Tlb> Parts<'_, M, T> {
-    /// Merges all tables on the way to `range`, and below, that have become whole. Returns how many
-    /// frames the reserve got.
+    /// Merges all tables on the way to `range`, and below, that have become whole, and has CPUs cache as one
+    /// what can be. Returns how many frames the reserve got.
     pub(super) fn heal(&mut self, range: Range<u64>, bad: &impl KnownBad) -> Result<usize, Damage> {
         let before = self.reserve.len();
         let mut healer = Healer {
@@ -135,7 +141,14 @@ impl<M: TableMemory, T: Tlb> Parts<'_, M, T> {
             surgeon: &self.surgeon,
             bad,
         };
-        self.tree.walk(range, &mut healer)?;
+        self.tree.walk(range.clone(), &mut healer)?;
+        if self.config.contiguous() {
+            let mut grouper = Grouper {
+                granule: self.config.granule(),
+                surgeon: &self.surgeon,
+            };
+            self.tree.walk(range, &mut grouper)?;
+        }
         Ok(self.reserve.len().saturating_sub(before))
     }
 
@@ -208,6 +221,7 @@ impl<M: TableMemory, T: Tlb, B: KnownBad> Visitor for Healer<'_, M, T, B> {
                 word,
                 level: run.level,
                 leaf,
+                group: None,
             });
             self.recycle(table, level);
         }
@@ -250,6 +264,43 @@ impl<M: TableMemory, T, B> Healer<'_, M, T, B> {
         }
         self.reserve.put(table);
     }
+}
+
+/// Marks leaves that continue each other as what CPUs may cache as one. That is always right, whoever made
+/// them: it changes nothing but how they are cached.
+struct Grouper<'a, T> {
+    granule: Granule,
+    surgeon: &'a Surgeon<'a, T>,
+}
+
+impl<T: Tlb> Visitor for Grouper<'_, T> {
+    type Stop = Damage;
+
+    fn run(&mut self, run: &Run<'_>) -> Result<Below, Damage> {
+        for group in run.groups() {
+            if !group.is_marked() && is_one_run(group.words, group.level, self.granule) {
+                self.surgeon.regroup(&group, true);
+            }
+        }
+        Ok(Below::Visit)
+    }
+}
+
+/// Whether entries of `level`, unmarked and as many as a group has, are leaves that continue each other, the
+/// first of them aligned to all.
+pub(super) fn is_one_run(words: &[AtomicU64], level: Level, granule: Granule) -> bool {
+    let Some(first) = words.first().map(|word| word.load(Ordering::Relaxed)) else {
+        return false;
+    };
+    let span = granule.span(level);
+    let Entry::Leaf(leaf) = Entry::parse(first, level, granule) else {
+        return false;
+    };
+    let mut expected = (first..).step_by(span as usize);
+    leaf.pa().is_aligned(span * words.len() as u64)
+        && words
+            .iter()
+            .all(|word| expected.next() == Some(word.load(Ordering::Relaxed)))
 }
 
 /// Shrinks holes that are larger than a page.

@@ -33,13 +33,20 @@ pub struct Hole {
     pub reserve_left: usize,
 }
 
+impl Hole {
+    /// The page that was behind the one that holds `ipa`, which lies in the hole.
+    pub const fn behind(&self, ipa: Ipa) -> Pa {
+        Pa::new(self.pa.get() | ipa.page().get() & (self.size - 1))
+    }
+}
+
 /// What [`Stage2::make_hole`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum HoleOutcome {
-    /// Exactly the page is gone.
+    /// Exactly the page is gone: that of the granule, so with a larger one good memory may be as well.
     Made(Hole),
-    /// The page is gone, **and good memory around it**, because the reserve is spent.
+    /// The page is gone, **and all that is mapped with it**, because the reserve is spent.
     /// [`Hole::size`] says how much.
     Coarse(Hole),
     /// The page was in a hole already; nothing has changed. An earlier coarse hole counts.
@@ -63,7 +70,7 @@ pub enum HoleOutcome {
 }
 
 impl<M: TableMemory, T: Tlb> Stage2<M, T> {
-    /// Takes the page that holds `ipa` out of the VM's map. When it has returned, no CPU can reach
+    /// Takes the page of the granule that holds `ipa` out of the VM's map. When it has returned, no CPU can reach
     /// the page by this IPA, not even by what it had cached. (Another IPA may map the same memory:
     /// the registry knows.)
     ///
@@ -172,11 +179,7 @@ fn report(granule: Granule, lost: &Place<'_>, ipa: Ipa, cost: Cost) -> HoleOutco
 fn place_of(slot: Option<Slot<'_>>, granule: Granule) -> Result<Place<'_>, HoleOutcome> {
     let slot = slot.ok_or(HoleOutcome::NotMapped)?;
     match slot.leaf {
-        Ok(leaf) => Ok(Place {
-            word: slot.word,
-            level: slot.level,
-            leaf,
-        }),
+        Ok(leaf) => Ok(slot.place(leaf, granule)),
         Err(Invalid::Poisoned(_)) => Err(HoleOutcome::AlreadyPoisoned {
             ipa: slot.base,
             size: granule.span(slot.level),

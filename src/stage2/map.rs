@@ -5,7 +5,8 @@
 //! 1. [`Check`]: everything in the range is vacant. Nothing is changed.
 //! 2. [`Prepare`]: tables are linked where blocks do not fit. All that can fail has failed by its
 //!    end; a table it leaves behind empty changes no translation and is used by a later attempt.
-//! 3. [`Commit`]: every vacant entry becomes a leaf. It cannot fail for want of anything.
+//! 3. [`Commit`]: every vacant entry becomes a leaf, and where all of a group are, they may be cached as one.
+//!    It cannot fail for want of anything.
 //!
 //! Where the range is vacant entries of one root table that blocks fill, as it is for memory that deserves the
 //! largest, one look is the first, nothing is left for the second, and the third begins at once.
@@ -16,10 +17,10 @@
 use super::Stage2;
 use super::attrs::Attrs;
 use super::config::Config;
-use super::descriptor::{Invalid, Leaf, table_of, table_word};
+use super::descriptor::{CONTIGUOUS, Invalid, Leaf, table_of, table_word};
 use super::env::{FrameSource, TableMemory, Tlb};
 use super::granule::{Granule, Level};
-use super::table::clear;
+use super::table::{SMALLEST_GROUP, clear, fill_group};
 use super::walk::{Below, Damage, Found, Run, Visitor};
 use crate::addr::{Ipa, Pa};
 use core::fmt;
@@ -115,6 +116,7 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
 /// A request that has been checked against the configuration.
 struct Plan {
     granule: Granule,
+    contiguous: bool,
     fwb: bool,
     ipa: u64,
     pa: u64,
@@ -141,6 +143,7 @@ impl Plan {
         }
         Ok(Self {
             granule,
+            contiguous: config.contiguous(),
             fwb: config.fwb(),
             ipa: ipa.get(),
             pa: pa.get(),
@@ -165,6 +168,13 @@ impl Plan {
         aligned && self.has_leaves(run.level)
     }
 
+    /// Whether whole groups of leaves of `level`, which can be used, are to be cached as one: both addresses
+    /// have the same offset in a group as well.
+    fn has_groups(&self, level: Level) -> bool {
+        let size = self.granule.span(level) * self.granule.group(level) as u64;
+        self.contiguous && (self.ipa ^ self.pa) & (size - 1) == 0
+    }
+
     /// Whether the entry for `base`, of `span` bytes, lies inside the range as a whole.
     fn covers(&self, base: u64, span: u64) -> bool {
         self.ipa <= base && base + span <= self.end
@@ -173,8 +183,7 @@ impl Plan {
 
 /// Whether nothing was ever mapped there.
 fn is_empty(run: &Run<'_>) -> bool {
-    let vacant = |word: &AtomicU64| word.load(Ordering::Relaxed) == 0;
-    run.words.iter().all(vacant)
+    run.words.iter().all(is_vacant)
 }
 
 /// Finds what is in the way.
@@ -217,7 +226,7 @@ impl<M: TableMemory, F: FrameSource> Visitor for Prepare<'_, M, F> {
         let leaves = self.plan.has_leaves(run.level);
         let mut below = Below::Skip;
         for (ipa, word) in run.slots() {
-            let vacant = word.load(Ordering::Relaxed) == 0;
+            let vacant = is_vacant(word);
             if vacant && leaves && self.plan.covers(ipa, run.span()) {
                 continue;
             }
@@ -260,19 +269,53 @@ impl Visitor for Commit<'_> {
 
     fn run(&mut self, run: &Run<'_>) -> Result<Below, Damage> {
         let leaves = self.plan.has_leaves(run.level);
-        let mut below = Below::Skip;
-        let mut raw = if leaves { self.first_leaf(run) } else { 0 };
-        for word in run.words {
-            let old = word.load(Ordering::Relaxed);
-            if old == 0 {
-                word.store(raw, Ordering::Relaxed);
-            } else if table_of(old, run.level).is_some() {
+        let first = if leaves { self.first_leaf(run) } else { 0 };
+        if run.words.len() < SMALLEST_GROUP || !leaves || !self.plan.has_groups(run.level) {
+            return Ok(commit(run.words, run, first));
+        }
+        let size = self.plan.granule.group(run.level);
+        let (head, rest) = run.words.split_at(run.before_groups().min(run.words.len()));
+        let mut below = commit(head, run, first);
+        let mut first = first.wrapping_add(run.span().wrapping_mul(head.len() as u64));
+        for words in rest.chunks(size) {
+            if words.len() == size && are_vacant(words) {
+                // From invalid to valid one by one: what a CPU takes the group for meanwhile is what it will be.
+                fill_group(words, first | CONTIGUOUS, run.span());
+            } else if commit(words, run, first) == Below::Visit {
                 below = Below::Visit;
             }
-            raw = raw.wrapping_add(run.span());
+            first = first.wrapping_add(run.span().wrapping_mul(words.len() as u64));
         }
         Ok(below)
     }
+}
+
+/// Makes leaves of the vacant entries among `words` of `run`: `first`, and so on.
+fn commit(words: &[AtomicU64], run: &Run<'_>, first: u64) -> Below {
+    let (mut raw, mut below) = (first, Below::Skip);
+    for word in words {
+        let old = word.load(Ordering::Relaxed);
+        if old == 0 {
+            word.store(raw, Ordering::Relaxed);
+        } else if table_of(old, run.level).is_some() {
+            below = Below::Visit;
+        }
+        raw = raw.wrapping_add(run.span());
+    }
+    below
+}
+
+fn is_vacant(word: &AtomicU64) -> bool {
+    word.load(Ordering::Relaxed) == 0
+}
+
+/// Whether all entries of a group are vacant.
+fn are_vacant(group: &[AtomicU64]) -> bool {
+    let (portions, _) = group.as_chunks::<SMALLEST_GROUP>();
+    portions.iter().all(|portion| {
+        let all = |all, word: &AtomicU64| all | word.load(Ordering::Relaxed);
+        portion.iter().fold(0, all) == 0
+    })
 }
 
 impl Commit<'_> {

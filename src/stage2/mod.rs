@@ -76,7 +76,7 @@ mod walk;
 pub use attrs::{Access, Attrs, MemoryType};
 pub use bbm::Strategy;
 pub use census::{Census, Extent, ExtentKind};
-pub use config::{Config, ConfigError};
+pub use config::{Config, ConfigError, Granules};
 pub use env::{FrameSource, TableMemory, Tlb};
 pub use follow::Followed;
 pub use granule::{Granule, Level};
@@ -112,8 +112,8 @@ pub enum Lookup {
         /// The level of the block or page.
         level: Level,
     },
-    /// Into a hole. In one larger than a page, which a spent reserve leaves, this IPA's own memory
-    /// may be in order.
+    /// Into a hole. In one larger than 4 KiB, which a larger granule makes and a spent reserve leaves, this
+    /// IPA's own memory may be in order.
     Poisoned {
         /// The physical address that was behind that very IPA.
         pa: Pa,
@@ -246,7 +246,7 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
     }
 
     fn tree(&self) -> Tree<'_, M> {
-        Tree::new(&self.memory, self.config, self.root)
+        Tree::new(&self.memory, &self.config, self.root)
     }
 
     /// What a change to the map works on.
@@ -254,7 +254,7 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
         Parts {
             memory: &self.memory,
             config: &self.config,
-            tree: Tree::new(&self.memory, self.config, self.root),
+            tree: Tree::new(&self.memory, &self.config, self.root),
             surgeon: Surgeon {
                 tlb: &self.tlb,
                 vmid: self.vmid,
@@ -293,6 +293,7 @@ impl<'m, M: TableMemory, T> Parts<'m, M, T> {
     fn restorer<'a, B>(&'a mut self, bad: &'a B) -> Restorer<'a, 'm, M, B> {
         Restorer {
             granule: self.config.granule(),
+            contiguous: self.config.contiguous(),
             memory: self.memory,
             reserve: self.reserve,
             bad,

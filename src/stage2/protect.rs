@@ -1,6 +1,6 @@
 //! Other attributes for part of a map: permissions, memory type.
 
-use super::bbm::{Change, Place, Surgeon};
+use super::bbm::{Change, Group, Place, Surgeon};
 use super::descriptor::{Entry, Invalid, Leaf};
 use super::env::{TableMemory, Tlb};
 use super::granule::{Granule, Level};
@@ -138,8 +138,8 @@ impl<M: TableMemory, T: Tlb> Parts<'_, M, T> {
             Err(Invalid::NeverMapped) => return Ok(()),
             Err(_) => return Err(ProtectError::InHole(edge)),
         };
-        let (word, level) = (slot.word, slot.level);
-        let place = Place { word, level, leaf };
+        let level = slot.level;
+        let place = slot.place(leaf, granule);
         let to = Level::ALL
             .into_iter()
             .find(|to| *to > level && edge.is_aligned(granule.span(*to)));
@@ -190,6 +190,9 @@ impl<T: Tlb> Visitor for Painter<'_, T> {
 
     fn run(&mut self, run: &Run<'_>) -> Result<Below, Damage> {
         let level = run.level;
+        for group in run.groups().filter(Group::is_marked) {
+            self.surgeon.regroup(&group, false);
+        }
         for (ipa, word) in run.slots() {
             let raw = word.load(Ordering::Relaxed);
             let renew = |leaf: Leaf| leaf.with_attrs(self.attrs, self.fwb);
@@ -203,7 +206,12 @@ impl<T: Tlb> Visitor for Painter<'_, T> {
                     renew(leaf).encode(level)
                 }
                 Entry::Leaf(leaf) => {
-                    let place = Place { word, level, leaf };
+                    let place = Place {
+                        word,
+                        level,
+                        leaf,
+                        group: None,
+                    };
                     let change = Change::Leaf(renew(leaf));
                     self.surgeon.change(&place, change, Ipa::new(ipa));
                     continue;

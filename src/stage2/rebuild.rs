@@ -7,10 +7,11 @@
 //! The tables below a lost one are intact, but nothing points to them any more. Those that splits had
 //! made are known as the reserve's and return to it; those that [`Stage2::map`] had made are leaked.
 
-use super::bbm::link;
+use super::bbm::{link, mark};
 use super::descriptor::{Leaf, is_split, table_of, table_word};
 use super::env::{TableMemory, Tlb};
 use super::granule::Level;
+use super::heal::is_one_run;
 use super::restore::KnownBad;
 use super::table::clear;
 use super::walk::{Below, Damage, Run, Visitor, root_tables_of};
@@ -234,6 +235,13 @@ impl<'m, M: TableMemory, T: Tlb> Parts<'m, M, T> {
             };
             let value = self.entry(level, ipa, &piece, territory, bad)?;
             link(word, value);
+        }
+        let size = granule.group(level);
+        let groups = words.chunks_exact(size).filter(|_| size > 1);
+        for group in groups.filter(|_| self.config.contiguous()) {
+            if is_one_run(group, level, granule) {
+                mark(group, true);
+            }
         }
         Ok(frame)
     }

@@ -1,6 +1,6 @@
 //! Other memory behind the same IPA.
 
-use super::bbm::{Change, Place, link};
+use super::bbm::{Change, link};
 use super::descriptor::{Invalid, Leaf};
 use super::env::{TableMemory, Tlb};
 use super::granule::Level;
@@ -91,8 +91,7 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
                 if own == renew(own) {
                     return Ok(size);
                 }
-                let word = slot.word;
-                let place = Place { word, level, leaf };
+                let place = slot.place(leaf, granule);
                 if level == Level::L3 {
                     let change = Change::Leaf(renew(leaf));
                     parts.surgeon.change(&place, change, ipa);

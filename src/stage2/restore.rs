@@ -3,8 +3,8 @@
 //! All of it goes from invalid to valid, or to another invalid word, which takes a barrier and no TLB
 //! maintenance (Arm ARM D8.16).
 
-use super::bbm::link;
-use super::descriptor::{Invalid, Leaf, split_word};
+use super::bbm::{link, mark};
+use super::descriptor::{CONTIGUOUS, Invalid, Leaf, split_word};
 use super::env::{TableMemory, Tlb};
 use super::granule::{Granule, Level};
 use super::reserve::Reserve;
@@ -75,6 +75,8 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
 /// Makes words for leaves that were taken out.
 pub(super) struct Restorer<'a, 'm, M, B> {
     pub(super) granule: Granule,
+    /// Whether leaves are marked as groups.
+    pub(super) contiguous: bool,
     pub(super) memory: &'m M,
     pub(super) reserve: &'a mut Reserve,
     pub(super) bad: &'a B,
@@ -103,15 +105,20 @@ impl<M: TableMemory, B: KnownBad> Restorer<'_, '_, M, B> {
         let (frame, words) = self.reserve.take(self.granule, self.memory)?;
         self.tables += 1;
         let span = self.granule.span(below);
-        fill(words, leaf.encode(below), span);
+        let bit = if self.contiguous { CONTIGUOUS } else { 0 };
+        fill(words, leaf.encode(below) | bit, span);
+        let group = self.granule.group(below);
         let range = leaf.range(level, self.granule);
         let mut next = Some(first);
         while let Some(offset) = next.and_then(|pa| pa.checked_offset_from(range.start())) {
             let index = offset >> self.granule.shift(below);
             // A `bad` that names memory outside of what it was asked for ends the loop here.
-            let Some(word) = usize::try_from(index).ok().and_then(|at| words.get(at)) else {
+            let at = usize::try_from(index).unwrap_or(usize::MAX);
+            let Some(word) = words.get(at) else {
                 break;
             };
+            let start = at & !(group - 1);
+            mark(words.get(start..start + group).unwrap_or_default(), false);
             let part = leaf.part(offset, span);
             link(word, self.word(part, below));
             let left = range.size() - (index + 1) * span;

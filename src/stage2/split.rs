@@ -1,14 +1,16 @@
 //! Splitting a block: the tables that map what it maps, built while nobody can see them.
 //!
 //! Only the path to one place is split: a block becomes a table of the next smaller leaves, one of
-//! those a table again, and so on. The tables come from the reserve.
+//! those a table again, and so on. The tables come from the reserve. Their leaves are groups that CPUs may
+//! cache as one, but for those around the path.
 
 use super::bbm::{Place, Subtree, link};
 use super::config::Config;
-use super::descriptor::split_word;
+use super::descriptor::{CONTIGUOUS, split_word};
 use super::env::TableMemory;
 use super::granule::Level;
 use super::reserve::Reserve;
+use super::table::fill_group;
 use crate::addr::{Ipa, Pa};
 
 /// Builds the subtree for a split.
@@ -54,13 +56,25 @@ impl<'m, M: TableMemory> Builder<'_, 'm, M> {
         let level = place.level.below().filter(|level| *level <= to)?;
         let (frame, words) = self.reserve.take(granule, self.memory)?;
         self.tables += 1;
+        let index = granule.index(self.ipa, level);
         let first = place.leaf.encode(level);
-        self.memory.fill(words, first, granule.span(level));
+        if self.config.contiguous() {
+            self.memory
+                .fill(words, first | CONTIGUOUS, granule.span(level));
+            // What is on the path is about to be changed.
+            let start = index & !(granule.group(level) - 1);
+            let around = words.get(start..start + granule.group(level))?;
+            let (before, span) = (start as u64, granule.span(level));
+            fill_group(around, first + before * span, span);
+        } else {
+            self.memory.fill(words, first, granule.span(level));
+        }
         let offset = self.ipa.get() & (granule.span(place.level) - 1);
         let part = Place {
-            word: words.get(granule.index(self.ipa, level))?,
+            word: words.get(index)?,
             level,
             leaf: place.leaf.part(offset, granule.span(level)),
+            group: None,
         };
         Some((frame, part))
     }

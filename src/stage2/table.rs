@@ -22,6 +22,22 @@ pub(super) fn fill(words: &[AtomicU64], first: u64, stride: u64) {
     rest.iter().for_each(put);
 }
 
+/// What the size of every group of leaves is a multiple of.
+pub(super) const SMALLEST_GROUP: usize = 16;
+
+/// The same for a whole group.
+pub(super) fn fill_group(words: &[AtomicU64], first: u64, stride: u64) {
+    let mut value = first;
+    let mut put = |word: &AtomicU64| {
+        word.store(value, Ordering::Relaxed);
+        value = value.wrapping_add(stride);
+    };
+    let (portions, _) = words.as_chunks::<SMALLEST_GROUP>();
+    for portion in portions {
+        portion.iter().for_each(&mut put);
+    }
+}
+
 /// Makes all words of a table say "never mapped".
 pub(super) fn clear(words: &[AtomicU64]) {
     fill(words, 0, 0);

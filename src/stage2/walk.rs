@@ -6,8 +6,9 @@
 //! into the tables, and shows the visitor the other entries one by one, for those that need all of
 //! a map in order of IPA.
 
+use super::bbm::{Group, Place};
 use super::config::Config;
-use super::descriptor::{Entry, Invalid, Leaf};
+use super::descriptor::{Entry, Invalid, Leaf, is_contiguous};
 use super::env::TableMemory;
 use super::granule::{Granule, Level};
 use crate::addr::{Ipa, Pa};
@@ -44,6 +45,9 @@ pub(super) struct Run<'m> {
     /// First IPA that the first entry translates. It may lie before the range of the walk.
     pub(super) base: Ipa,
     pub(super) words: &'m [AtomicU64],
+    /// All of the table, and which of its entries is the first of the run.
+    table: &'m [AtomicU64],
+    first: usize,
     granule: Granule,
 }
 
@@ -59,6 +63,29 @@ impl<'m> Run<'m> {
         (0_u64..)
             .zip(self.words)
             .map(move |(at, word)| (base + (at << shift), word))
+    }
+
+    /// How many entries of the run come before the first whole group.
+    pub(super) const fn before_groups(&self) -> usize {
+        self.first.wrapping_neg() & (self.granule.group(self.level) - 1)
+    }
+
+    /// The groups that entries of the run are in, each as a whole.
+    pub(super) fn groups(&self) -> impl Iterator<Item = Group<'m>> + use<'m> {
+        let (size, span) = (self.granule.group(self.level), self.span());
+        let (level, into) = (self.level, self.first & (size - 1));
+        let base = self.base.get() - into as u64 * span;
+        let end = (self.first + self.words.len()).next_multiple_of(size);
+        let words = self.table.get(self.first - into..end).unwrap_or_default();
+        let groups = (0_u64..)
+            .zip(words.chunks_exact(size))
+            .map(move |(at, words)| Group {
+                words,
+                level,
+                base: Ipa::new(base + at * span * size as u64),
+                span,
+            });
+        groups.filter(move |_| size > 1)
     }
 }
 
@@ -79,6 +106,8 @@ pub(super) struct Found {
     pub(super) span: u64,
     /// The leaf there, or why there is none.
     pub(super) leaf: Result<Leaf, Invalid>,
+    /// Whether it is one of a group that CPUs may cache as one.
+    pub(super) contiguous: bool,
 }
 
 /// What a walk is for.
@@ -107,6 +136,36 @@ pub(super) struct Slot<'m> {
     pub(super) base: Ipa,
     /// The leaf there, or why there is none, which is never that the entry is unknown.
     pub(super) leaf: Result<Leaf, Invalid>,
+    /// All of the table.
+    table: &'m [AtomicU64],
+}
+
+impl<'m> Slot<'m> {
+    /// The place of `leaf`, which is this slot's.
+    pub(super) fn place(&self, leaf: Leaf, granule: Granule) -> Place<'m> {
+        Place {
+            word: self.word,
+            level: self.level,
+            leaf,
+            group: self.group(granule),
+        }
+    }
+
+    /// The group that the leaf is one of, if it is.
+    fn group(&self, granule: Granule) -> Option<Group<'m>> {
+        if !is_contiguous(self.word.load(Ordering::Relaxed)) {
+            return None;
+        }
+        let (size, span) = (granule.group(self.level), granule.span(self.level));
+        let base = self.base.align_down(span * size as u64);
+        let first = granule.index(base, self.level);
+        Some(Group {
+            words: self.table.get(first..first + size)?,
+            level: self.level,
+            base,
+            span,
+        })
+    }
 }
 
 impl Slot<'_> {
@@ -125,7 +184,7 @@ impl Slot<'_> {
 /// The tables of a VM, for reading and for storing words, not for owning them.
 pub(super) struct Tree<'m, M> {
     memory: &'m M,
-    config: Config,
+    config: &'m Config,
     root: Pa,
 }
 
@@ -138,7 +197,7 @@ impl<M> Clone for Tree<'_, M> {
 impl<M> Copy for Tree<'_, M> {}
 
 impl<'m, M: TableMemory> Tree<'m, M> {
-    pub(super) const fn new(memory: &'m M, config: Config, root: Pa) -> Self {
+    pub(super) const fn new(memory: &'m M, config: &'m Config, root: Pa) -> Self {
         Self {
             memory,
             config,
@@ -153,29 +212,30 @@ impl<'m, M: TableMemory> Tree<'m, M> {
         }
         let granule = self.config.granule();
         let mut level = self.config.start_level();
-        let mut table = self.root_table(ipa.get() >> table_shift(granule, level));
+        let mut shift = granule.shift(level);
+        let mut table = self.root_table(ipa.get() >> (shift + granule.index_bits()));
         loop {
             let damage = Damage { table, level, ipa };
-            let word = self
-                .memory
-                .table(table)
-                .and_then(|words| words.get(granule.index(ipa, level)))
-                .ok_or(damage)?;
+            let at = (ipa.get() >> shift) as usize & (granule.entries() - 1);
+            let words = self.memory.table(table).ok_or(damage)?;
+            let word = words.get(at).ok_or(damage)?;
             let leaf = match Entry::parse(word.load(Ordering::Relaxed), level, granule) {
                 Entry::Table(next, below) => {
                     (table, level) = (next, below);
+                    shift -= granule.index_bits();
                     continue;
                 }
                 Entry::Leaf(leaf) => Ok(leaf),
                 Entry::Invalid(Invalid::Unknown(_)) => return Err(damage),
                 Entry::Invalid(why) => Err(why),
             };
-            let base = ipa.align_down(granule.span(level));
+            let base = ipa.align_down(1 << shift);
             return Ok(Some(Slot {
                 word,
                 level,
                 base,
                 leaf,
+                table: words,
             }));
         }
     }
@@ -239,13 +299,15 @@ impl<'m, M: TableMemory> Tree<'m, M> {
             return Ok(());
         }
         for (ipa, word) in run.slots() {
+            let raw = word.load(Ordering::Relaxed);
             let found = |leaf| Found {
                 ipa: Ipa::new(ipa),
                 level,
                 span: run.span(),
                 leaf,
+                contiguous: is_contiguous(raw),
             };
-            match Entry::parse(word.load(Ordering::Relaxed), level, run.granule) {
+            match Entry::parse(raw, level, run.granule) {
                 Entry::Table(next, below) => {
                     self.walk_table(next, below, ipa, range, visitor)?;
                     visitor.leave(next);
@@ -270,19 +332,19 @@ impl<'m, M: TableMemory> Tree<'m, M> {
         let last = base + (granule.table_span(level) - 1);
         let first = (range.start.max(base) - base) >> shift;
         let end = (((range.end - 1).min(last) - base) >> shift) + 1;
-        let words = self
-            .memory
-            .table(table)
-            .and_then(|words| words.get(first as usize..end as usize))
-            .ok_or(Damage {
-                table,
-                level,
-                ipa: Ipa::new(base),
-            })?;
+        let damage = Damage {
+            table,
+            level,
+            ipa: Ipa::new(base),
+        };
+        let table = self.memory.table(table).ok_or(damage)?;
+        let words = table.get(first as usize..end as usize).ok_or(damage)?;
         Ok(Run {
             level,
             base: Ipa::new(base + (first << shift)),
             words,
+            table,
+            first: first as usize,
             granule,
         })
     }

@@ -24,13 +24,13 @@ pub use error::{ConfigError, Why};
 use section::Section;
 
 use super::vgic;
-use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange};
+use crate::addr::{Ipa, Pa, PaRange};
 use crate::devmem::Policy;
 use crate::platform::bundle::{Bundle, File};
 use crate::platform::fdt::CheckedFdt;
 use crate::platform::image::ImageHeader;
 use crate::platform::memory::{BLOCK_2M, GIB};
-use crate::stage2::MemoryType;
+use crate::stage2::{Granule, Granules, MemoryType};
 
 /// The file of the bundle that describes the VMs.
 pub const FILE: &str = "vms.dtb";
@@ -117,6 +117,8 @@ pub struct Limits {
     pub cpus: usize,
     /// Bits of an IPA, 32 to 52.
     pub ipa_bits: u32,
+    /// Granules of stage 2.
+    pub granules: Granules,
 }
 
 /// How a guest learns of its machine.
@@ -149,6 +151,8 @@ pub struct VmConfig<'a> {
     pub bootargs: Option<&'a str>,
     /// What describes the machine to the guest.
     pub firmware: Firmware,
+    /// The granule of its tables: all its memory is aligned to it.
+    pub granule: Granule,
     /// Further memory, in the order of the nodes.
     pub device_memory: Vec<DeviceMemory>,
     /// Devices of the machine, in the order of the nodes.
@@ -237,9 +241,9 @@ pub struct DeviceMemory {
     pub source: Source,
     /// Which one of that kind.
     pub index: u32,
-    /// Where the piece begins in it, in bytes, page-aligned.
+    /// Where the piece begins in it, in bytes, aligned to the VM's granule.
     pub offset: u64,
-    /// The VM's view, page-aligned.
+    /// The VM's view, likewise.
     pub ipa: IpaRange,
     /// What it is told that this is.
     pub appearance: Appearance,
@@ -362,6 +366,7 @@ fn read_vm<'a>(
         "initrd",
         "bootargs",
         "firmware",
+        "granule",
     ])?;
     let vcpus = section.cell("vcpus")?;
     if !(1..=MAX_VCPUS).contains(&vcpus) {
@@ -384,6 +389,7 @@ fn read_vm<'a>(
         Some("acpi") => Firmware::Acpi,
         Some(_) => return Err(section.error("firmware", Why::BadValue)),
     };
+    let granule = read_granule(&section, limits)?;
     let error = |property: &str, why| section.error(property, why);
     let wish = Wish {
         kernel: kernel_place(&section, kernel)?,
@@ -391,7 +397,7 @@ fn read_vm<'a>(
     };
     let layout = place_files(&error, ram, &wish, initrd)?;
     let taken = Some(ram).filter(|_| !identity);
-    let device_memory = read_device_memory(&section, taken, limits)?;
+    let device_memory = read_device_memory(&section, taken, granule, limits)?;
     let devices = devices::read(&section, &["device-memory@"], identity)?;
     if firmware == Firmware::DeviceTree
         && let Some(memory) = device_memory
@@ -409,6 +415,7 @@ fn read_vm<'a>(
         initrd,
         bootargs,
         firmware,
+        granule,
         device_memory,
         devices,
         layout,
@@ -433,9 +440,23 @@ fn read_ram(vm: &Section<'_, '_>, identity: bool, limits: Limits) -> Result<IpaR
         .ok_or_else(|| vm.error("ram-size", Why::BeyondIpa { bits }))
 }
 
+/// The granule of a VM's tables, 4K where nothing is said.
+fn read_granule(vm: &Section<'_, '_>, limits: Limits) -> Result<Granule, ConfigError> {
+    let name = vm.optional_text("granule")?;
+    let granule = name.map_or(Some(Granule::default()), Granule::from_name);
+    let granule = granule.ok_or_else(|| vm.error("granule", Why::BadValue))?;
+    if limits.granules.contains(granule) {
+        Ok(granule)
+    } else {
+        let granule = granule.name();
+        Err(vm.error("granule", Why::NoGranule { granule }))
+    }
+}
+
 fn read_device_memory(
     vm: &Section<'_, '_>,
     ram: Option<IpaRange>,
+    granule: Granule,
     limits: Limits,
 ) -> Result<Vec<DeviceMemory>, ConfigError> {
     let mut all: Vec<DeviceMemory> = Vec::new();
@@ -465,10 +486,10 @@ fn read_device_memory(
         };
         let index = section.cell("index")?;
         let offset = section.number("offset")?;
-        if !offset.is_multiple_of(PAGE_SIZE) {
+        if !offset.is_multiple_of(granule.page_size()) {
             return Err(section.error("offset", Why::Misaligned { value: offset }));
         }
-        let ipa = section.range("ipa", "size", PAGE_SIZE, limits)?;
+        let ipa = section.range("ipa", "size", granule.page_size(), limits)?;
         section.not_emulated("ipa", ipa)?;
         if ram.is_some_and(|ram| ipa.overlaps(ram)) {
             return Err(section.error(

@@ -50,6 +50,12 @@ impl<P: Platform> Mendable for Hypervisor<P> {
         Some(vm.stage2.lock().replace(ipa, frame, Some(attrs), &bad))
     }
 
+    fn smallest_page(&self, vm: Vmid) -> u64 {
+        self.vm(vm).map_or(PAGE_SIZE, |vm| {
+            vm.stage2.lock().config().granule().page_size()
+        })
+    }
+
     fn protect(&self, vm: Vmid, ipa: Ipa, attrs: Attrs) -> Option<Result<(), ProtectError>> {
         let vm = self.vm(vm).filter(|vm| vm.has_future())?;
         let bad = |range| self.ras.first_lost_to(vm.vmid, range);

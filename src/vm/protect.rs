@@ -35,6 +35,8 @@ pub const MAX_PAGES: u64 = 1 << 15;
 pub enum Refused {
     /// The VM does not have all of it, or not any more.
     NotMemory,
+    /// The VM's tables are of a larger granule, and an end of the range is inside of a page of it.
+    Unaligned,
     /// There are too many ranges.
     TooMany,
     /// The range ends in a hole larger than a page, or no table is left to split a block.
@@ -47,6 +49,7 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotMemory => f.write_str("not-memory"),
+            Self::Unaligned => f.write_str("larger-granule"),
             Self::TooMany => f.write_str("too-many-ranges"),
             Self::NoRoom => f.write_str("out-of-table-frames"),
             Self::Damaged(damage) => damage.fmt(f),
@@ -72,6 +75,10 @@ impl<P: Platform> Hypervisor<P> {
         let ends = (pages.range().start(), pages.range().last());
         if !vm.has_future() || !self.has_all(vm, ends) {
             return Err(Refused::NotMemory);
+        }
+        let page = vm.stage2.lock().config().granule().page_size();
+        if (ends.0.get() | pages.range().size()) & (page - 1) != 0 {
+            return Err(Refused::Unaligned);
         }
         let alone = self.ras.mender.alone();
         let set = vm.protections.lock().set(by, ends, narrowing);
@@ -189,6 +196,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         match protected {
             Ok(()) => 0,
             Err(Refused::NotMemory | Refused::Damaged(_)) => status::NOT_MEMORY,
+            Err(Refused::Unaligned) => status::INVALID,
             Err(Refused::TooMany | Refused::NoRoom) => status::NO_ROOM,
         }
     }

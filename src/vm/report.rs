@@ -3,8 +3,9 @@
 
 use super::hypervisor::{Hypervisor, Platform, Vm};
 use crate::devmem::Region;
+use crate::ras::contain::BlockSize;
 use crate::ras::event::Origin;
-use crate::stage2::{Census, Damage, Level};
+use crate::stage2::{Census, Damage, Granule, Level};
 use core::fmt;
 use core::sync::atomic::Ordering;
 
@@ -129,11 +130,12 @@ impl<P: Platform> Hypervisor<P> {
         say: &mut Say<'_>,
     ) -> Result<(), Damage> {
         let stage2 = vm.stage2.lock();
+        let granule = stage2.config().granule();
         let census = stage2.census()?;
         say(format_args!(
             "event=stage2 vm={} when={when} {} tables={} reserve={}",
             vm.name,
-            Leaves(&census),
+            Leaves(&census, granule),
             census.tables,
             stage2.reserve_left()
         ));
@@ -141,7 +143,7 @@ impl<P: Platform> Hypervisor<P> {
             for mapping in region.mappings().filter(|mapping| mapping.vm == vm.vmid) {
                 if let Ok(census) = stage2.census_of(mapping.ipa, mapping.range.size()) {
                     let (id, kind) = (region.id(), region.kind());
-                    let (ipa, leaves) = (mapping.ipa, Leaves(&census));
+                    let (ipa, leaves) = (mapping.ipa, Leaves(&census, granule));
                     say(format_args!(
                         "event=leaves vm={} when={when} region={id} kind={kind} ipa={ipa} {leaves}",
                         vm.name
@@ -153,16 +155,21 @@ impl<P: Platform> Hypervisor<P> {
     }
 }
 
-/// Leaves by size, and holes.
-struct Leaves<'a>(&'a Census);
+/// Leaves by size, with this granule, and holes.
+struct Leaves<'a>(&'a Census, Granule);
 
 impl fmt::Display for Leaves<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [l1, l2, l3] = [Level::L1, Level::L2, Level::L3].map(|level| self.0.leaves(level));
+        let Self(census, granule) = self;
+        let levels = Level::ALL.into_iter();
+        for level in levels.filter(|level| granule.has_leaves(*level)) {
+            let (size, leaves) = (BlockSize(granule.span(level)), census.leaves(level));
+            write!(f, "{size}={leaves} ")?;
+        }
         write!(
             f,
-            "1g={l1} 2m={l2} 4k={l3} hole={} hole_bytes={:#x} dropped={}",
-            self.0.holes, self.0.hole_bytes, self.0.parked
+            "hole={} hole_bytes={:#x} dropped={} contiguous={}",
+            census.holes, census.hole_bytes, census.parked, census.contiguous
         )
     }
 }

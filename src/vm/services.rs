@@ -195,7 +195,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             Err(RepairError::NoSpare | RepairError::OutOfFrames | RepairError::NoRoom) => {
                 refused(status::NO_ROOM)
             }
-            Err(RepairError::Shared) => refused(status::DENIED),
+            Err(RepairError::Shared | RepairError::LargerGranule) => refused(status::DENIED),
             Err(_) => refused(status::STILL_BAD),
         }
     }

@@ -203,6 +203,7 @@ mod tests {
                     let limits = Limits {
                         cpus: 8,
                         ipa_bits: 40,
+                        granules: Granules::ALL,
                     };
                     assert_eq!(config::read(&bundle, limits).expect(name).len(), 2);
                 }

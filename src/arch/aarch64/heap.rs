@@ -6,7 +6,7 @@
 
 use super::layout;
 use buddy_system_allocator::LockedHeap;
-use cordon::addr::{PAGE_SIZE, Pa, PaRange};
+use cordon::addr::{Pa, PaRange};
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
@@ -43,19 +43,19 @@ pub fn usage() -> (usize, usize) {
     (heap.stats_alloc_actual(), heap.stats_total_bytes())
 }
 
-/// `count` adjacent frames of 4 KiB, aligned to all of them together; `count` a power of two.
-pub fn take_frames(count: usize) -> Option<Pa> {
-    let frames = HEAP.lock().alloc(frames_layout(count)?).ok()?;
+/// `size` bytes, a power of two, aligned to their size.
+pub fn take_frames(size: usize) -> Option<Pa> {
+    let frames = HEAP.lock().alloc(frames_layout(size)?).ok()?;
     Some(Pa::new(frames.addr().get() as u64))
 }
 
-/// Takes back frames that [`take_frames`] gave, whole or in aligned powers of two.
+/// Takes back what [`take_frames`] gave, whole or in aligned powers of two.
 ///
 /// # Safety
 ///
 /// They must have come from there, and nobody may use them any more.
-pub unsafe fn give_back_frames(first: Pa, count: usize) {
-    let (Some(layout), Some(frames)) = (frames_layout(count), NonNull::new(first.get() as *mut u8))
+pub unsafe fn give_back_frames(first: Pa, size: usize) {
+    let (Some(layout), Some(frames)) = (frames_layout(size), NonNull::new(first.get() as *mut u8))
     else {
         return;
     };
@@ -64,7 +64,6 @@ pub unsafe fn give_back_frames(first: Pa, count: usize) {
     unsafe { HEAP.lock().dealloc(frames, layout) };
 }
 
-fn frames_layout(count: usize) -> Option<Layout> {
-    let size = count.checked_mul(PAGE_SIZE as usize)?;
+fn frames_layout(size: usize) -> Option<Layout> {
     Layout::from_size_align(size, size).ok()
 }

@@ -2,27 +2,35 @@
 #![expect(unsafe_code, reason = "makes table words of heap pages")]
 
 use super::{heap, layout};
-use cordon::addr::{PAGE_SIZE, Pa};
-use cordon::stage2::{FrameSource, TableMemory};
+use cordon::addr::Pa;
+use cordon::stage2::{FrameSource, Granule, TableMemory};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// Words in a 4 KiB frame.
-const WORDS: usize = PAGE_SIZE as usize / size_of::<AtomicU64>();
-
-/// Frames from the heap. A frame that was given to a table stays one until it is given back.
+/// Frames from the heap, of a granule's size. A frame that was given to a table stays one until it is
+/// given back.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct HeapFrames;
+pub struct HeapFrames(Granule);
+
+impl HeapFrames {
+    /// Frames for tables of `granule`.
+    pub const fn of(granule: Granule) -> Self {
+        Self(granule)
+    }
+}
 
 impl TableMemory for HeapFrames {
     fn table(&self, frame: Pa) -> Option<&[AtomicU64]> {
-        let heap = layout::heap_start()..layout::heap_end();
-        if !heap.contains(&frame.get()) || !frame.is_aligned(PAGE_SIZE) {
+        let size = self.0.page_size();
+        let last = layout::heap_end().checked_sub(size)?;
+        if !(layout::heap_start()..=last).contains(&frame.get()) || !frame.is_aligned(size) {
             return None;
         }
-        // SAFETY: a page-aligned frame inside the heap, which is mapped read-write for good.
+        // SAFETY: an aligned frame inside the heap as a whole, which is mapped read-write for good.
         // `Stage2` asks only for frames that it was given by `take` and that nothing else uses;
         // all access to them is atomic, the walker's included.
-        Some(unsafe { core::slice::from_raw_parts(frame.get() as *const AtomicU64, WORDS) })
+        Some(unsafe {
+            core::slice::from_raw_parts(frame.get() as *const AtomicU64, self.0.entries())
+        })
     }
 
     fn fill(&self, words: &[AtomicU64], first: u64, stride: u64) {
@@ -36,15 +44,16 @@ impl TableMemory for HeapFrames {
 
 impl FrameSource for HeapFrames {
     fn take(&mut self, count: usize) -> Option<Pa> {
-        heap::take_frames(count)
+        heap::take_frames(count.checked_mul(self.0.page_size() as usize)?)
     }
 
     fn give_back(&mut self, first: Pa, count: usize) {
+        let size = self.0.page_size();
         for index in 0..count as u64 {
-            let frame = Pa::new(first.get() + index * PAGE_SIZE);
+            let frame = Pa::new(first.get() + index * size);
             // SAFETY: `take` got this frame from the heap, alone or as part of a larger power of
             // two, and `FrameSource` says that nobody uses it any more.
-            unsafe { heap::give_back_frames(frame, 1) };
+            unsafe { heap::give_back_frames(frame, size as usize) };
         }
     }
 }

@@ -46,6 +46,27 @@ impl Tlb for HardwareTlb {
         });
     }
 
+    fn invalidate_leaves(
+        &self,
+        vmid: Vmid,
+        first: Ipa,
+        (count, size): (usize, u64),
+        _level: Level,
+    ) {
+        let (first, step) = (first.get() >> 12, size >> 12);
+        with_vmid(vmid, || {
+            for index in 0..count as u64 {
+                let operand = first + index * step;
+                // SAFETY: as above.
+                unsafe {
+                    asm!("tlbi ipas2e1is, {}", in(reg) operand, options(nostack, preserves_flags));
+                }
+            }
+            // SAFETY: a barrier.
+            unsafe { asm!("dsb ish", options(nostack, preserves_flags)) };
+        });
+    }
+
     fn invalidate_vm(&self, vmid: Vmid) {
         with_vmid(vmid, || {
             // SAFETY: as above.

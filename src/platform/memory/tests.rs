@@ -87,7 +87,7 @@ fn exactly_the_range_named_is_taken_or_nothing() {
 fn a_gigabyte_guest_lies_congruent_to_its_ipa_modulo_a_gigabyte() {
     let mut memory = free(&[(0x4000_0000, 8 * GIB)]);
     let ram = memory
-        .allocate_for(Ipa::new(0x1_4020_0000), 2 * GIB)
+        .allocate_for(Ipa::new(0x1_4020_0000), 2 * GIB, &[GIB])
         .unwrap();
     assert_eq!(ram.start().get() % GIB, 0x20_0000);
     assert_eq!(ram.size(), 2 * GIB);
@@ -96,7 +96,9 @@ fn a_gigabyte_guest_lies_congruent_to_its_ipa_modulo_a_gigabyte() {
 #[test]
 fn a_gigabyte_guest_that_cannot_lie_so_lies_congruent_modulo_2_mib() {
     let mut memory = free(&[(0x4000_0000 + 64 * MIB, GIB + 512 * MIB)]);
-    let ram = memory.allocate_for(Ipa::new(0x4000_0000), GIB).unwrap();
+    let ram = memory
+        .allocate_for(Ipa::new(0x4000_0000), GIB, &[GIB])
+        .unwrap();
     assert_eq!((ram.start().get() % BLOCK_2M, ram.size()), (0, GIB));
     // What others will map counts on its blocks.
     let mut memory = free(&[(0x4000_0000 + 64 * MIB, GIB + 512 * MIB)]);
@@ -108,10 +110,30 @@ fn a_gigabyte_guest_that_cannot_lie_so_lies_congruent_modulo_2_mib() {
 }
 
 #[test]
+fn a_guest_lies_congruent_modulo_the_largest_of_its_blocks_that_has_a_place() {
+    let blocks = [512 * MIB, 32 * MIB];
+    let at = |ram: &[(u64, u64)], size| {
+        let mut memory = free(ram);
+        let range = memory.allocate_for(Ipa::new(0x4000_0000), size, &blocks);
+        range.unwrap().start().get()
+    };
+    let ram = [(0x4000_0000 + 2 * MIB, GIB)];
+    assert_eq!(at(&ram, 512 * MIB), 0x6000_0000);
+    assert_eq!(
+        at(&ram, 768 * MIB) % (32 * MIB),
+        0,
+        "no place for the larger"
+    );
+    assert_eq!(at(&ram, 64 * MIB) % (32 * MIB), 0);
+    let small = [(0x4000_0000 + 2 * MIB, 32 * MIB)];
+    assert_eq!(at(&small, 32 * MIB), 0x4020_0000, "nor for any");
+}
+
+#[test]
 fn a_small_guest_takes_from_a_broken_gigabyte_and_spares_the_whole_ones() {
     let mut memory = free(&[(GIB + 256 * MIB, 3 * GIB)]);
     let ram = memory
-        .allocate_for(Ipa::new(0x4000_0000), 64 * MIB)
+        .allocate_for(Ipa::new(0x4000_0000), 64 * MIB, &[GIB])
         .unwrap();
     assert!(ram.last().get() < 2 * GIB);
     assert_eq!(
@@ -137,7 +159,7 @@ fn of_several_ranges_the_smallest_that_fits_is_used() {
 fn too_much_is_refused_with_what_there_is() {
     let mut memory = free(&[(0x20_0000, 4 * MIB)]);
     assert_eq!(
-        memory.allocate_for(Ipa::new(0), 6 * MIB),
+        memory.allocate_for(Ipa::new(0), 6 * MIB, &[GIB]),
         Err(MemoryError::NoRoom {
             size: 6 * MIB,
             align: BLOCK_2M,
@@ -282,7 +304,7 @@ fn memory_with_a_bad_page_is_taken_only_where_there_is_no_other() {
     let mut free = FreeMemory::new([range(0, 8 << 20)], []);
     let bad = [range(0x1000, PAGE_SIZE), range(0x40_0000, 1)];
     let take = |free: &mut FreeMemory| {
-        let taken = free.allocate_good_for(Ipa::new(0), 2 << 20, &bad);
+        let taken = free.allocate_good_for(Ipa::new(0), 2 << 20, &[GIB], &bad);
         taken.map(|range| range.start().get() >> 20)
     };
     let mut good = [take(&mut free).unwrap(), take(&mut free).unwrap()];

@@ -110,6 +110,7 @@ fn lines_read_as_in_the_protocol() {
         vm: vm(),
         ipa,
         block,
+        hole: 4096,
         tables: 2,
         reserve: 510,
     };
@@ -164,7 +165,7 @@ fn lines_read_as_in_the_protocol() {
     }
     let contained = |block: &str| {
         std::format!(
-            "event=contained seq=7 pa=0x5000 vm=probe ipa=0x1000005000 block={block} tables=2 reserve=510 at=77"
+            "event=contained seq=7 pa=0x5000 vm=probe ipa=0x1000005000 block={block} hole=4k tables=2 reserve=510 at=77"
         )
     };
     let blocks: Vec<String> = ["1g", "2m", "4k", "512g"].map(contained).into();

@@ -3,7 +3,8 @@
 //! [`Cpus`] is a TLB that looks at the tables whenever it is spoken to. It assumes that some CPU has
 //! cached every translation that was ever visible and has not been invalidated since, in both kinds
 //! of entry that the architecture knows: stage 2 alone, and stages 1 and 2 combined; and every table
-//! on the way, which it goes on walking whatever becomes of the frame. It fails the test as soon as
+//! on the way, which it goes on walking whatever becomes of the frame. Of a contiguous group that means
+//! each leaf by itself, and all of them as one, as soon as one of them can be seen. It fails the test as soon as
 //! one of those contradicts the tables in a way that break-before-make forbids.
 //!
 //! Two delays are part of it. A store that was not published may be invisible to a walk, so an
@@ -21,6 +22,7 @@ use std::vec::Vec;
 pub(super) enum Asked {
     Publish,
     InvalidateIpa(u64, Option<Level>),
+    InvalidateLeaves(u64, usize, Level),
     InvalidateVm,
     InvalidateVmAll,
 }
@@ -33,8 +35,8 @@ pub(super) type Step = (Asked, Vec<Option<u64>>);
 struct State {
     vttbr: u64,
     vtcr: u64,
-    /// Whether block and table may be exchanged directly (FEAT_BBM level 2).
-    direct: bool,
+    /// The level of FEAT_BBM.
+    bbm: u64,
     published: Vec<HwLeaf>,
     published_tables: Vec<HwTable>,
     /// What was visible the last time, and is cached and checked.
@@ -64,15 +66,15 @@ impl<'m> Cpus<'m> {
     }
 
     /// The VM runs from now on, with these registers.
-    pub(super) fn run(&self, vttbr: u64, vtcr: u64, direct: bool) {
+    pub(super) fn run(&self, vttbr: u64, vtcr: u64, bbm: u64) {
         let mut state = State {
             vttbr,
             vtcr,
-            direct,
+            bbm,
             ..State::default()
         };
         let now = state.read(self.memory);
-        (state.published, state.published_tables) = (now.leaves, now.tables);
+        (state.published, state.published_tables) = (now.cacheable, now.tables);
         *self.state.borrow_mut() = Some(state);
         self.look();
     }
@@ -100,7 +102,10 @@ impl<'m> Cpus<'m> {
     pub(super) fn settled(&self) -> Vec<HwLeaf> {
         self.with(|state| {
             let now = state.look(self.memory);
-            assert_eq!(now.leaves, state.published, "a store was never published");
+            assert_eq!(
+                now.cacheable, state.published,
+                "a store was never published"
+            );
             now.leaves
         })
     }
@@ -162,11 +167,17 @@ impl State {
         let left = |table: &&HwTable| now.tables.binary_search(table).is_err();
         let left = self.tables.iter().filter(left);
         let mut visible: Vec<HwLeaf> = left.flat_map(|table| table.leaves(memory)).collect();
-        add(&mut visible, &now.leaves);
+        add(&mut visible, &now.cacheable);
         if self.seen != visible {
+            let marked = visible.iter().any(HwLeaf::is_not_cached);
+            assert!(self.bbm > 0 || !marked, "nT is RES0");
             self.check(&visible);
             add(&mut self.stage2, &visible);
             add(&mut self.combined, &visible);
+            if visible.iter().any(HwLeaf::is_contiguous) {
+                // What is visible at once has to agree, too: all of a group, or none of it.
+                self.check(&visible);
+            }
             self.seen = visible;
         }
         add(&mut self.tables, &now.tables);
@@ -176,9 +187,9 @@ impl State {
     /// CPUs fill their TLBs again, from what a walk may see (published or not), and from what other
     /// entries say.
     fn refill(&mut self, now: &Seen) {
-        add(&mut self.stage2, &now.leaves);
+        add(&mut self.stage2, &now.cacheable);
         add(&mut self.tables, &now.tables);
-        if self.published != now.leaves {
+        if self.published != now.cacheable {
             add(&mut self.stage2, &self.published);
             add(&mut self.tables, &self.published_tables);
             self.seen.clear(); // The next look has to check again.
@@ -206,8 +217,19 @@ impl State {
     fn may_coexist(&self, old: &HwLeaf, new: &HwLeaf) -> bool {
         old == new
             || !old.overlaps(new)
+            || old.is_of_one_group_with(new)
             || old.differs_in_permissions(new)
-            || self.direct && old.agrees_with(new)
+            || old.agrees_with(new) && self.may_differ_in_size(old, new)
+    }
+
+    /// Whether block and table may be exchanged as they are: at level 2, and at level 1 if the block is marked.
+    fn may_differ_in_size(&self, old: &HwLeaf, new: &HwLeaf) -> bool {
+        let block = if old.size < new.size { new } else { old };
+        match self.bbm {
+            0 => false,
+            1 => block.is_not_cached() || old.size == new.size && new.is_not_cached(),
+            _ => true,
+        }
     }
 }
 
@@ -224,7 +246,7 @@ fn add<T: Copy + Ord>(set: &mut Vec<T>, more: &[T]) {
 impl Tlb for Cpus<'_> {
     fn publish(&self) {
         self.asked(Asked::Publish, |state, now| {
-            state.published.clone_from(&now.leaves);
+            state.published.clone_from(&now.cacheable);
             state.published_tables.clone_from(&now.tables);
         });
     }
@@ -239,6 +261,21 @@ impl Tlb for Cpus<'_> {
             if leaf.is_none() {
                 state.tables.retain(|old| !old.contains(ipa.get()));
             }
+            state.refill(now);
+        });
+    }
+
+    fn invalidate_leaves(&self, vmid: Vmid, first: Ipa, (count, size): (usize, u64), level: Level) {
+        assert_eq!(vmid, self.vmid);
+        let asked = Asked::InvalidateLeaves(first.get(), count, level);
+        let range = first.get()..first.get() + count as u64 * size;
+        self.asked(asked, |state, now| {
+            // Those of the level that one of the addresses at its distance from the first is in.
+            let named = |old: &HwLeaf| {
+                let from = old.ipa.max(range.start).next_multiple_of(size);
+                old.level == level.number() && from < old.end().min(range.end)
+            };
+            state.stage2.retain(|old| !named(old));
             state.refill(now);
         });
     }

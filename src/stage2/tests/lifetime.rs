@@ -85,7 +85,7 @@ fn a_reserve_frame_that_is_lost_later_costs_its_share_of_precision_only() {
     let cpus = Cpus::new(&memory, vmid());
     let config = config(Strategy::BreakFirst);
     let mut map = Stage2::new(config, vmid(), &memory, &cpus, &mut frames, 2).unwrap();
-    cpus.run(map.vttbr_el2(), map.vtcr_el2(), false);
+    cpus.run(map.vttbr_el2(), map.vtcr_el2(), 0);
     map.map(Ipa::new(0), Pa::new(0), G1, Attrs::RAM, &mut frames)
         .unwrap();
     // The root was taken first, the reserve right after it.

@@ -1,6 +1,7 @@
 //! Tests of the tables as a whole, on a machine that checks every step.
 #![expect(clippy::panic, reason = "the machine fails a test by panicking")]
 
+mod contiguous;
 mod cpus;
 mod heal;
 mod hole;
@@ -11,11 +12,12 @@ mod model;
 mod rebuild;
 mod storm;
 
-use super::{Attrs, Config, Stage2, Strategy};
+use super::{Attrs, Config, Granule, Level, Stage2, Strategy};
 use crate::addr::{Ipa, Pa, Vmid};
 use cpus::Cpus;
 use machine::{Frames, Memory};
 
+/// A page of memory, which is what goes bad.
 const K4: u64 = 4096;
 const M2: u64 = 2 << 20;
 const G1: u64 = 1 << 30;
@@ -23,8 +25,12 @@ const G1: u64 = 1 << 30;
 /// Frames of a machine: few enough to run out of, and to look at again and again.
 const FRAMES: usize = 28;
 
-/// Both ways to exchange a block.
-const STRATEGIES: [Strategy; 2] = [Strategy::BreakFirst, Strategy::SwapThenBreak];
+/// All ways to exchange a block.
+const STRATEGIES: [Strategy; 3] = [
+    Strategy::BreakFirst,
+    Strategy::MarkThenSwap,
+    Strategy::SwapThenBreak,
+];
 
 fn vmid() -> Vmid {
     Vmid::new(3).unwrap()
@@ -35,6 +41,37 @@ fn config(strategy: Strategy) -> Config {
     Config::new(4).unwrap().with_strategy(strategy)
 }
 
+/// The sizes that tests of all granules go by.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    granule: Granule,
+    page: u64,
+    /// A block of level 2.
+    block: u64,
+    /// The next larger block, or, where there is none, as many blocks as a CPU can cache as one.
+    large: u64,
+}
+
+impl Sizes {
+    const fn of(granule: Granule) -> Self {
+        let (page, block) = (granule.page_size(), granule.span(Level::L2));
+        let large = match granule {
+            Granule::K4 => G1,
+            Granule::K16 | Granule::K64 => 32 * block,
+        };
+        Self {
+            granule,
+            page,
+            block,
+            large,
+        }
+    }
+
+    fn config(self, strategy: Strategy) -> Config {
+        config(strategy).with_granule(self.granule).unwrap()
+    }
+}
+
 type Map<'m> = Stage2<&'m Memory, &'m Cpus<'m>>;
 
 /// Runs `test` with an empty map whose VM is running on [`Cpus`].
@@ -43,12 +80,12 @@ fn with_map<R>(
     reserve: usize,
     test: impl FnOnce(&mut Map<'_>, &mut Frames, &Cpus<'_>) -> R,
 ) -> R {
-    let memory = Memory::new(FRAMES);
-    let mut frames = Frames::new(FRAMES);
+    let memory = Memory::of(config.granule(), FRAMES);
+    let mut frames = Frames::of(config.granule(), FRAMES);
     let cpus = Cpus::new(&memory, vmid());
     let mut map = Stage2::new(config, vmid(), &memory, &cpus, &mut frames, reserve).unwrap();
-    let direct = config.strategy() == Strategy::SwapThenBreak;
-    cpus.run(map.vttbr_el2(), map.vtcr_el2(), direct);
+    let level = config.strategy().bbm_level();
+    cpus.run(map.vttbr_el2(), map.vtcr_el2(), level);
     let result = test(&mut map, &mut frames, &cpus);
     cpus.settled();
     result

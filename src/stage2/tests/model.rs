@@ -4,9 +4,9 @@
 //! blocks, so what it agrees with is what a guest can observe.
 
 use super::machine::HwLeaf;
-use super::{Cpus, Frames, G1, K4, M2, Map, STRATEGIES, config, with_map};
+use super::{Cpus, Frames, Granule, Map, STRATEGIES, Sizes, with_map};
 use crate::addr::{Ipa, Pa};
-use crate::stage2::{Attrs, HoleOutcome, Lookup, MapError};
+use crate::stage2::{Attrs, HoleOutcome, Lookup, MapError, bbm};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::vec::Vec;
@@ -100,7 +100,7 @@ fn visible_to_hardware(leaves: &[HwLeaf]) -> Vec<(u64, u64, u64, u64)> {
     join(
         leaves
             .iter()
-            .map(|leaf| (leaf.ipa, leaf.end(), leaf.pa, leaf.bits)),
+            .map(|leaf| (leaf.ipa, leaf.end(), leaf.pa, leaf.attributes())),
     )
 }
 
@@ -115,29 +115,46 @@ enum Request {
     Hole(u64),
 }
 
-/// Addresses that are likely to be next to, or in, something interesting.
-fn place() -> impl Strategy<Value = u64> {
-    let m2 = prop::sample::select(&[0, 1, 2, 256, 510, 511][..]);
-    let k4 = prop::sample::select(&[0, 1, 2, 255, 510, 511][..]);
-    (0u64..4, m2, k4).prop_map(|(g, m, k)| g * G1 + m * M2 + k * K4)
+/// Numbers of parts of something that has `n`, which are likely to be next to, or in, something
+/// interesting.
+fn part(n: u64) -> impl Strategy<Value = u64> {
+    prop::sample::select(std::vec![0, 1, 2, n / 2, n - 2, n - 1])
 }
 
-fn request() -> impl Strategy<Value = Request> {
-    let aligned = (0u64..4, 1u64..3).prop_map(|(g, n)| (g * G1, n * G1));
-    let blocks = (place(), 1u64..4).prop_map(|(at, n)| (at & !(M2 - 1), n * M2));
-    let pages = (place(), place()).prop_map(|(at, size)| (at, (size % G1).max(K4)));
+fn place(sizes: Sizes) -> impl Strategy<Value = u64> {
+    let Sizes {
+        page, block, large, ..
+    } = sizes;
+    (0u64..4, part(large / block), part(block / page))
+        .prop_map(move |(g, m, k)| g * large + m * block + k * page)
+}
+
+fn request(sizes: Sizes) -> impl Strategy<Value = Request> {
+    let Sizes {
+        page, block, large, ..
+    } = sizes;
+    let aligned = (0u64..4, 1u64..3).prop_map(move |(g, n)| (g * large, n * large));
+    let blocks = (place(sizes), 1u64..4).prop_map(move |(at, n)| (at & !(block - 1), n * block));
+    let pages =
+        (place(sizes), place(sizes)).prop_map(move |(at, size)| (at, (size % large).max(page)));
     let range = prop_oneof![aligned, blocks, pages];
-    let delta = prop::sample::select(&[0, 8 * G1, M2, 5 * G1 + 3 * M2, K4][..]);
+    let deltas = std::vec![0, 8 * large, block, 5 * large + 3 * block, page];
+    let delta = prop::sample::select(deltas);
     let map = (range, delta, any::<bool>()).prop_map(|((ipa, size), delta, device)| Request::Map {
         ipa,
         size,
         delta,
         device,
     });
-    prop_oneof![1 => map, 2 => place().prop_map(Request::Hole)]
+    prop_oneof![1 => map, 2 => place(sizes).prop_map(Request::Hole)]
 }
 
-fn apply(model: &mut Model, map: &mut Map<'_>, frames: &mut Frames, request: &Request) {
+fn apply(
+    model: &mut Model,
+    map: &mut Map<'_>,
+    frames: &mut Frames,
+    (page, request): (u64, &Request),
+) {
     match *request {
         Request::Map {
             ipa,
@@ -165,11 +182,11 @@ fn apply(model: &mut Model, map: &mut Map<'_>, frames: &mut Frames, request: &Re
                 (got, expected) => panic!("{got:?} where {expected:?} is in the way"),
             }
         }
-        Request::Hole(ipa) => apply_hole(model, map, ipa),
+        Request::Hole(ipa) => apply_hole(model, map, ipa, page),
     }
 }
 
-fn apply_hole(model: &mut Model, map: &mut Map<'_>, ipa: u64) {
+fn apply_hole(model: &mut Model, map: &mut Map<'_>, ipa: u64, page: u64) {
     let before = map.reserve_left();
     let outcome = map.make_hole(Ipa::new(ipa)).unwrap();
     match (outcome, model.at(ipa)) {
@@ -178,15 +195,15 @@ fn apply_hole(model: &mut Model, map: &mut Map<'_>, ipa: u64) {
             assert!(piece.poisoned && start.get() <= ipa && ipa < start.get() + size);
         }
         (HoleOutcome::Made(hole), Some((first, piece))) => {
-            assert_eq!((hole.ipa.get(), hole.size), (ipa, K4));
+            assert_eq!((hole.ipa.get(), hole.size), (ipa, page));
             assert_eq!(hole.pa.get(), piece.pa + (ipa - first));
             assert_eq!(hole.reserve_left + hole.tables, before);
             assert_eq!(hole.reserve_left, map.reserve_left());
-            model.poison(ipa, ipa + K4);
+            model.poison(ipa, ipa + page);
         }
         (HoleOutcome::Coarse(hole), Some((first, piece))) => {
             let start = hole.ipa.get();
-            assert!(start <= ipa && ipa < start + hole.size && K4 < hole.size);
+            assert!(start <= ipa && ipa < start + hole.size && page < hole.size);
             assert_eq!(
                 hole.reserve_left, 0,
                 "precision is lost only when there is no choice"
@@ -198,14 +215,14 @@ fn apply_hole(model: &mut Model, map: &mut Map<'_>, ipa: u64) {
     }
 }
 
-fn check(model: &Model, map: &Map<'_>, cpus: &Cpus<'_>, around: u64) {
+fn check(model: &Model, map: &Map<'_>, cpus: &Cpus<'_>, (sizes, around): (Sizes, u64)) {
     assert_eq!(visible_to_hardware(&cpus.settled()), model.visible());
     for ipa in [
         around.saturating_sub(1),
         around,
-        around + K4,
-        around ^ M2,
-        around ^ G1,
+        around + sizes.page,
+        around ^ sizes.block,
+        around ^ sizes.large,
     ] {
         let expected = model.at(ipa).map(|(first, piece)| {
             let attrs = (!piece.poisoned).then_some(piece.attrs);
@@ -223,6 +240,17 @@ fn check(model: &Model, map: &Map<'_>, cpus: &Cpus<'_>, around: u64) {
     }
 }
 
+fn run(sizes: Sizes, requests: &[Request], reserve: usize, strategy: bbm::Strategy) {
+    with_map(sizes.config(strategy), reserve, |map, frames, cpus| {
+        let mut model = Model::default();
+        for request in requests {
+            apply(&mut model, map, frames, (sizes.page, request));
+            let (Request::Map { ipa: around, .. } | Request::Hole(around)) = *request;
+            check(&model, map, cpus, (sizes, around));
+        }
+    });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: if cfg!(miri) { 1 } else { 96 },
@@ -232,18 +260,33 @@ proptest! {
 
     #[test]
     fn a_guest_sees_what_the_model_says_and_nothing_stale(
-        requests in prop::collection::vec(request(), 1..if cfg!(miri) { 3 } else { 24 }),
+        requests in prop::collection::vec(
+            request(Sizes::of(Granule::K4)),
+            1..if cfg!(miri) { 3 } else { 24 },
+        ),
         reserve in 0usize..12,
-        direct in any::<bool>(),
+        strategy in prop::sample::select(&STRATEGIES[..]),
     ) {
-        let strategy = STRATEGIES[usize::from(direct)];
-        with_map(config(strategy), reserve, |map, frames, cpus| {
-            let mut model = Model::default();
-            for request in &requests {
-                apply(&mut model, map, frames, request);
-                let (Request::Map { ipa: around, .. } | Request::Hole(around)) = *request;
-                check(&model, map, cpus, around);
-            }
-        });
+        run(Sizes::of(Granule::K4), &requests, reserve, strategy);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 16,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    #[cfg_attr(miri, ignore = "takes minutes, and nothing that the other does not do")]
+    fn a_guest_sees_the_same_with_larger_granules(
+        (sizes, requests) in prop::sample::select(&[Granule::K16, Granule::K64][..])
+            .prop_map(Sizes::of)
+            .prop_flat_map(|it| (Just(it), prop::collection::vec(request(it), 1..12))),
+        reserve in 0usize..5,
+        strategy in prop::sample::select(&STRATEGIES[..]),
+    ) {
+        run(sizes, &requests, reserve, strategy);
     }
 }

@@ -33,8 +33,7 @@ fn with_hole(test: impl Fn(&Memory, &mut Map<'_>, &Cpus<'_>, [Pa; 3])) {
         let cpus = Cpus::new(&memory, vmid());
         let config = config(strategy);
         let mut map = Stage2::new(config, vmid(), &memory, &cpus, &mut frames, 6).unwrap();
-        let direct = strategy == Strategy::SwapThenBreak;
-        cpus.run(map.vttbr_el2(), map.vtcr_el2(), direct);
+        cpus.run(map.vttbr_el2(), map.vtcr_el2(), strategy.bbm_level());
         for (at, size) in PIECES {
             map_ram(&mut map, &mut frames, at, at + AHEAD, size);
         }

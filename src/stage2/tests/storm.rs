@@ -1,23 +1,33 @@
 //! Storms: holes, repairs, replacements, protections and drops at random, on CPUs that check every
 //! step; and when all of it has been undone, the map is what it was, to the last frame.
 
-use super::{Cpus, Frames, G1, K4, M2, Map, STRATEGIES, config, map_ram, with_map};
+use super::{Cpus, Frames, G1, Granule, K4, Map, STRATEGIES, Sizes, map_ram, with_map};
 use crate::addr::{Ipa, Pa, PaRange};
 use crate::stage2::{
-    Access, Attrs, ExtentKind, HoleOutcome, MendOutcome, ProtectError, ReplaceError,
+    Access, Attrs, ExtentKind, HoleOutcome, MendOutcome, ProtectError, ReplaceError, bbm,
 };
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
-const AHEAD: u64 = 16 * G1;
-const SPARES: u64 = 64 * G1;
+const AHEAD: u64 = 256 * G1;
+const SPARES: u64 = 1024 * G1;
 const READ_ONLY: Attrs = Attrs {
     access: Access::ReadOnly,
     ..Attrs::RAM
 };
-/// IPA and size of each piece that is mapped: two 1G blocks side by side, two of 2M, three pages.
-const LAND: [(u64, u64); 3] = [(0, 2 * G1), (2 * G1, 2 * M2), (3 * G1 + K4, 3 * K4)];
+
+/// IPA and size of each piece that is mapped: two large blocks side by side, two small ones, three pages.
+fn land(sizes: Sizes) -> [(u64, u64); 3] {
+    let Sizes {
+        page, block, large, ..
+    } = sizes;
+    [
+        (0, 2 * large),
+        (2 * large, 2 * block),
+        (3 * large + page, 3 * page),
+    ]
+}
 
 #[derive(Clone, Copy, Debug)]
 enum Request {
@@ -31,17 +41,35 @@ enum Request {
 }
 
 /// What the guest should see, if nothing were bad, and what is.
-#[derive(Default)]
 struct Model {
+    sizes: Sizes,
+    /// Pages of the granule.
     moved: BTreeMap<u64, u64>,
     /// Ranges with their attributes; later ones count.
     painted: Vec<(u64, u64, Attrs)>,
+    /// PAs of pages of 4 KiB.
     bad: BTreeSet<u64>,
 }
 
 impl Model {
-    fn pa(&self, page: u64) -> u64 {
-        self.moved.get(&page).copied().unwrap_or(page + AHEAD)
+    fn new(sizes: Sizes) -> Self {
+        Self {
+            sizes,
+            moved: BTreeMap::new(),
+            painted: Vec::new(),
+            bad: BTreeSet::new(),
+        }
+    }
+
+    fn pa(&self, ipa: u64) -> u64 {
+        let into = ipa % self.sizes.page;
+        let page = ipa - into;
+        self.moved.get(&page).copied().unwrap_or(page + AHEAD) + into
+    }
+
+    fn is_land(&self, ipa: u64) -> bool {
+        let mut land = land(self.sizes).into_iter();
+        land.any(|(from, size)| (from..from + size).contains(&ipa))
     }
 
     fn attrs(&self, page: u64) -> Attrs {
@@ -55,8 +83,9 @@ impl Model {
 
     /// Pages at which something changes, or may.
     fn landmarks(&self) -> BTreeSet<u64> {
-        let ends = |(from, size): (u64, u64)| [from, from + size - K4, from + size];
-        let land = LAND.into_iter().flat_map(ends);
+        let page = self.sizes.page;
+        let ends = |(from, size): (u64, u64)| [from, from + size - page, from + size];
+        let land = land(self.sizes).into_iter().flat_map(ends);
         let painted = self
             .painted
             .iter()
@@ -64,17 +93,12 @@ impl Model {
         let moved = self.moved.keys().copied();
         let bad = self.bad.iter().filter_map(|pa| pa.checked_sub(AHEAD));
         let mut all: BTreeSet<u64> = land.chain(painted).chain(moved).chain(bad).collect();
-        for page in all.clone() {
-            all.insert(page + K4);
-            all.insert(page.saturating_sub(K4));
+        for at in all.clone() {
+            all.insert(at + page);
+            all.insert(at.saturating_sub(page));
         }
         all
     }
-}
-
-fn is_land(ipa: u64) -> bool {
-    let mut land = LAND.into_iter();
-    land.any(|(from, size)| (from..from + size).contains(&ipa))
 }
 
 fn bad_in(bad: &BTreeSet<u64>) -> impl Fn(PaRange) -> Option<Pa> {
@@ -84,30 +108,43 @@ fn bad_in(bad: &BTreeSet<u64>) -> impl Fn(PaRange) -> Option<Pa> {
     }
 }
 
-fn place() -> impl Strategy<Value = u64> {
-    let m2 = prop::sample::select(&[0, 1, 511][..]);
-    let k4 = prop::sample::select(&[0, 1, 2, 511][..]);
-    let gigs = (0u64..2, m2, k4).prop_map(|(g, m, k)| g * G1 + m * M2 + k * K4);
-    let megs = (0u64..2, 0u64..3).prop_map(|(m, k)| 2 * G1 + m * M2 + k * K4);
-    let pages = (0u64..4).prop_map(|k| 3 * G1 + k * K4);
-    prop_oneof![4 => gigs, 2 => megs, 1 => pages]
+fn place(sizes: Sizes) -> impl Strategy<Value = u64> {
+    let Sizes {
+        page, block, large, ..
+    } = sizes;
+    let parts = |n: u64| prop::sample::select(std::vec![0, 1, 2, n - 1]);
+    let larges = (0u64..2, parts(large / block), parts(block / page))
+        .prop_map(move |(g, m, k)| g * large + m * block + k * page);
+    let blocks = (0u64..2, 0u64..3).prop_map(move |(m, k)| 2 * large + m * block + k * page);
+    let pages = (0u64..4).prop_map(move |k| 3 * large + k * page);
+    prop_oneof![4 => larges, 2 => blocks, 1 => pages]
 }
 
-fn request() -> impl Strategy<Value = Request> {
-    let size = prop::sample::select(&[K4, 2 * K4, M2, M2 + K4, G1][..]);
+/// One of the pages of 4 KiB of such a place.
+fn bad_page(sizes: Sizes) -> impl Strategy<Value = u64> {
+    let into = prop::sample::select(std::vec![0, K4 % sizes.page, sizes.page - K4]);
+    (place(sizes), into).prop_map(|(at, into)| at + into)
+}
+
+fn request(sizes: Sizes) -> impl Strategy<Value = Request> {
+    let Sizes {
+        page, block, large, ..
+    } = sizes;
+    let size = prop::sample::select(std::vec![page, 2 * page, block, block + page, large]);
     prop_oneof![
-        6 => place().prop_map(Request::Poison),
-        5 => place().prop_map(Request::Repair),
-        2 => place().prop_map(Request::Drop),
-        2 => place().prop_map(Request::Touch),
-        2 => place().prop_map(Request::Replace),
-        2 => place().prop_map(Request::PutBack),
-        2 => (place(), size, any::<bool>()).prop_map(|(ipa, size, ro)| Request::Protect(ipa, size, ro)),
+        6 => bad_page(sizes).prop_map(Request::Poison),
+        5 => bad_page(sizes).prop_map(Request::Repair),
+        2 => bad_page(sizes).prop_map(Request::Drop),
+        2 => place(sizes).prop_map(Request::Touch),
+        2 => place(sizes).prop_map(Request::Replace),
+        2 => place(sizes).prop_map(Request::PutBack),
+        2 => (place(sizes), size, any::<bool>())
+            .prop_map(|(ipa, size, ro)| Request::Protect(ipa, size, ro)),
     ]
 }
 
 fn poison(model: &mut Model, map: &mut Map<'_>, ipa: u64, drop: bool) {
-    if !is_land(ipa) {
+    if !model.is_land(ipa) {
         assert_eq!(map.make_hole(Ipa::new(ipa)), Ok(HoleOutcome::NotMapped));
         return;
     }
@@ -120,7 +157,7 @@ fn poison(model: &mut Model, map: &mut Map<'_>, ipa: u64, drop: bool) {
     };
     match outcome {
         HoleOutcome::Coarse(hole) => assert_eq!((hole.reserve_left, drop), (0, false)),
-        HoleOutcome::Made(hole) => assert_eq!(hole.pa.get(), model.pa(ipa)),
+        HoleOutcome::Made(hole) => assert_eq!(hole.behind(Ipa::new(ipa)).get(), model.pa(ipa)),
         HoleOutcome::Dropped(_) => assert_eq!((map.reserve_left(), drop), (reserve, true)),
         HoleOutcome::AlreadyPoisoned { .. } | HoleOutcome::AlreadyDropped { .. } => {}
         HoleOutcome::NotMapped => panic!("{ipa:#x} is mapped"),
@@ -135,12 +172,17 @@ fn apply(model: &mut Model, map: &mut Map<'_>, request: Request) {
             let was = model.bad.remove(&model.pa(ipa));
             let got = map.mend(Ipa::new(ipa), &bad_in(&model.bad)).unwrap();
             match got {
-                MendOutcome::Mended(_) => assert!(is_land(ipa)),
-                MendOutcome::NotMapped => assert!(!is_land(ipa)),
-                MendOutcome::Waiting { size } => {
-                    assert!(size > K4);
-                    assert_eq!(map.reserve_left(), 0);
+                MendOutcome::Mended(_) => assert!(model.is_land(ipa)),
+                MendOutcome::NotMapped => assert!(!model.is_land(ipa)),
+                MendOutcome::Waiting { size } if size == model.sizes.page => {
+                    let page = Pa::new(model.pa(ipa)).align_down(size);
+                    let page = PaRange::new(page, size).unwrap();
+                    assert!(
+                        bad_in(&model.bad)(page).is_some(),
+                        "{ipa:#x} has a page alone"
+                    );
                 }
+                MendOutcome::Waiting { .. } => assert_eq!(map.reserve_left(), 0),
                 MendOutcome::NoHole => {}
                 MendOutcome::StillBad => panic!("{was} {ipa:#x} is good"),
             }
@@ -154,7 +196,7 @@ fn apply(model: &mut Model, map: &mut Map<'_>, request: Request) {
             let attrs = if read_only { READ_ONLY } else { Attrs::RAM };
             match map.protect(Ipa::new(ipa), size, attrs, &bad_in(&model.bad)) {
                 Ok(()) => model.painted.push((ipa, size, attrs)),
-                Err(ProtectError::NotMapped(at)) => assert!(!is_land(at.get())),
+                Err(ProtectError::NotMapped(at)) => assert!(!model.is_land(at.get())),
                 Err(ProtectError::InHole(at)) => assert!(at.get() >= ipa),
                 Err(ProtectError::OutOfFrames) => assert!(map.reserve_left() < 4),
                 Err(error) => panic!("{error:?}"),
@@ -168,7 +210,7 @@ fn replace(model: &mut Model, map: &mut Map<'_>, ipa: u64, to: u64) {
         Ok(_) => {
             model.moved.insert(ipa, to);
         }
-        Err(ReplaceError::NotMapped) => assert!(!is_land(ipa)),
+        Err(ReplaceError::NotMapped) => assert!(!model.is_land(ipa)),
         Err(ReplaceError::Bad(pa)) => assert!(model.bad.contains(&pa.get())),
         Err(ReplaceError::OutOfFrames) => assert!(map.reserve_left() < 2),
         Err(error) => panic!("{error:?}"),
@@ -183,7 +225,7 @@ fn check(model: &Model, map: &Map<'_>, cpus: &Cpus<'_>) {
         mapped += leaf.size;
         let memory = PaRange::new(Pa::new(leaf.pa), leaf.size).unwrap();
         assert_eq!(bad_in(&model.bad)(memory), None, "{leaf:x?} maps poison");
-        let ends = [leaf.ipa, leaf.end() - K4];
+        let ends = [leaf.ipa, leaf.end() - model.sizes.page];
         let inside = landmarks.range(leaf.ipa..leaf.end());
         for page in inside.copied().chain(ends) {
             assert_eq!(model.pa(page), leaf.pa + (page - leaf.ipa), "{page:#x}");
@@ -202,12 +244,12 @@ fn check(model: &Model, map: &Map<'_>, cpus: &Cpus<'_>) {
                 let memory = PaRange::new(Pa::new(it.pa.get() + at), it.leaf).unwrap();
                 let bad = bad_in(&model.bad)(memory);
                 assert!(bad.is_some(), "{it:x?} is good");
-                coarse += usize::from(it.leaf != K4);
+                coarse += usize::from(it.leaf != model.sizes.page);
             }
         }
     })
     .unwrap();
-    let all: u64 = LAND.iter().map(|(_, size)| size).sum();
+    let all: u64 = land(model.sizes).iter().map(|(_, size)| size).sum();
     assert_eq!(mapped + out, all, "every byte is mapped or accounted for");
     assert_eq!(map.coarse_holes(), coarse);
     assert!(
@@ -222,21 +264,44 @@ fn undo(model: &mut Model, map: &mut Map<'_>) {
     let bad: Vec<u64> = core::mem::take(&mut model.bad).into_iter().collect();
     let good = |_: PaRange| None;
     for pa in bad {
-        let moved = model.moved.iter().find(|(_, to)| **to == pa);
-        let ipa = moved.map_or(pa.wrapping_sub(AHEAD), |(ipa, _)| *ipa);
+        let page = model.sizes.page;
+        let moved = model.moved.iter().find(|(_, to)| **to == pa - pa % page);
+        let ipa = moved.map_or(pa.wrapping_sub(AHEAD), |(ipa, _)| ipa + pa % page);
         let _ = map.mend(Ipa::new(ipa), &good).unwrap();
     }
     for (ipa, _) in core::mem::take(&mut model.moved) {
         map.replace(Ipa::new(ipa), Pa::new(ipa + AHEAD), None, &good)
             .unwrap();
     }
-    for (ipa, size) in LAND {
+    for (ipa, size) in land(model.sizes) {
         map.protect(Ipa::new(ipa), size, Attrs::RAM, &good).unwrap();
         model.painted.push((ipa, size, Attrs::RAM));
-        for at in (ipa..ipa + size).step_by(M2 as usize) {
+        for at in (ipa..ipa + size).step_by(model.sizes.block as usize) {
             let _ = map.reopen(Ipa::new(at), &good).unwrap();
         }
     }
+}
+
+fn run(sizes: Sizes, requests: &[Request], reserve: usize, strategy: bbm::Strategy) {
+    with_map(
+        sizes.config(strategy),
+        reserve,
+        |map, frames: &mut Frames, cpus| {
+            for (ipa, size) in land(sizes) {
+                map_ram(map, frames, ipa, ipa + AHEAD, size);
+            }
+            let (census, leaves) = (map.census().unwrap(), cpus.settled());
+            let mut model = Model::new(sizes);
+            for request in requests {
+                apply(&mut model, map, *request);
+                check(&model, map, cpus);
+            }
+            undo(&mut model, map);
+            check(&model, map, cpus);
+            assert_eq!(map.reserve_left(), reserve);
+            assert_eq!((map.census().unwrap(), cpus.settled()), (census, leaves));
+        },
+    );
 }
 
 proptest! {
@@ -249,25 +314,33 @@ proptest! {
     #[test]
     #[cfg_attr(miri, ignore = "takes Miri more than ten minutes; the steps have tests of their own")]
     fn no_frame_is_lost_and_all_blocks_are_back_when_a_storm_is_over(
-        requests in prop::collection::vec(request(), 1..if cfg!(miri) { 4 } else { 32 }),
+        requests in prop::collection::vec(
+            request(Sizes::of(Granule::K4)),
+            1..if cfg!(miri) { 4 } else { 32 },
+        ),
         reserve in 0usize..9,
-        direct in any::<bool>(),
+        strategy in prop::sample::select(&STRATEGIES[..]),
     ) {
-        let strategy = STRATEGIES[usize::from(direct)];
-        with_map(config(strategy), reserve, |map, frames: &mut Frames, cpus| {
-            for (ipa, size) in LAND {
-                map_ram(map, frames, ipa, ipa + AHEAD, size);
-            }
-            let (census, leaves) = (map.census().unwrap(), cpus.settled());
-            let mut model = Model::default();
-            for request in &requests {
-                apply(&mut model, map, *request);
-                check(&model, map, cpus);
-            }
-            undo(&mut model, map);
-            check(&model, map, cpus);
-            assert_eq!(map.reserve_left(), reserve);
-            assert_eq!((map.census().unwrap(), cpus.settled()), (census, leaves));
-        });
+        run(Sizes::of(Granule::K4), &requests, reserve, strategy);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 8,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    #[cfg_attr(miri, ignore = "takes Miri more than ten minutes; the steps have tests of their own")]
+    fn the_same_is_true_of_larger_granules(
+        (sizes, requests) in prop::sample::select(&[Granule::K16, Granule::K64][..])
+            .prop_map(Sizes::of)
+            .prop_flat_map(|it| (Just(it), prop::collection::vec(request(it), 1..12))),
+        reserve in 0usize..4,
+        strategy in prop::sample::select(&STRATEGIES[..]),
+    ) {
+        run(sizes, &requests, reserve, strategy);
     }
 }

@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 
 use super::section::Section;
 use super::{ConfigError, IpaRange, Limits, VmConfig, Why};
-use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange};
+use crate::addr::{Ipa, Pa, PaRange};
 use crate::platform::machine::{HostDevice, Machine};
 use crate::vm::device::{Device, DeviceKind};
 use crate::vm::vgic::Wire;
@@ -131,7 +131,7 @@ impl<'m> Devices<'m> {
         for asked in &vm.devices {
             let host = self.find(asked)?;
             for registers in &host.registers {
-                let pages = pages(*registers);
+                let pages = pages(*registers, vm.granule.page_size());
                 self.claim(vm, asked, pages)?;
                 if !grant.pages.contains(&pages) {
                     grant.pages.push(pages);
@@ -269,10 +269,10 @@ fn touches(host: &HostDevice, pages: PaRange) -> bool {
     host.registers.iter().any(|range| range.overlaps(pages))
 }
 
-/// The pages that hold `registers`.
-fn pages(registers: PaRange) -> PaRange {
-    let start = registers.start().page();
-    let last = registers.last().get() | (PAGE_SIZE - 1);
+/// The pages of `page` bytes that hold `registers`.
+fn pages(registers: PaRange, page: u64) -> PaRange {
+    let start = registers.start().align_down(page);
+    let last = registers.last().get() | (page - 1);
     // What ends at the end of the address space is refused by its size.
     let size = (last - start.get()).checked_add(1);
     size.and_then(|size| PaRange::new(start, size))

@@ -42,6 +42,11 @@ pub enum Why {
         /// How many may be there.
         max: usize,
     },
+    /// The CPUs do not have this granule at stage 2.
+    NoGranule {
+        /// Its name.
+        granule: &'static str,
+    },
     /// The property is needed and not there.
     Missing,
     /// The value has the wrong length or form, or is none of the words.
@@ -163,6 +168,7 @@ impl fmt::Display for Why {
             Self::Unknown => f.write_str("why=unknown"),
             Self::Duplicate => f.write_str("why=duplicate"),
             Self::TooMany { max } => write!(f, "why=too-many max={max}"),
+            Self::NoGranule { granule } => write!(f, "why=no-granule granule={granule}"),
             Self::Missing => f.write_str("why=missing"),
             Self::BadValue => f.write_str("why=bad-value"),
             Self::OutOfRange { value } => write!(f, "why=out-of-range value={value}"),

@@ -11,6 +11,7 @@ use vm_fdt::FdtWriter;
 pub(super) const LIMITS: Limits = Limits {
     cpus: 20,
     ipa_bits: 40,
+    granules: Granules::ALL,
 };
 
 type Properties = Vec<(&'static str, Vec<u8>)>;
@@ -54,6 +55,7 @@ impl Node {
 }
 
 /// A bundle's tree and files, to be changed one thing at a time.
+#[derive(Clone)]
 pub(crate) struct Tree {
     root: Node,
     files: Vec<(&'static str, Vec<u8>)>,
@@ -496,6 +498,39 @@ fn everything_fits_into_ram_or_is_named() {
     assert_eq!(error, vm_error("kernel", no_room(64 << 20)));
     let error = refused(|tree| tree.files[0].1 = image(0, (64 << 20) - DTB_SIZE - 4096, 0, 64));
     assert_eq!(error, vm_error("initrd", no_room(64 << 20)));
+}
+
+#[test]
+fn a_granule_is_what_the_cpus_have_and_device_memory_is_aligned_to_it() {
+    for granule in Granule::ALL {
+        let mut tree = Tree::full();
+        tree.set(
+            "granule",
+            [granule.name().as_bytes(), b"\0"].concat().as_slice(),
+        );
+        let bundle = tree.bundle();
+        assert_eq!(read(&bundle).unwrap()[0].granule, granule);
+        // One page of the next smaller granule, or less than a page.
+        let value = granule.page_size() / 4;
+        for name in ["offset", "size", "ipa"] {
+            let mut tree = tree.clone();
+            tree.device_memory().set(name, &value.to_be_bytes());
+            let error = read(&tree.bundle()).map(|_| ()).unwrap_err();
+            assert_eq!(error, device_error(name, Why::Misaligned { value }));
+        }
+        // A CPU that has neither this granule nor any other.
+        let granules = Granules::from_id_register(1 << 40 | 1 << 36 | 1 << 32);
+        let limits = Limits { granules, ..LIMITS };
+        let bundle = Bundle::parse(&bundle).unwrap();
+        let granule = granule.name();
+        let why = Why::NoGranule { granule };
+        let error = super::read(&bundle, limits).map(|_| ()).unwrap_err();
+        assert_eq!(error, vm_error("granule", why));
+    }
+    let bundle = Tree::full().bundle();
+    assert_eq!(read(&bundle).unwrap()[0].granule, Granule::K4);
+    let error = refused(|tree| tree.set("granule", b"8K\0"));
+    assert_eq!(error, vm_error("granule", Why::BadValue));
 }
 
 /// As QEMU loads such code: nothing is asked of its bytes.

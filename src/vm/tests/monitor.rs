@@ -106,7 +106,7 @@ fn a_map_is_told_as_a_whole_and_by_region() {
     let told = typed(&world, "stage2 one");
     assert!(
         told[0].starts_with(
-            "cordon: event=stage2 vm=one when=asked 1g=0 2m=512 4k=511 hole=1 hole_bytes=0x1000 dropped=0 tables="
+            "cordon: event=stage2 vm=one when=asked 1g=0 2m=512 4k=511 hole=1 hole_bytes=0x1000 dropped=0 contiguous=992 tables="
         )
     );
     let leaves = told.iter().filter(|it| it.contains("event=leaves vm=one"));

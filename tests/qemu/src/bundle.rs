@@ -124,6 +124,9 @@ impl<'a> TreeWriter<'a> {
         if let Some(firmware) = &vm.firmware {
             self.text(path, "firmware", firmware.name())?;
         }
+        if let Some(granule) = &vm.granule {
+            self.text(path, "granule", granule.name())?;
+        }
         let written = [
             "label",
             "vcpus",
@@ -136,6 +139,7 @@ impl<'a> TreeWriter<'a> {
             "initrd",
             "bootargs",
             "firmware",
+            "granule",
         ];
         self.additions(path, &written)?;
         for (index, memory) in vm.device_memory.iter().enumerate() {

@@ -7,7 +7,7 @@
 use crate::expr::{self, holes, names};
 use crate::line::is_vm_name;
 use crate::scenario::{
-    Boot, DEFAULT_NEVER, DeviceMemory, Mutation, Origin, Scenario, ScenarioError, Step, Vm,
+    Boot, DEFAULT_NEVER, DeviceMemory, Granule, Mutation, Origin, Scenario, ScenarioError, Step, Vm,
 };
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -172,12 +172,13 @@ fn check_vm(s: &Scenario, vm: &Vm) -> Result {
         })?;
     }
     for memory in &vm.device_memory {
-        check_device_memory(s, memory)?;
+        check_device_memory(s, memory, vm.granule.unwrap_or(Granule::K4).page())?;
     }
     check_overlaps(s, vm)
 }
 
-fn check_device_memory(s: &Scenario, memory: &DeviceMemory) -> Result {
+/// `page`: bytes of a page of the VM's tables.
+fn check_device_memory(s: &Scenario, memory: &DeviceMemory, page: u64) -> Result {
     let (offset, size, ipa) = (
         memory.offset.as_ref().0,
         memory.size.as_ref().0,
@@ -188,8 +189,9 @@ fn check_device_memory(s: &Scenario, memory: &DeviceMemory) -> Result {
         ("size", size, memory.size.span()),
         ("ipa", ipa, memory.ipa.span()),
     ] {
-        ensure(s, value.is_multiple_of(4 * KIB), span, || {
-            format!("vm.device-memory.{key}: {value:#x} is not a multiple of 4 KiB")
+        ensure(s, value.is_multiple_of(page), span, || {
+            let page = page / KIB;
+            format!("vm.device-memory.{key}: {value:#x} is not a multiple of {page} KiB")
         })?;
     }
     ensure(s, size > 0, memory.size.span(), || {

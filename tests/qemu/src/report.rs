@@ -220,7 +220,16 @@ impl<'a> Story<'a> {
 }
 
 /// Sizes of leaves, by their key in `cordon: event=stage2`.
-const LEAVES: [(&str, &str); 4] = [("1g", "1G"), ("2m", "2M"), ("4k", "4K"), ("hole", "hole")];
+const LEAVES: [(&str, &str); 8] = [
+    ("1g", "1G"),
+    ("512m", "512M"),
+    ("32m", "32M"),
+    ("2m", "2M"),
+    ("64k", "64K"),
+    ("16k", "16K"),
+    ("4k", "4K"),
+    ("hole", "hole"),
+];
 
 fn leaves(line: &Line) -> String {
     let parts: Vec<String> = LEAVES

@@ -215,6 +215,8 @@ pub struct Vm {
     pub interactive_bootargs: Option<String>,
     /// What describes its machine to it; a device tree, if nothing is said.
     pub firmware: Option<Firmware>,
+    /// The granule of its stage-2 tables: 4K, if nothing is said.
+    pub granule: Option<Granule>,
     /// The device memory it owns.
     #[serde(default)]
     pub device_memory: Vec<DeviceMemory>,
@@ -265,6 +267,40 @@ impl Firmware {
         match self {
             Self::DeviceTree => "device-tree",
             Self::Acpi => "acpi",
+        }
+    }
+}
+
+/// The granule of a VM's stage-2 tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum Granule {
+    /// Pages of 4 KiB.
+    #[serde(rename = "4K")]
+    K4,
+    /// Pages of 16 KiB.
+    #[serde(rename = "16K")]
+    K16,
+    /// Pages of 64 KiB.
+    #[serde(rename = "64K")]
+    K64,
+}
+
+impl Granule {
+    /// As the bundle has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::K4 => "4K",
+            Self::K16 => "16K",
+            Self::K64 => "64K",
+        }
+    }
+
+    /// Size in bytes of a page.
+    pub const fn page(self) -> u64 {
+        match self {
+            Self::K4 => 4 << 10,
+            Self::K16 => 16 << 10,
+            Self::K64 => 64 << 10,
         }
     }
 }
@@ -657,6 +693,8 @@ pub struct Variant {
     pub boot: Option<Boot>,
     /// Its CPU model.
     pub cpu: Option<String>,
+    /// The granule of all of its VMs.
+    pub granule: Option<Granule>,
     /// Constants that take the place of the scenario's.
     #[serde(default)]
     pub set: BTreeMap<String, Constant>,
@@ -822,6 +860,9 @@ impl Scenario {
         }
         if variant.cpu.is_some() {
             scenario.machine.cpu.clone_from(&variant.cpu);
+        }
+        for vm in &mut scenario.vm {
+            vm.granule = variant.granule.or(vm.granule);
         }
         scenario.compare = None;
         scenario.set.extend(variant.set.clone());

@@ -59,6 +59,32 @@ fn every_shipped_scenario_measures_something_and_is_summed_up_in_one_line() {
     }
 }
 
+/// A scenario with a VM of this granule, which has its device memory so many bytes behind 64 GiB.
+fn with_granule(granule: &str, place: u64) -> Result<Vec<Scenario>, ScenarioError> {
+    let ipa = (64 << 30) + place;
+    let text = format!(
+        "name = \"t\"\nsummary = \"t\"\nfigures = []\n[machine]\nboot = \"el3\"\ncpus = 1\n\
+         memory = \"1G\"\ndevice-memory = [\"1G\"]\n[[vm]]\nname = \"a\"\nvcpus = 1\nram = \"64M\"\n\
+         kernel = \"probe.img\"\ngranule = \"{granule}\"\n[[vm.device-memory]]\nsource = \"bar\"\n\
+         size = \"1M\"\noffset = {place}\nipa = {ipa}\n[[step]]\nexit = true\n"
+    );
+    Scenario::parse(Path::new("t.toml"), &text)
+}
+
+#[test]
+fn a_granule_is_one_of_three_and_device_memory_is_aligned_to_it() {
+    for granule in ["4K", "16K", "64K"] {
+        with_granule(granule, 0).expect("a good scenario");
+    }
+    let error = with_granule("8K", 0).expect_err("no such granule");
+    assert_eq!(error.line, 14, "{error}");
+    with_granule("16K", 16 << 10).expect("aligned to 16K");
+    let error = with_granule("64K", 16 << 10).expect_err("aligned to 16K alone");
+    assert_eq!(error.line, 18, "{error}");
+    let wanted = "is not a multiple of 64 KiB";
+    assert!(error.message.contains(wanted), "{error}");
+}
+
 #[test]
 fn a_variant_differs_in_its_command_line_and_constants() {
     let scenarios = shipped();
