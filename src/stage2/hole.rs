@@ -83,7 +83,7 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
         self.make_hole_where(ipa, |_| true)
     }
 
-    /// The same if the page at `frame` is behind it, mapped or not: whoever has looked for the page before the
+    /// The same if the page of 4 KiB at `frame` is behind it, mapped or not: whoever has looked for the page before the
     /// map's lock was taken asks again so. [`HoleOutcome::NotMapped`] if another is.
     ///
     /// # Errors
@@ -98,10 +98,10 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
         is_meant: impl Fn(Pa) -> bool,
     ) -> Result<HoleOutcome, Damage> {
         let granule = self.config.granule();
-        let ipa = ipa.align_down(granule.page_size());
+        let (page, ipa) = (ipa.page(), ipa.align_down(granule.page_size()));
         let mut parts = self.parts();
         let slot = parts.tree.descend(ipa)?;
-        let slot = slot.filter(|slot| slot.memory_of(ipa, granule).is_none_or(is_meant));
+        let slot = slot.filter(|slot| slot.memory_of(page, granule).is_none_or(is_meant));
         let place = match place_of(slot, granule) {
             Ok(place) => place,
             Err(outcome) => return Ok(outcome),

@@ -229,6 +229,27 @@ fn attributes_survive_the_split() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes, and nothing that the others do not do")]
+fn a_page_that_is_not_meant_stays_whatever_the_granule() {
+    for granule in [Granule::K4, Granule::K16, Granule::K64] {
+        let sizes = Sizes::of(granule);
+        with_map(sizes.config(Strategy::BreakFirst), 2, |map, frames, _| {
+            map_ram(map, frames, 0, sizes.large, sizes.large);
+            // The last page of 4 KiB of a page of the granule.
+            let bad = Ipa::new(3 * sizes.page - K4);
+            let frame = Pa::new(sizes.large + bad.get());
+            let other = Pa::new(frame.get() + sizes.page);
+            let not_meant = map.make_hole_of(bad, other);
+            assert_eq!(not_meant, Ok(HoleOutcome::NotMapped), "{granule:?}");
+            let Ok(HoleOutcome::Made(hole)) = map.make_hole_of(bad, frame) else {
+                panic!("{granule:?}: no hole");
+            };
+            assert_eq!((hole.ipa.get(), hole.size), (2 * sizes.page, sizes.page));
+        });
+    }
+}
+
+#[test]
 fn break_first_is_break_invalidate_make() {
     with_map(config(Strategy::BreakFirst), 2, |map, frames, cpus| {
         map_block(map, frames, G1);
