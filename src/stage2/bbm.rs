@@ -22,7 +22,7 @@ use super::descriptor::{
     CONTIGUOUS, Invalid, Leaf, NOT_CACHED, is_contiguous, parked, split_word, unparked,
 };
 use super::env::Tlb;
-use super::granule::Level;
+use super::granule::{Granule, Level};
 use super::table::SMALLEST_GROUP;
 use crate::addr::{Ipa, Pa, Vmid};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -74,8 +74,8 @@ pub(super) struct Place<'m> {
     pub(super) word: &'m AtomicU64,
     pub(super) level: Level,
     pub(super) leaf: Leaf,
-    /// The group that it is one of.
-    pub(super) group: Option<Group<'m>>,
+    /// All entries of the group that it is one of.
+    pub(super) group: Option<&'m [AtomicU64]>,
 }
 
 /// Neighbouring entries that CPUs may cache as one while all of them have the Contiguous bit. Either all have
@@ -95,11 +95,6 @@ impl Group<'_> {
     pub(super) fn is_marked(&self) -> bool {
         let first = self.words.first();
         first.is_some_and(|first| is_contiguous(first.load(Ordering::Relaxed)))
-    }
-
-    /// Marks them, or the opposite. Where a CPU can see them, that takes more: [`Surgeon::regroup`].
-    pub(super) fn mark(&self, together: bool) {
-        mark(self.words, together);
     }
 
     fn change(&self, to: impl Fn(u64) -> u64) {
@@ -157,6 +152,7 @@ impl Change {
 pub(super) struct Surgeon<'a, T> {
     pub(super) tlb: &'a T,
     pub(super) vmid: Vmid,
+    pub(super) granule: Granule,
     pub(super) strategy: Strategy,
 }
 
@@ -183,8 +179,8 @@ impl<T: Tlb> Surgeon<'_, T> {
             place.word.store(marked, Ordering::Relaxed);
             self.invalidate_leaf(place.level, ipa);
         }
-        if let Some(group) = &place.group {
-            group.mark(false);
+        if let Some(group) = place.group {
+            mark(group, false);
         }
         link(place.word, split_word(subtree.top));
         self.tlb.publish();
@@ -232,12 +228,13 @@ impl<T: Tlb> Surgeon<'_, T> {
     /// Puts `word`, which needs no break before it is there, in the place of a leaf, and has its group be none
     /// any more. But with [`Strategy::SwapThenBreak`], all of that is absent for as long as the invalidation takes.
     fn put(&self, place: &Place<'_>, word: u64, ipa: Ipa) {
-        match &place.group {
-            Some(group) if self.must_break(place) => {
+        match place.group {
+            Some(words) if self.must_break(place) => {
+                let group = self.group_of(words, place.level, ipa);
                 group.change(parked);
                 place.word.store(word, Ordering::Relaxed);
-                self.invalidate_group(group);
-                for other in group.words {
+                self.invalidate_group(&group);
+                for other in words {
                     if !core::ptr::eq(other, place.word) {
                         let raw = other.load(Ordering::Relaxed);
                         other.store(unparked(raw), Ordering::Relaxed);
@@ -248,11 +245,22 @@ impl<T: Tlb> Surgeon<'_, T> {
             group => {
                 // What CPUs have cached of the group as one goes with any of its addresses.
                 if let Some(group) = group {
-                    group.mark(false);
+                    mark(group, false);
                 }
                 place.word.store(word, Ordering::Relaxed);
                 self.invalidate_leaf(place.level, ipa);
             }
+        }
+    }
+
+    /// The group that `words`, of `level`, are, and that `ipa` lies in.
+    fn group_of<'m>(&self, words: &'m [AtomicU64], level: Level, ipa: Ipa) -> Group<'m> {
+        let span = self.granule.span(level);
+        Group {
+            words,
+            level,
+            base: ipa.align_down(span * words.len() as u64),
+            span,
         }
     }
 
@@ -267,7 +275,7 @@ impl<T: Tlb> Surgeon<'_, T> {
                 self.tlb.publish();
             }
             Strategy::SwapThenBreak => {
-                group.mark(together);
+                mark(group.words, together);
                 self.invalidate_group(group);
             }
         }

@@ -258,6 +258,7 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
             surgeon: Surgeon {
                 tlb: &self.tlb,
                 vmid: self.vmid,
+                granule: self.config.granule(),
                 strategy: self.config.strategy(),
             },
             reserve: &mut self.reserve,

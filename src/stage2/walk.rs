@@ -151,20 +151,14 @@ impl<'m> Slot<'m> {
         }
     }
 
-    /// The group that the leaf is one of, if it is.
-    fn group(&self, granule: Granule) -> Option<Group<'m>> {
+    /// All entries of the group that the leaf is one of, if it is.
+    fn group(&self, granule: Granule) -> Option<&'m [AtomicU64]> {
         if !is_contiguous(self.word.load(Ordering::Relaxed)) {
             return None;
         }
-        let (size, span) = (granule.group(self.level), granule.span(self.level));
-        let base = self.base.align_down(span * size as u64);
-        let first = granule.index(base, self.level);
-        Some(Group {
-            words: self.table.get(first..first + size)?,
-            level: self.level,
-            base,
-            span,
-        })
+        let size = granule.group(self.level);
+        let first = granule.index(self.base, self.level) & !(size - 1);
+        self.table.get(first..first + size)
     }
 }
 

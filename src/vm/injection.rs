@@ -108,9 +108,9 @@ impl<P: Platform> Hypervisor<P> {
         };
         let first = behind(pages.range().start())?;
         let places = pages.iter().zip((0..).step_by(PAGE_SIZE as usize));
-        let contiguous = places.take_while(|(ipa, offset)| {
+        let others = places.skip(1).take_while(|(ipa, offset)| {
             behind(*ipa).is_some_and(|pa| first.checked_add(*offset) == Some(pa))
         });
-        PaRange::new(first, contiguous.count() as u64 * PAGE_SIZE)
+        PaRange::new(first, (1 + others.count() as u64) * PAGE_SIZE)
     }
 }
