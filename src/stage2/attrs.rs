@@ -196,6 +196,7 @@ pub(super) mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes minutes, and touches no memory")]
     fn of_all_values_of_the_fields_those_are_attributes_that_are_made_of_some() {
         let made =
             |raw| all().any(|attrs| [false, true].map(|fwb| attrs.encode(fwb)).contains(&raw));
