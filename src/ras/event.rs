@@ -287,7 +287,7 @@ impl<const N: usize> Announcer<N> {
     }
 
     /// `event` has reached `stage`.
-    #[inline]
+    #[inline(always)]
     pub fn announce(&self, event: &ErrorEvent, stage: Stage) {
         self.counters.count(event, stage);
         if self.taken.load(Relaxed) != 0 {
