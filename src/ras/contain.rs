@@ -144,7 +144,7 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
         };
         if known {
             self.announce(Stage::Known);
-            self.say(&Note::Known { seq, pa: page });
+            self.say(|| Note::Known { seq, pa: page });
         } else {
             self.announce(Stage::Contained { pages: 1 });
             region.notify_failure(page);
@@ -224,11 +224,11 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
     }
 
     fn report(&self, vm: Vmid, ipa: Ipa, hole: &Hole) {
-        self.say(&Note::contained(self.event.sequence, vm, ipa, hole));
+        self.say(|| Note::contained(self.event.sequence, vm, ipa, hole));
     }
 
-    fn say(&self, note: &Note) {
-        super::pipeline::say(self.journal, note, &[], self.spaces);
+    fn say(&self, make: impl Fn() -> Note) {
+        super::pipeline::say(self.journal, make, &[], self.spaces);
     }
 
     fn announce(&self, stage: Stage) {

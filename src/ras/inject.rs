@@ -230,6 +230,7 @@ pub const fn vector(guest: &GuestState, mode: Mode, external: bool) -> u64 {
 /// | UAO, SS, IL, BTYPE, PPEND, nRW | 0 | |
 ///
 /// NZCV, DIT and PAN stand in the same places of an `SPSR` that was saved from AArch32.
+#[inline(always)]
 pub const fn entry_pstate(guest: &GuestState, mode: Mode) -> u64 {
     use pstate::{A, ALLINT, D, DIT, EL1H, EXLOCK, F, I, NZCV, PAN, PM, SSBS, TCO};
     let has = guest.features.bits();
@@ -297,7 +298,7 @@ impl ExternalAbort {
     ///
     /// ISV is 0, so that bits 23 to 14 are 0; so is S1PTW, for a guest has no stage 2 of its own. IL is 1,
     /// as it is for every Instruction Abort and every Data Abort with ISV = 0.
-    #[inline]
+    #[inline(always)]
     pub fn syndrome(&self, mode: Mode, features: Features) -> u64 {
         const FNV: u64 = 1 << 10;
         const EA: u64 = 1 << 9;

@@ -164,7 +164,8 @@ struct Ring {
 }
 
 impl Ring {
-    fn push(&mut self, note: &Note, at: u64, section: &[u8]) -> bool {
+    #[inline(always)]
+    fn push(&mut self, make: impl FnOnce() -> Note, at: u64, section: &[u8]) -> bool {
         if self.length >= self.slots.len() {
             return false;
         }
@@ -180,7 +181,7 @@ impl Ring {
         };
         room.copy_from_slice(section);
         slot.length = section.len();
-        slot.note = *note;
+        slot.note = make();
         slot.at = at;
         self.length += 1;
         true
@@ -230,14 +231,16 @@ impl Journal {
     }
 
     /// Notes something that happens now, when the counter stands `at`, with the bytes of the section of a record
-    /// where there is one. False if it has to be said at once: there is no room, or nobody who would say it
+    /// where there is one. `make` makes the note where it is to lie: always inlined, it is written field by field and
+    /// copied from nowhere. False if it has to be said at once: there is no room, or nobody who would say it
     /// later.
-    pub fn note(&self, note: &Note, at: u64, section: &[u8]) -> bool {
+    #[inline(always)]
+    pub fn note(&self, make: impl FnOnce() -> Note, at: u64, section: &[u8]) -> bool {
         if !self.deferring.load(Ordering::Relaxed) {
             return false;
         }
         let mut ring = self.ring.lock();
-        let noted = ring.push(note, at, section);
+        let noted = ring.push(make, at, section);
         self.waiting.store(ring.length, Ordering::Release);
         noted
     }

@@ -113,6 +113,10 @@ impl fmt::Display for Action {
 /// Whether a guest goes round, now that it meets an address for the `count`th time running, and what
 /// is to be done. Said once at the limit, and each time that the count has doubled since.
 pub fn judge(policy: &Policy, count: u64, guest: &GuestState) -> Option<(Circle, Action)> {
+    // Most are far from it, and a division is not needed to see that.
+    if count < policy.limit {
+        return None;
+    }
     let rounds = count / policy.limit.max(1);
     if !(count.is_multiple_of(policy.limit.max(1)) && rounds.is_power_of_two()) {
         return None;

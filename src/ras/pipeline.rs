@@ -146,7 +146,13 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
 
     /// Has something said: later if that is possible, or at once.
     pub fn say<V: AddressSpaces>(&self, note: &Note, spaces: &V) {
-        say(&self.journal, note, &[], spaces);
+        self.say_made(|| *note, spaces);
+    }
+
+    /// The same of the note that `make` makes, for those that a guest waits for: see [`Journal::note`].
+    #[inline(always)]
+    pub fn say_made<V: AddressSpaces>(&self, make: impl Fn() -> Note, spaces: &V) {
+        say(&self.journal, make, &[], spaces);
     }
 
     /// The poison set itself, for tests.
@@ -288,7 +294,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         if severity == Severity::Corrected {
             self.tell_corrected(&event, exceeded, spaces);
         }
-        say(&self.journal, &Note::Detected(event), bytes, spaces);
+        say(&self.journal, || Note::Detected(event), bytes, spaces);
         if !severity.is_uncorrected() {
             return;
         }
@@ -510,18 +516,29 @@ fn believed(range: Result<PaRange, RangeError>) -> Option<PaRange> {
 
 /// Has something said, with the section of a record that it is about, if it is: later if that is possible, or
 /// at once, behind what waits.
-pub(super) fn say<V: AddressSpaces>(journal: &Journal, note: &Note, section: &[u8], spaces: &V) {
-    if log::max_level() < note.level() {
+#[inline(always)]
+pub(super) fn say<V: AddressSpaces>(
+    journal: &Journal,
+    make: impl Fn() -> Note,
+    section: &[u8],
+    spaces: &V,
+) {
+    if log::max_level() < make().level() {
         return;
     }
     let at = spaces.counter();
-    if !journal.note(note, at, section) {
-        let line = Line {
+    if !journal.note(&make, at, section) {
+        let note = &make();
+        say_at_once(&Line {
             note,
             at,
             section,
             spaces,
-        };
-        log::log!(target: "ras", note.level(), "{line}");
+        });
     }
+}
+
+#[cold]
+fn say_at_once<V: AddressSpaces>(line: &Line<'_, V>) {
+    log::log!(target: "ras", line.note.level(), "{line}");
 }

@@ -124,6 +124,13 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     /// The guest touched a hole that was there already.
     #[inline(never)]
     pub(super) fn touched(&mut self, abort: &Abort, ipa: Ipa, pa: Pa) -> Next {
+        self.touch(abort, ipa, pa)
+    }
+
+    /// The same for the quick way. Always inlined: the abort stays in registers, and what a translation fault
+    /// cannot be is not asked for.
+    #[inline(always)]
+    pub(super) fn touch(&mut self, abort: &Abort, ipa: Ipa, pa: Pa) -> Next {
         // There is nothing in lost memory that a cache would have to write back or forget, and a kernel
         // that cleans what others wrote there has not consumed anything.
         if abort.cache_maintenance && !abort.stage1_walk {
@@ -141,7 +148,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         self.announce(&event, Stage::Touched);
         self.count(Some(touch.consumption));
         if loops::is_worth_a_line(self.meet(abort, Some(ipa))) {
-            self.say(&Note::Touched {
+            self.say_made(|| Note::Touched {
                 seq: event.sequence,
                 vm: self.vm.vmid,
                 vcpu: self.vcpu.index,
@@ -246,6 +253,12 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         self.hypervisor.ras.say(note, self.hypervisor);
     }
 
+    #[inline(always)]
+    fn say_made(&self, make: impl Fn() -> Note) {
+        self.hypervisor.ras.say_made(make, self.hypervisor);
+    }
+
+    #[inline(always)]
     pub(super) fn announce(&self, event: &ErrorEvent, stage: Stage) {
         self.hypervisor.ras.announcer.announce(event, stage);
     }
@@ -272,7 +285,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     }
 
     fn say_resolved(&self, event: &ErrorEvent, resolved: &Resolved) {
-        self.say(&Note::Resolved {
+        self.say_made(|| Note::Resolved {
             seq: event.sequence,
             pa: resolved.pa.page(),
             ipa: resolved.ipa.page(),
@@ -407,14 +420,15 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             self.vm.vseas.fetch_add(1, Ordering::Relaxed);
             self.announce(event, Stage::GuestAborted);
             if loops::is_worth_a_line(self.vcpu.streak.count()) {
-                self.say(&Note::Aborted {
+                let el = self.cpu.exception_level();
+                self.say_made(|| Note::Aborted {
                     seq: event.sequence,
                     vm: self.vm.vmid,
                     vcpu: self.vcpu.index,
                     ipa: ipa.map(Ipa::page),
                     far: abort.far.unwrap_or(0),
                     esr: injected.esr_el1,
-                    el: self.cpu.exception_level(),
+                    el,
                     access: attempt,
                 });
             }

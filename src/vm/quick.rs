@@ -67,7 +67,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         let esr = self.cpu.esr();
         let next = if let Some(abort) = Quick::translation_fault(esr) {
             let (ipa, pa) = self.page_sized_hole(&abort)?;
-            self.touched(&abort, ipa, pa)
+            self.touch(&abort, ipa, pa)
         } else {
             self.external_abort(&Quick::external_abort(esr)?)
         };

@@ -65,10 +65,10 @@ fn said(journal: &Journal) -> Vec<String> {
 #[test]
 fn nothing_is_taken_until_somebody_sees_to_its_being_said() {
     let journal = Journal::new();
-    assert!(!journal.note(&known(1), 5, &[]));
+    assert!(!journal.note(|| known(1), 5, &[]));
     assert!(!journal.is_waiting());
     journal.defer();
-    assert!(journal.note(&known(1), 6, &[]));
+    assert!(journal.note(|| known(1), 6, &[]));
     assert!(journal.is_waiting());
     assert_eq!(said(&journal), ["event=known seq=1 pa=0x4000 at=6"]);
     assert!(!journal.is_waiting());
@@ -78,23 +78,23 @@ fn nothing_is_taken_until_somebody_sees_to_its_being_said() {
 fn a_full_journal_refuses_and_keeps_what_it_has() {
     let journal = deferring();
     for seq in 0..CAPACITY as u64 {
-        assert!(journal.note(&known(seq), seq, &[]));
+        assert!(journal.note(|| known(seq), seq, &[]));
     }
-    assert!(!journal.note(&known(999), 0, &[]));
+    assert!(!journal.note(|| known(999), 0, &[]));
     let lines = said(&journal);
     assert_eq!(lines.len(), CAPACITY);
     assert_eq!(lines[CAPACITY - 1], "event=known seq=63 pa=0x4000 at=63");
-    assert!(journal.note(&known(64), 0, &[]));
+    assert!(journal.note(|| known(64), 0, &[]));
 }
 
 #[test]
 fn who_adds_without_end_does_not_keep_the_one_who_says() {
     let journal = deferring();
-    journal.note(&known(0), 0, &[]);
+    journal.note(|| known(0), 0, &[]);
     let mut count = 0;
     journal.drain(&Named, |_| {
         count += 1;
-        journal.note(&known(count), count, &[]);
+        journal.note(|| known(count), count, &[]);
     });
     assert_eq!(count, CAPACITY as u64);
 }
@@ -161,7 +161,7 @@ fn lines_read_as_in_the_protocol() {
         reported(Some(seq), 0, None),
         reported(None, 1, Some(Severity::Recoverable)),
     ] {
-        assert!(journal.note(&note, 77, &[]));
+        assert!(journal.note(|| note, 77, &[]));
     }
     let contained = |block: &str| {
         std::format!(
@@ -205,7 +205,7 @@ fn a_section_is_said_as_it_was_when_it_was_noted() {
     let section = StatusBlock::parse(&block).unwrap().sections().next();
     let section = section.unwrap().unwrap();
     let at_once = section.line().to_string();
-    assert!(journal.note(&Note::Detected(event), 9, section.bytes()));
+    assert!(journal.note(|| Note::Detected(event), 9, section.bytes()));
     // The block is firmware's again, and another record is in it.
     block.fill(0xff);
     let line = std::format!(
@@ -219,8 +219,8 @@ fn a_section_is_said_as_it_was_when_it_was_noted() {
 fn a_section_that_is_too_long_is_refused_rather_than_cut() {
     let journal = deferring();
     let bytes = [0_u8; MAX_SECTION + 1];
-    assert!(!journal.ring.lock().push(&known(1), 0, &bytes));
-    assert!(journal.ring.lock().push(&known(2), 0, &bytes[1..]));
+    assert!(!journal.ring.lock().push(|| known(1), 0, &bytes));
+    assert!(journal.ring.lock().push(|| known(2), 0, &bytes[1..]));
 }
 
 proptest! {
@@ -235,7 +235,7 @@ proptest! {
         for count in rounds {
             let mut taken = Vec::new();
             for _ in 0..count {
-                if journal.note(&known(next), next, &[]) {
+                if journal.note(|| known(next), next, &[]) {
                     taken.push(std::format!("event=known seq={next} pa=0x4000 at={next}"));
                 }
                 next += 1;

@@ -79,7 +79,7 @@ impl<S: PhysMemory> Ras<'_, S> {
         self.announcer.announce(&event, Stage::Detected);
         say(
             &self.journal,
-            &Note::Injected { event, kind, by },
+            || Note::Injected { event, kind, by },
             &[],
             spaces,
         );

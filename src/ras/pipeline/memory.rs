@@ -160,6 +160,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
     }
 
     /// Counts an access by `who` to the page that holds `pa`, which is a hole.
+    #[inline(always)]
     pub fn touched(&self, who: Toucher, pa: Pa) -> Touch {
         let poison = self.poison.lock();
         let page = poison.get_for(who.vm, pa.pfn());
