@@ -133,6 +133,7 @@ fn with_bbm_level_2_the_others_of_the_group_stay() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes; the holes above go the same way")]
 fn what_heals_is_a_group_again() {
     for strategy in STRATEGIES {
         with_pages(strategy, |map, _, cpus| {
@@ -151,6 +152,7 @@ fn what_heals_is_a_group_again() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes; the holes above go the same way")]
 fn a_page_of_a_group_can_be_protected_and_replaced() {
     let changed = |attrs: Attrs| {
         for strategy in STRATEGIES {
@@ -202,6 +204,7 @@ fn all_of_a_group_can_be_protected_and_is_one_again() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes; the holes above go the same way")]
 fn a_page_of_a_group_can_be_dropped() {
     for strategy in STRATEGIES {
         with_pages(strategy, |map, _, cpus| {
