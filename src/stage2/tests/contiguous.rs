@@ -113,6 +113,7 @@ fn break_first_takes_all_of_the_group_out_for_a_moment() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes; the hole above goes the same way")]
 fn with_bbm_level_2_the_others_of_the_group_stay() {
     with_pages(Strategy::SwapThenBreak, |map, _, cpus| {
         let bad = G1 + 3 * K4;
@@ -187,6 +188,7 @@ fn a_page_of_a_group_can_be_protected_and_replaced() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes; the hole above goes the same way")]
 fn all_of_a_group_can_be_protected_and_is_one_again() {
     let read_only = Attrs {
         access: Access::ReadOnly,
