@@ -4,7 +4,7 @@
 //! while it is being made finds out why it is there; then each mapping that the registry knows
 //! loses the page. No step allocates and none can fail for want of memory: a full poison set costs
 //! bookkeeping, a spent table reserve costs good memory around the page (and both say so), but
-//! the page is out of reach when [`Containment::page`] returns, also when another CPU was first and is
+//! the page is out of reach, or repaired, when [`Containment::page`] returns, also when another CPU was first and is
 //! still at it.
 
 use super::event::{Announcer, ErrorEvent, Stage};
@@ -13,7 +13,7 @@ use super::poison::{Insert, PoisonSet};
 use super::repair::Mender;
 use crate::addr::{Ipa, PAGE_SIZE, Pa, Vmid};
 use crate::devmem::{DevMem, MappedPage, MappingsOf, Policy, Region};
-use crate::stage2::{Damage, Hole, HoleOutcome, Rebuilt};
+use crate::stage2::{Damage, Hole, HoleOutcome, Rebuilt, Suspect};
 use crate::sync::Mutex;
 use core::fmt;
 
@@ -22,12 +22,22 @@ mod tests;
 
 /// The VMs' address spaces, by VMID. Implemented by whoever owns the VMs.
 pub trait AddressSpaces {
-    /// Takes the page at `ipa` out of the VM's map, if `frame` is behind it; `None` if there is no such
+    /// Takes the page at `ipa` out of the VM's map, if that is `suspect` still; `None` if there is no such
     /// VM, or it runs no more.
-    fn make_hole(&self, vm: Vmid, ipa: Ipa, frame: Pa) -> Option<Result<HoleOutcome, Damage>>;
+    fn make_hole(
+        &self,
+        vm: Vmid,
+        ipa: Ipa,
+        suspect: Suspect<'_>,
+    ) -> Option<Result<HoleOutcome, Damage>>;
 
     /// Drops the whole block that maps the page at `ipa`; as for [`Self::make_hole`] otherwise.
-    fn drop_block(&self, vm: Vmid, ipa: Ipa, frame: Pa) -> Option<Result<HoleOutcome, Damage>>;
+    fn drop_block(
+        &self,
+        vm: Vmid,
+        ipa: Ipa,
+        suspect: Suspect<'_>,
+    ) -> Option<Result<HoleOutcome, Damage>>;
 
     /// If the frame at `table` is one of a VM's tables, or set aside for them, does without it from now on.
     /// `None` if it is not, or that cannot be: a VM that cannot go on then has been given up.
@@ -72,6 +82,8 @@ enum Cut {
     Held,
     /// The page stays, by the mapping's policy.
     Kept,
+    /// The page stays: it was repaired before this CPU came to it.
+    Repaired,
     /// There is no such mapping any more, or nobody who could use it.
     Absent,
 }
@@ -83,6 +95,8 @@ pub struct Contained {
     pub is_of_consumer: bool,
     /// There it is a hole now, or was one.
     pub hole: Option<Ipa>,
+    /// There it stays: it was repaired before it could be cut out.
+    pub is_repaired: bool,
 }
 
 impl Contained {
@@ -94,6 +108,7 @@ impl Contained {
         if matches!(cut, Cut::Made | Cut::Held) {
             self.hole = Some(mapped.ipa);
         }
+        self.is_repaired |= cut == Cut::Repaired;
     }
 }
 
@@ -131,7 +146,7 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
         let (mut made, mut held) = (false, false);
         let mut contained = Contained::default();
         for mapped in self.users_of(page, region) {
-            let cut = self.cut(page, &mapped);
+            let cut = self.cut(page, &mapped, entry);
             made |= cut == Cut::Made;
             held |= matches!(cut, Cut::Held | Cut::Kept);
             contained.note(&mapped, cut, self.event);
@@ -177,12 +192,21 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
         }
     }
 
-    fn cut(&self, page: Pa, mapped: &MappedPage<'_>) -> Cut {
+    /// A repair may forget the page between its entry into the set and this, and mend a map in which there is
+    /// nothing to be mended yet. So the set is asked once more, under the map's lock: whichever of the two comes to
+    /// that last finds what the other has done.
+    fn cut(&self, page: Pa, mapped: &MappedPage<'_>, entry: Entry) -> Cut {
         let (vm, ipa, seq) = (mapped.vm, mapped.ipa, self.event.sequence);
+        // A full set cannot tell.
+        let is_known = || self.poison.lock().get_for(vm, page.pfn()).is_some();
+        let suspect = Suspect {
+            frame: page,
+            is_bad: &|| entry == Entry::NoRoom || is_known(),
+        };
         let name = || self.spaces.name(vm);
         let outcome = match mapped.policy {
-            Policy::Isolate => self.spaces.make_hole(vm, ipa, page),
-            Policy::Refault => self.spaces.drop_block(vm, ipa, page),
+            Policy::Isolate => self.spaces.make_hole(vm, ipa, suspect),
+            Policy::Refault => self.spaces.drop_block(vm, ipa, suspect),
             Policy::Keep => {
                 log::info!(target: "ras", "event=kept seq={seq} pa={page} vm={} ipa={ipa}", name());
                 return Cut::Kept;
@@ -210,6 +234,7 @@ impl<V: AddressSpaces, const N: usize> Containment<'_, '_, V, N> {
             Some(Ok(HoleOutcome::AlreadyPoisoned { .. } | HoleOutcome::AlreadyDropped { .. })) => {
                 Cut::Held
             }
+            Some(Ok(HoleOutcome::InOrder)) => Cut::Repaired,
             Some(Ok(HoleOutcome::NotMapped)) | None => {
                 log::warn!(target: "ras", "event=unmapped seq={seq} pa={page} vm={} ipa={ipa}", name());
                 Cut::Absent

@@ -94,6 +94,8 @@ pub struct Collected {
     pub own: Option<Pa>,
     /// Where that VM has it, if it is a hole there now.
     pub hole: Option<Ipa>,
+    /// That VM has it as before: it was repaired before it could be cut out.
+    pub is_repaired: bool,
     /// An uncorrected error is in memory that no region holds: Cordon's, if anyone's.
     pub unclaimed: bool,
     /// An uncorrected error was in a table of Cordon's, which has another in its place now.
@@ -327,6 +329,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         {
             collected.own = Some(page);
             collected.hole = contained.hole;
+            collected.is_repaired = contained.is_repaired;
         }
     }
 
@@ -380,7 +383,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         let mut users = self.users_of(page);
         Some(Contained {
             is_of_consumer: users.any(|user| event.consumer_vm() == Some(user.vm)),
-            hole: None,
+            ..Contained::default()
         })
     }
 

@@ -10,7 +10,7 @@
 use super::env::{TableMemory, Tlb};
 use super::restore::{KnownBad, Reopened};
 use super::walk::Damage;
-use super::{HoleOutcome, Lookup, Stage2};
+use super::{Lookup, Stage2};
 use crate::addr::{Ipa, Pa};
 use core::ops::DerefMut;
 
@@ -50,19 +50,6 @@ where
             }
             Lookup::Unmapped => None,
         }
-    }
-
-    /// Whether the page at `frame` is behind it, mapped or not.
-    pub fn holds(&self, frame: Pa) -> bool {
-        self.memory().is_some_and(|pa| pa.page() == frame.page())
-    }
-
-    /// [`Stage2::drop_block`] at this IPA.
-    ///
-    /// # Errors
-    /// [`Damage`].
-    pub fn drop_block(mut self) -> Result<HoleOutcome, Damage> {
-        self.map.drop_block(self.ipa)
     }
 
     /// [`Stage2::reopen`] at this IPA.

@@ -40,6 +40,27 @@ impl Hole {
     }
 }
 
+/// A page that somebody has heard to be bad before the map's lock was taken, and that is asked about again when
+/// it is: another frame may be behind the IPA by then, and the page may have been repaired.
+#[derive(Clone, Copy)]
+pub struct Suspect<'a> {
+    /// The page of 4 KiB.
+    pub frame: Pa,
+    /// Whether it must be out of this map still. Asked under the map's lock.
+    pub is_bad: &'a dyn Fn() -> bool,
+}
+
+impl Suspect<'_> {
+    /// Why nothing is to be done about it at `page`, which `slot` is about.
+    fn excuse(&self, slot: Option<&Slot<'_>>, page: Ipa, granule: Granule) -> Option<HoleOutcome> {
+        let memory = slot.and_then(|slot| slot.memory_of(page, granule));
+        if memory.is_some_and(|memory| memory != self.frame.page()) {
+            return Some(HoleOutcome::NotMapped);
+        }
+        (!(self.is_bad)()).then_some(HoleOutcome::InOrder)
+    }
+}
+
 /// What [`Stage2::make_hole`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -67,6 +88,8 @@ pub enum HoleOutcome {
     },
     /// Nothing is mapped there, so there is nothing to contain.
     NotMapped,
+    /// The [`Suspect`] is not bad any more; nothing has changed.
+    InOrder,
 }
 
 impl<M: TableMemory, T: Tlb> Stage2<M, T> {
@@ -80,28 +103,26 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
     /// [`Damage`], when the path to the page is damaged; nothing has changed. What the VM's CPUs
     /// reach is unknown then, and the VM has to stop.
     pub fn make_hole(&mut self, ipa: Ipa) -> Result<HoleOutcome, Damage> {
-        self.make_hole_where(ipa, |_| true)
+        self.hole_for(ipa, None)
     }
 
-    /// The same if the page of 4 KiB at `frame` is behind it, mapped or not: whoever has looked for the page before the
-    /// map's lock was taken asks again so. [`HoleOutcome::NotMapped`] if another is.
+    /// The same if it is `suspect` that is behind `ipa`, mapped or not, and is bad still.
     ///
     /// # Errors
     /// As for [`Self::make_hole`].
-    pub fn make_hole_of(&mut self, ipa: Ipa, frame: Pa) -> Result<HoleOutcome, Damage> {
-        self.make_hole_where(ipa, |pa| pa == frame.page())
+    pub fn make_hole_of(&mut self, ipa: Ipa, suspect: Suspect<'_>) -> Result<HoleOutcome, Damage> {
+        self.hole_for(ipa, Some(suspect))
     }
 
-    fn make_hole_where(
-        &mut self,
-        ipa: Ipa,
-        is_meant: impl Fn(Pa) -> bool,
-    ) -> Result<HoleOutcome, Damage> {
+    fn hole_for(&mut self, ipa: Ipa, suspect: Option<Suspect<'_>>) -> Result<HoleOutcome, Damage> {
         let granule = self.config.granule();
-        let (page, ipa) = (ipa.page(), ipa.align_down(granule.page_size()));
         let mut parts = self.parts();
         let slot = parts.tree.descend(ipa)?;
-        let slot = slot.filter(|slot| slot.memory_of(page, granule).is_none_or(is_meant));
+        let excuse = suspect.and_then(|it| it.excuse(slot.as_ref(), ipa.page(), granule));
+        if let Some(outcome) = excuse {
+            return Ok(outcome);
+        }
+        let ipa = ipa.align_down(granule.page_size());
         let place = match place_of(slot, granule) {
             Ok(place) => place,
             Err(outcome) => return Ok(outcome),
@@ -132,10 +153,27 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
     /// # Errors
     /// As for [`Self::make_hole`].
     pub fn drop_block(&mut self, ipa: Ipa) -> Result<HoleOutcome, Damage> {
+        self.drop_for(ipa, None)
+    }
+
+    /// The same if it is `suspect` that is behind `ipa`, mapped or not, and is bad still.
+    ///
+    /// # Errors
+    /// As for [`Self::make_hole`].
+    pub fn drop_block_of(&mut self, ipa: Ipa, suspect: Suspect<'_>) -> Result<HoleOutcome, Damage> {
+        self.drop_for(ipa, Some(suspect))
+    }
+
+    fn drop_for(&mut self, ipa: Ipa, suspect: Option<Suspect<'_>>) -> Result<HoleOutcome, Damage> {
         let granule = self.config.granule();
-        let ipa = ipa.align_down(granule.page_size());
         let parts = self.parts();
-        let place = match place_of(parts.tree.descend(ipa)?, granule) {
+        let slot = parts.tree.descend(ipa)?;
+        let excuse = suspect.and_then(|it| it.excuse(slot.as_ref(), ipa.page(), granule));
+        if let Some(outcome) = excuse {
+            return Ok(outcome);
+        }
+        let ipa = ipa.align_down(granule.page_size());
+        let place = match place_of(slot, granule) {
             Ok(place) => place,
             Err(outcome) => return Ok(outcome),
         };

@@ -81,7 +81,7 @@ pub use env::{FrameSource, TableMemory, Tlb};
 pub use follow::Followed;
 pub use granule::{Granule, Level};
 pub use heal::{MendOutcome, Mended};
-pub use hole::{Hole, HoleOutcome};
+pub use hole::{Hole, HoleOutcome, Suspect};
 pub use map::MapError;
 pub use protect::ProtectError;
 pub use rebuild::{Piece, RebuildError, Rebuilt, Territory};

@@ -30,7 +30,7 @@ use crate::ras::event::{Consumer, Origin, Stage};
 use crate::ras::journal::Note;
 use crate::ras::pipeline::Occasion;
 use crate::ras::poison::BadPage;
-use crate::stage2::{ExtentKind, HoleOutcome, Lookup};
+use crate::stage2::{ExtentKind, HoleOutcome, Lookup, Suspect};
 use alloc::borrow::Cow;
 use alloc::vec::Vec;
 use core::fmt;
@@ -167,7 +167,11 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     fn cut(&self, vm: &Vm<P>, ipa: Ipa, bad: &BadPage) {
-        match self.make_hole(vm.vmid, ipa, bad.pa) {
+        let suspect = Suspect {
+            frame: bad.pa,
+            is_bad: &|| self.ras.lost_to(vm.vmid, bad.pa).is_some(),
+        };
+        match self.make_hole(vm.vmid, ipa, suspect) {
             Some(Ok(HoleOutcome::Made(hole) | HoleOutcome::Coarse(hole))) => {
                 self.ras
                     .say(&Note::contained(bad.sequence, vm.vmid, ipa, &hole), self);

@@ -79,6 +79,8 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             Verdict::Log => Next::Resume,
             // Without a record nothing has been contained, and the access would abort for ever.
             Verdict::Restart if collected.records > 0 => Next::Resume,
+            // The access is made again, to memory that is in order; or it met another page, and will say so.
+            _ if collected.is_repaired => Next::Resume,
             _ => {
                 let resolved = self.resolve(abort, &event, &collected);
                 let consumed = |it: Resolved| self.hypervisor.ras.consumed(self.toucher(), it.pa);

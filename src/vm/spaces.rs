@@ -6,23 +6,29 @@ use crate::addr::{Ipa, Pa, Vmid};
 use crate::ras::contain::AddressSpaces;
 use crate::ras::cper::Severity;
 use crate::ras::event::{Consumer, ErrorEvent};
-use crate::stage2::{Damage, HoleOutcome, Rebuilt};
+use crate::stage2::{Damage, HoleOutcome, Rebuilt, Suspect};
 use core::fmt;
 
 impl<P: Platform> AddressSpaces for Hypervisor<P> {
     /// Keeps off the map of a VM that is stopped, for the same reason as [`Hypervisor::stop`].
-    fn make_hole(&self, vm: Vmid, ipa: Ipa, frame: Pa) -> Option<Result<HoleOutcome, Damage>> {
+    fn make_hole(
+        &self,
+        vm: Vmid,
+        ipa: Ipa,
+        suspect: Suspect<'_>,
+    ) -> Option<Result<HoleOutcome, Damage>> {
         let vm = self.vm(vm).filter(|vm| !vm.is_stopped())?;
-        Some(vm.stage2.lock().make_hole_of(ipa, frame))
+        Some(vm.stage2.lock().make_hole_of(ipa, suspect))
     }
 
-    fn drop_block(&self, vm: Vmid, ipa: Ipa, frame: Pa) -> Option<Result<HoleOutcome, Damage>> {
+    fn drop_block(
+        &self,
+        vm: Vmid,
+        ipa: Ipa,
+        suspect: Suspect<'_>,
+    ) -> Option<Result<HoleOutcome, Damage>> {
         let vm = self.vm(vm).filter(|vm| !vm.is_stopped())?;
-        Some(match vm.follow(ipa) {
-            Ok(place) if place.holds(frame) => place.drop_block(),
-            Ok(_) => Ok(HoleOutcome::NotMapped),
-            Err(damage) => Err(damage),
-        })
+        Some(vm.stage2.lock().drop_block_of(ipa, suspect))
     }
 
     fn counter(&self) -> u64 {

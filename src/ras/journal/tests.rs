@@ -7,7 +7,7 @@ use super::*;
 use crate::ras::cper::{Severity, StatusBlock};
 use crate::ras::event::Origin;
 use crate::ras::pipeline::tests::{page, record};
-use crate::stage2::{Damage, HoleOutcome, Rebuilt};
+use crate::stage2::{Damage, HoleOutcome, Rebuilt, Suspect};
 use proptest::prelude::*;
 
 /// VMs that have names and nothing else.
@@ -16,11 +16,11 @@ struct Named;
 impl AddressSpaces for Named {
     fn lost(&self, _: Vmid, _: Ipa, _: &ErrorEvent) {}
 
-    fn make_hole(&self, _: Vmid, _: Ipa, _: Pa) -> Option<Result<HoleOutcome, Damage>> {
+    fn make_hole(&self, _: Vmid, _: Ipa, _: Suspect<'_>) -> Option<Result<HoleOutcome, Damage>> {
         None
     }
 
-    fn drop_block(&self, _: Vmid, _: Ipa, _: Pa) -> Option<Result<HoleOutcome, Damage>> {
+    fn drop_block(&self, _: Vmid, _: Ipa, _: Suspect<'_>) -> Option<Result<HoleOutcome, Damage>> {
         None
     }
 

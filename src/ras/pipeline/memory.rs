@@ -10,7 +10,7 @@ use crate::ras::contain::AddressSpaces;
 use crate::ras::esr::Level;
 use crate::ras::ghes::PhysMemory;
 use crate::ras::poison::{BadPage, cpu_bit};
-use crate::stage2::HoleOutcome;
+use crate::stage2::{HoleOutcome, Suspect};
 
 /// A bad page as one VM has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +133,11 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
             let Some(ipa) = mapping.ipa_of(page.pa) else {
                 continue;
             };
-            match spaces.make_hole(mapping.vm, ipa, page.pa) {
+            let suspect = Suspect {
+                frame: page.pa,
+                is_bad: &|| self.lost_to(mapping.vm, page.pa).is_some(),
+            };
+            match spaces.make_hole(mapping.vm, ipa, suspect) {
                 Some(Ok(HoleOutcome::Made(_) | HoleOutcome::Coarse(_))) => holes += 1,
                 Some(Err(damage)) => {
                     spaces.give_up(mapping.vm, &damage);

@@ -17,7 +17,7 @@ use crate::ras::event::Subscriber;
 use crate::ras::ghes::{Ghes, MemoryError};
 use crate::ras::hest::{GenericSource, Notification, ReadAck};
 use crate::ras::poison::PoisonedPage;
-use crate::stage2::{Attrs, Damage, Hole, HoleOutcome, Level as TableLevel, Rebuilt};
+use crate::stage2::{Attrs, Damage, Hole, HoleOutcome, Level as TableLevel, Rebuilt, Suspect};
 use core::fmt;
 
 /// Memory that firmware and Cordon share: pointer, acknowledgement and block of one source.
@@ -239,7 +239,7 @@ impl Notes {
 }
 
 impl AddressSpaces for Notes {
-    fn make_hole(&self, vm: Vmid, ipa: Ipa, _: Pa) -> Option<Result<HoleOutcome, Damage>> {
+    fn make_hole(&self, vm: Vmid, ipa: Ipa, _: Suspect<'_>) -> Option<Result<HoleOutcome, Damage>> {
         let size = self.coarse.max(PAGE_SIZE);
         if self.damaged.contains(&vm.get()) {
             let (table, level) = (Pa::new(0x5000), TableLevel::L2);
@@ -265,7 +265,7 @@ impl AddressSpaces for Notes {
         }))
     }
 
-    fn drop_block(&self, _: Vmid, _: Ipa, _: Pa) -> Option<Result<HoleOutcome, Damage>> {
+    fn drop_block(&self, _: Vmid, _: Ipa, _: Suspect<'_>) -> Option<Result<HoleOutcome, Damage>> {
         None
     }
 

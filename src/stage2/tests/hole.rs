@@ -2,7 +2,7 @@
 
 use super::cpus::Asked::{InvalidateIpa, InvalidateVm, Publish};
 use super::*;
-use crate::stage2::{Census, Hole, HoleOutcome, Level, Lookup};
+use crate::stage2::{Census, Hole, HoleOutcome, Level, Lookup, Suspect};
 use std::vec;
 
 /// A page in the middle of the block that `block` bytes from `block` on would be.
@@ -230,7 +230,7 @@ fn attributes_survive_the_split() {
 
 #[test]
 #[cfg_attr(miri, ignore = "takes minutes, and nothing that the others do not do")]
-fn a_page_that_is_not_meant_stays_whatever_the_granule() {
+fn a_page_that_is_not_meant_or_not_bad_any_more_stays_whatever_the_granule() {
     for granule in [Granule::K4, Granule::K16, Granule::K64] {
         let sizes = Sizes::of(granule);
         with_map(sizes.config(Strategy::BreakFirst), 2, |map, frames, _| {
@@ -239,9 +239,14 @@ fn a_page_that_is_not_meant_stays_whatever_the_granule() {
             let bad = Ipa::new(3 * sizes.page - K4);
             let frame = Pa::new(sizes.large + bad.get());
             let other = Pa::new(frame.get() + sizes.page);
-            let not_meant = map.make_hole_of(bad, other);
+            let of = |frame, is_bad| Suspect { frame, is_bad };
+            let not_meant = map.make_hole_of(bad, of(other, &|| true));
             assert_eq!(not_meant, Ok(HoleOutcome::NotMapped), "{granule:?}");
-            let Ok(HoleOutcome::Made(hole)) = map.make_hole_of(bad, frame) else {
+            let repaired = map.make_hole_of(bad, of(frame, &|| false));
+            assert_eq!(repaired, Ok(HoleOutcome::InOrder), "{granule:?}");
+            let dropped = map.drop_block_of(bad, of(frame, &|| false));
+            assert_eq!(dropped, Ok(HoleOutcome::InOrder), "{granule:?}");
+            let Ok(HoleOutcome::Made(hole)) = map.make_hole_of(bad, of(frame, &|| true)) else {
                 panic!("{granule:?}: no hole");
             };
             assert_eq!((hole.ipa.get(), hole.size), (2 * sizes.page, sizes.page));

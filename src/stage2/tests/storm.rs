@@ -161,6 +161,7 @@ fn poison(model: &mut Model, map: &mut Map<'_>, ipa: u64, drop: bool) {
         HoleOutcome::Dropped(_) => assert_eq!((map.reserve_left(), drop), (reserve, true)),
         HoleOutcome::AlreadyPoisoned { .. } | HoleOutcome::AlreadyDropped { .. } => {}
         HoleOutcome::NotMapped => panic!("{ipa:#x} is mapped"),
+        HoleOutcome::InOrder => panic!("{ipa:#x}: nobody asked whether it is bad"),
     }
 }
 

@@ -8,6 +8,8 @@
 use super::fake::{DEVICE, DEVICE_AT, FakeCpu, K4, VA, World, esr};
 use crate::addr::{Pa, PaRange};
 use crate::ras::poison::Insert;
+use crate::ras::repair::How;
+use crate::stage2::Suspect;
 use crate::vm::exit::Next;
 use crate::vm::hypervisor::StopReason;
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
@@ -150,6 +152,53 @@ fn a_touch_a_filter_and_an_import_meet() {
     });
 }
 
+#[test]
+fn a_page_that_is_repaired_while_it_is_cut_out_is_a_hole_only_if_it_is_bad() {
+    let steps = || {
+        let contain: Step = Box::new(|world| {
+            let range = PaRange::new(Pa::new(DEVICE.get() + K4), K4).unwrap();
+            world.hypervisor.import_poison(&[range], 3);
+        });
+        let repair: Step = Box::new(|world| {
+            let (page, hypervisor) = (Pa::new(DEVICE.get() + K4), &world.hypervisor);
+            let (ras, media) = (&hypervisor.ras, &hypervisor.platform);
+            let _ = ras.repair(page, How::InPlace, 2, hypervisor, media);
+        });
+        std::vec![contain, repair]
+    };
+    at_once(steps, |world| {
+        let is_bad = world.hypervisor.ras.is_bad(Pa::new(DEVICE.get() + K4));
+        for vm in 0..2 {
+            let is_hole = world.is_hole(vm, DEVICE_AT[vm] + K4);
+            assert_eq!(is_hole, is_bad, "VM {vm}");
+        }
+    });
+}
+
+#[test]
+fn who_consumes_a_page_that_is_repaired_meanwhile_is_told_of_a_hole_or_tries_again() {
+    let steps = || {
+        let consume: Step = Box::new(|world| {
+            assert!(world.firmware.report(Pa::new(DEVICE.get() + K4)));
+            let (next, _) = world.sea(0, esr::data(esr::EXTERNAL), DEVICE_AT[0] + K4);
+            assert_eq!(next, Next::Resume);
+        });
+        let repair: Step = Box::new(|world| {
+            let (page, hypervisor) = (Pa::new(DEVICE.get() + K4), &world.hypervisor);
+            let (ras, media) = (&hypervisor.ras, &hypervisor.platform);
+            let _ = ras.repair(page, How::InPlace, 2, hypervisor, media);
+        });
+        std::vec![consume, repair]
+    };
+    at_once(steps, |world| {
+        let is_bad = world.hypervisor.ras.is_bad(Pa::new(DEVICE.get() + K4));
+        assert_eq!(world.is_hole(0, DEVICE_AT[0] + K4), is_bad);
+        // One error: whatever came first, it is counted and contained once.
+        let counters = world.counters();
+        assert_eq!((counters.detected, counters.contained), (1, 1));
+    });
+}
+
 /// The bug that containment must not have: who finds the page in the set takes it for cut.
 #[test]
 #[should_panic(expected = "told, and the page is still there")]
@@ -166,7 +215,11 @@ fn hasty_step(vm: usize) -> Step {
         };
         if hypervisor.ras.with_poison(enter) {
             for mapped in hypervisor.ras.devmem.mappings_of(DEVICE) {
-                let _ = hypervisor.make_hole(mapped.vm, mapped.ipa, DEVICE);
+                let suspect = Suspect {
+                    frame: DEVICE,
+                    is_bad: &|| true,
+                };
+                let _ = hypervisor.make_hole(mapped.vm, mapped.ipa, suspect);
             }
         }
         let gone = world.is_hole(vm, DEVICE_AT[vm]);

@@ -136,7 +136,7 @@ impl World {
                 self.cost(|| self.strike(fresh)),
                 self.cost(|| {
                     let place = hypervisor.vms()[vm as usize].follow(ipa).unwrap();
-                    assert!(place.holds(fresh));
+                    assert_eq!(place.memory().map(Pa::page), Some(fresh.page()));
                     let who = Toucher {
                         vm: own,
                         cpu: 0,

@@ -150,6 +150,7 @@ fn a_vm_whose_map_is_found_damaged_by_another_is_kicked_out_of_its_guests() {
 #[test]
 fn vms_are_found_by_their_vmid_and_unknown_ones_have_no_map() {
     use crate::addr::{Ipa, Vmid};
+    use crate::stage2::Suspect;
     let world = World::new();
     let hypervisor = &world.hypervisor;
     for (at, vm) in hypervisor.vms().iter().enumerate() {
@@ -158,10 +159,14 @@ fn vms_are_found_by_their_vmid_and_unknown_ones_have_no_map() {
         assert_eq!(hypervisor.name(vm.vmid), vm.name);
     }
     let unknown = Vmid::new(3).unwrap();
+    let suspect = Suspect {
+        frame: Pa::new(0),
+        is_bad: &|| true,
+    };
     assert!(hypervisor.vm(unknown).is_none());
     assert!(
         hypervisor
-            .make_hole(unknown, Ipa::new(0), Pa::new(0))
+            .make_hole(unknown, Ipa::new(0), suspect)
             .is_none()
     );
     assert!(!hypervisor.give_up(unknown, &"nobody"));
