@@ -30,7 +30,7 @@ use cordon::vm::vgic::Wiring;
 use core::fmt;
 
 /// Table frames that each VM keeps for containment: two for each of this many pages, wherever
-/// they lie.
+/// they lie. (In a block of 512 GiB the first one takes a third.)
 const HOLES: usize = 256;
 pub const RESERVE: usize = 2 * HOLES;
 
