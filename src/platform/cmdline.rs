@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `bbm=auto`, `0`, `1`, `2` | the FEAT_BBM level to rely on, instead of what the CPUs report |
 //! | `contiguous=on`, `off` | whether CPUs may cache neighbouring leaves of stage 2 as one |
+//! | `lpa2=on`, `off` | whether FEAT_LPA2 is used where the CPU has it: blocks of 512 GiB, or of 64 GiB with the 16K granule |
 //! | `loglevel=off`, `error`, `warn`, `info`, `debug`, `trace` | how much is printed |
 //! | `console=lines`, `raw` | how what the VM in focus prints is shown: as lines behind its name, or as it is |
 //! | `filter=RULE` | which memory errors are acted on ([`crate::ras::filter`]); may be repeated, the first that matches decides |
@@ -37,6 +38,8 @@ pub struct Options {
     pub bbm: Bbm,
     /// Whether CPUs may cache neighbouring leaves of stage 2 as one.
     pub contiguous: bool,
+    /// Whether FEAT_LPA2 is used where the CPU has it.
+    pub lpa2: bool,
     /// The most detailed level that is printed.
     pub loglevel: LevelFilter,
     /// Whether the VM in focus has the terminal for itself.
@@ -67,6 +70,7 @@ impl Default for Options {
         Self {
             bbm: Bbm::Auto,
             contiguous: true,
+            lpa2: true,
             loglevel: LevelFilter::Info,
             raw_console: false,
             isolates_vms: false,
@@ -140,8 +144,9 @@ impl Options {
         let (key, value) = word.split_once('=').ok_or(BadWord::Unknown(word))?;
         let bad = BadWord::BadValue(word);
         match key {
-            "contiguous" => self.contiguous = switch(value).ok_or(bad)?,
+            "contiguous" => self.contiguous = on_off(value).ok_or(bad)?,
             "bbm" => self.bbm = bbm(value).ok_or(bad)?,
+            "lpa2" => self.lpa2 = on_off(value).ok_or(bad)?,
             "loglevel" => self.loglevel = value.parse().map_err(|_| bad)?,
             "filter" => self.filter.push(value.into()),
             "loop" => self.loops = self.loops.parse(value).ok_or(bad)?,
@@ -157,14 +162,6 @@ impl Options {
             _ => return Err(BadWord::Unknown(word)),
         }
         Ok(())
-    }
-}
-
-fn switch(value: &str) -> Option<bool> {
-    match value {
-        "on" => Some(true),
-        "off" => Some(false),
-        _ => None,
     }
 }
 
@@ -321,6 +318,7 @@ mod tests {
         assert_eq!(parse("bbm=2 bbm=auto").0.bbm, Bbm::Auto);
         assert!(parse("").0.contiguous && parse("contiguous=on").0.contiguous);
         assert!(!parse("contiguous=off").0.contiguous);
+        assert!(parse("").0.lpa2 && !parse("lpa2=off").0.lpa2);
     }
 
     #[test]
@@ -334,6 +332,7 @@ mod tests {
         for word in [
             "bbm=3",
             "contiguous=yes",
+            "lpa2=52",
             "bbm=",
             "loglevel=loud",
             "loop=kill",

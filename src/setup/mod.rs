@@ -214,11 +214,17 @@ fn reserve(options: &Options, free: &mut FreeMemory) -> Vec<Option<PaRange>> {
 fn stage2_config(options: &Options) -> Config {
     let (mmfr0, mmfr2) = (ID_AA64MMFR0_EL1.get(), ID_AA64MMFR2_EL1.get());
     let config = match Config::from_id_registers(mmfr0, mmfr2) {
-        Ok(config) => config.with_contiguous(options.contiguous),
+        Ok(config) => config,
         Err(error) => {
             log::error!("event=error what=stage2 why={error}");
             halt()
         }
+    };
+    let config = config.with_contiguous(options.contiguous);
+    let config = if options.lpa2 {
+        config
+    } else {
+        config.without_lpa2()
     };
     match options.bbm {
         // Never more than the CPUs have.

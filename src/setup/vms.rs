@@ -30,7 +30,7 @@ use cordon::vm::vgic::Wiring;
 use core::fmt;
 
 /// Table frames that each VM keeps for containment: two for each of this many pages, wherever
-/// they lie.
+/// they lie. (In a block of 512 GiB the first one takes a third.)
 const HOLES: usize = 256;
 pub const RESERVE: usize = 2 * HOLES;
 
@@ -198,31 +198,28 @@ impl Materials {
     ) -> Result<Vm<ThisMachine>, Error> {
         let ram = self.allocate_ram(config, devices.limits())?;
         let grant = devices.give(config)?;
+        let pieces = self.device_memory(config, vmid)?;
+        let ram = whole(vmid, config.ram, ram);
+        let memory = pieces.iter().map(|(_, mapping)| mapping).chain([&ram]);
+        let memory = memory.map(|it| (it.ipa, it.range.start(), it.range.size()));
+        let registers = grant.pages.iter();
+        let registers = registers.map(|it| (Ipa::new(it.start().get()), it.start(), it.size()));
         let shape = self.stage2.with_granule(config.granule)?;
         let frames = HeapFrames::of(config.granule);
         let mut space = Stage2::new(
-            shape.for_last(last_address(config, &grant)),
+            shape.for_memory(memory.chain(registers)),
             vmid,
             frames,
             HardwareTlb,
             &mut { frames },
             reserve(self.tables, config.granule),
         )?;
-        let id = self.add_region(Kind::Ram, ram, config.label)?;
-        self.map(&mut space, config.label, id, whole(vmid, config.ram, ram))?;
-        for piece in &config.device_memory {
-            let list = match piece.source {
-                Source::Bar => &self.bars,
-                Source::Reserved => &self.reserved,
-            };
-            let source = list.get(piece.index as usize).copied().flatten();
-            let range = piece.place(source.map(|(_, range)| range))?;
-            let (id, _) = source.ok_or(Error::OutOfRange)?;
-            let mapping = Mapping {
-                attrs: Attrs::of(piece.memory),
-                ..whole(vmid, piece.ipa, range)
-            };
+        let id = self.add_region(Kind::Ram, ram.range, config.label)?;
+        self.map(&mut space, config.label, id, ram)?;
+        for (id, mapping) in pieces {
             self.map(&mut space, config.label, id, mapping)?;
+        }
+        for piece in &config.device_memory {
             self.devmem
                 .set_policy(vmid, piece.ipa.start(), piece.policy);
         }
@@ -254,6 +251,29 @@ impl Materials {
             boot,
         );
         Ok(vm.with_devices(grant.all, wiring).with_errors(errors))
+    }
+
+    /// What the VM is to be given of the machine's device memory, each piece with its region.
+    fn device_memory(
+        &self,
+        config: &VmConfig<'_>,
+        vmid: Vmid,
+    ) -> Result<Vec<(RegionId, Mapping)>, Error> {
+        let pieces = config.device_memory.iter().map(|piece| {
+            let list = match piece.source {
+                Source::Bar => &self.bars,
+                Source::Reserved => &self.reserved,
+            };
+            let source = list.get(piece.index as usize).copied().flatten();
+            let range = piece.place(source.map(|(_, range)| range))?;
+            let (id, _) = source.ok_or(Error::OutOfRange)?;
+            let mapping = Mapping {
+                attrs: Attrs::of(piece.memory),
+                ..whole(vmid, piece.ipa, range)
+            };
+            Ok((id, mapping))
+        });
+        pieces.collect()
     }
 
     /// The error device of a guest with ACPI, with memory of its own that EL2 sees for good.
@@ -393,13 +413,6 @@ fn reserve(frames: usize, granule: Granule) -> usize {
         0 => frames.min(1),
         frames => frames,
     }
-}
-
-/// The last IPA at which a VM has anything; what Cordon emulates is lower than any RAM.
-fn last_address(config: &VmConfig<'_>, grant: &Grant) -> Ipa {
-    let memory = config.device_memory.iter().map(|piece| piece.ipa.last());
-    let registers = grant.pages.iter().map(|pages| Ipa::new(pages.last().get()));
-    memory.chain(registers).fold(config.ram.last(), Ipa::max)
 }
 
 /// A file of the bundle, by where it lies: EL2's map is the identity.

@@ -2,7 +2,8 @@
 //!
 //! The stage-2 memory type is encoded in one of two ways, by `HCR_EL2.FWB`: as a limit that is
 //! combined with the guest's own stage 1, or, with FEAT_S2FWB, as an override. Both are here, and
-//! all values that Cordon writes differ enough for one decoder to read both.
+//! all values that Cordon writes differ enough for one decoder to read both. In the descriptors of FEAT_LPA2
+//! nothing is said of shareability: `VTCR_EL2.SH0` says it for all, and its two bits are of the address.
 
 use core::fmt;
 
@@ -62,6 +63,15 @@ pub struct Attrs {
     pub execute: bool,
 }
 
+/// How attributes are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Encoding {
+    /// `HCR_EL2.FWB`.
+    pub(super) fwb: bool,
+    /// `VTCR_EL2.DS`.
+    pub(super) lpa2: bool,
+}
+
 // Fields of a stage-2 block or page descriptor (Arm ARM D8.3, "Stage 2 attribute fields").
 const MEM_ATTR_SHIFT: u32 = 2;
 const MEM_ATTR_MASK: u64 = 0xf << MEM_ATTR_SHIFT;
@@ -117,15 +127,14 @@ impl Attrs {
 
     /// The attribute bits of a leaf descriptor. The Access flag is always set: Cordon does not
     /// age guest memory, and a clear flag would fault on first use.
-    pub(super) const fn encode(self, fwb: bool) -> u64 {
-        let (mem_attr, sh) = match (self.memory, fwb) {
-            (MemoryType::NormalWb, false) => (WB, SH_INNER),
-            (MemoryType::NormalWb, true) => (WB_FWB, SH_INNER),
-            // Hardware treats Non-cacheable and Device memory as Outer Shareable whatever SH
-            // says (Arm ARM D8.6, "Stage 2 Shareability"); the descriptor says the same.
-            (MemoryType::NormalNc, _) => (NC, SH_OUTER),
-            (MemoryType::DeviceNGnRE, _) => (DEVICE_NGNRE, SH_OUTER),
+    pub(super) const fn encode(self, how: Encoding) -> u64 {
+        let mem_attr = match (self.memory, how.fwb) {
+            (MemoryType::NormalWb, false) => WB,
+            (MemoryType::NormalWb, true) => WB_FWB,
+            (MemoryType::NormalNc, _) => NC,
+            (MemoryType::DeviceNGnRE, _) => DEVICE_NGNRE,
         };
+        let sh = if how.lpa2 { 0 } else { shareability(mem_attr) };
         let s2ap = match self.access {
             Access::ReadOnly => S2AP_READ,
             Access::ReadWrite => S2AP_READ_WRITE,
@@ -151,22 +160,45 @@ impl Attrs {
         }
     }
 
-    /// Whether `raw` is what [`Self::encode`] makes of some attributes, and nothing besides.
-    pub(super) const fn are_valid(raw: u64) -> bool {
+    /// Whether `raw` is what [`Self::encode`] makes of some attributes in a format, FEAT_LPA2's or the other, and
+    /// nothing besides.
+    pub(super) const fn are_valid(raw: u64, lpa2: bool) -> bool {
         /// What a leaf may have or not: the right to write, and that not to be executed.
         const EITHER: u64 = (S2AP_READ_WRITE ^ S2AP_READ) << S2AP_SHIFT | XN_NONE << XN_SHIFT;
-        let sh = match (raw & MEM_ATTR_MASK) >> MEM_ATTR_SHIFT {
-            WB | WB_FWB => SH_INNER,
-            NC | DEVICE_NGNRE => SH_OUTER,
+        let mem_attr = (raw & MEM_ATTR_MASK) >> MEM_ATTR_SHIFT;
+        let sh = match mem_attr {
+            WB | WB_FWB | NC | DEVICE_NGNRE if lpa2 => 0,
+            WB | WB_FWB | NC | DEVICE_NGNRE => shareability(mem_attr),
             _ => return false,
         };
         raw & !(MEM_ATTR_MASK | EITHER) == AF | S2AP_READ << S2AP_SHIFT | sh << SH_SHIFT
     }
 }
 
+/// What a descriptor that has the field says in SH. Hardware treats Non-cacheable and Device memory as Outer
+/// Shareable whatever it says (Arm ARM D8.6, "Stage 2 Shareability"), so it says the same.
+const fn shareability(mem_attr: u64) -> u64 {
+    match mem_attr {
+        WB | WB_FWB => SH_INNER,
+        _ => SH_OUTER,
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+
+    /// Without FEAT_S2FWB and FEAT_LPA2.
+    pub(in crate::stage2) const PLAIN: Encoding = Encoding {
+        fwb: false,
+        lpa2: false,
+    };
+    const FWB: Encoding = Encoding { fwb: true, ..PLAIN };
+
+    /// All ways to write attributes of a format.
+    fn encodings(lpa2: bool) -> [Encoding; 2] {
+        [false, true].map(|fwb| Encoding { fwb, lpa2 })
+    }
 
     /// Every value of [`Attrs`].
     pub(in crate::stage2) fn all() -> impl Iterator<Item = Attrs> {
@@ -185,12 +217,14 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn every_attribute_survives_a_descriptor_in_both_encodings() {
+    fn every_attribute_survives_a_descriptor_in_all_encodings_and_is_of_one_format() {
         for attrs in all() {
-            for fwb in [false, true] {
-                let raw = attrs.encode(fwb);
-                assert!(Attrs::are_valid(raw));
-                assert_eq!(Attrs::decode(raw), attrs);
+            for lpa2 in [false, true] {
+                for how in encodings(lpa2) {
+                    let raw = attrs.encode(how);
+                    assert!(Attrs::are_valid(raw, lpa2) && !Attrs::are_valid(raw, !lpa2));
+                    assert_eq!(Attrs::decode(raw), attrs);
+                }
             }
         }
     }
@@ -198,12 +232,14 @@ pub(super) mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "takes minutes, and touches no memory")]
     fn of_all_values_of_the_fields_those_are_attributes_that_are_made_of_some() {
-        let made =
-            |raw| all().any(|attrs| [false, true].map(|fwb| attrs.encode(fwb)).contains(&raw));
-        for low in 0..1 << 11 {
-            for xn in 0..8 {
-                let raw = low | xn << 52;
-                assert_eq!(Attrs::are_valid(raw), made(raw), "{raw:#x}");
+        for lpa2 in [false, true] {
+            let ways = encodings(lpa2);
+            let made = |raw| all().any(|attrs| ways.map(|how| attrs.encode(how)).contains(&raw));
+            for low in 0..1 << 11 {
+                for xn in 0..8 {
+                    let raw = low | xn << 52;
+                    assert_eq!(Attrs::are_valid(raw, lpa2), made(raw), "{raw:#x}");
+                }
             }
         }
     }
@@ -211,21 +247,26 @@ pub(super) mod tests {
     #[test]
     fn ram_has_the_bits_of_the_architecture() {
         // MemAttr 0b1111, S2AP 0b11, SH 0b11, AF.
-        assert_eq!(Attrs::RAM.encode(false), 0x7fc);
+        assert_eq!(Attrs::RAM.encode(PLAIN), 0x7fc);
         // MemAttr 0b0110: Write-Back whatever stage 1 says.
-        assert_eq!(Attrs::RAM.encode(true), 0x7d8);
+        assert_eq!(Attrs::RAM.encode(FWB), 0x7d8);
+        // Bits [9:8] are of the address.
+        assert_eq!(
+            encodings(true).map(|how| Attrs::RAM.encode(how)),
+            [0x4fc, 0x4d8]
+        );
     }
 
     #[test]
     fn registers_have_the_bits_of_the_architecture() {
         // XN 0b10, AF, SH 0b10, S2AP 0b11, MemAttr 0b0001 with and without FWB.
-        assert_eq!(Attrs::DEVICE.encode(false), 0x0040_0000_0000_06c4);
-        assert_eq!(Attrs::DEVICE.encode(true), Attrs::DEVICE.encode(false));
+        assert_eq!(Attrs::DEVICE.encode(PLAIN), 0x0040_0000_0000_06c4);
+        assert_eq!(Attrs::DEVICE.encode(FWB), Attrs::DEVICE.encode(PLAIN));
     }
 
     #[test]
     fn bits_that_are_never_written_are_not_attributes() {
-        let ram = Attrs::RAM.encode(false);
+        let ram = Attrs::RAM.encode(PLAIN);
         for raw in [
             ram & !AF,
             ram & !S2AP_MASK,
@@ -233,7 +274,7 @@ pub(super) mod tests {
             ram | 1 << XN_SHIFT, // execution at EL0 only (FEAT_XNX)
             ram | 1 << 52,       // Contiguous
         ] {
-            assert!(!Attrs::are_valid(raw), "{raw:#x}");
+            assert!(!Attrs::are_valid(raw, false), "{raw:#x}");
         }
     }
 }

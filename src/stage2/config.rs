@@ -4,7 +4,11 @@
 //! tables: that is level 1 up to 43 bits of IPA with the 4K granule, level 2 up to 40 bits with 16K and
 //! up to 46 with 64K; one level higher from there on. Starting lower, which the architecture also offers
 //! for small spaces, would give up those blocks.
+//!
+//! FEAT_LPA2 has blocks one level higher still, and costs each walk to something smaller that level. So a VM has it
+//! only if some of its memory fills such a block. Addresses of more than 48 bits, which it also brings, are not used.
 
+use super::attrs::Encoding;
 use super::bbm::Strategy;
 use super::granule::{Granule, Level};
 use crate::addr::{Ipa, Pa, Vmid};
@@ -12,8 +16,11 @@ use core::fmt;
 
 /// The smallest IPA space. All of it is below 4 GiB, where guests expect their first RAM.
 pub const MIN_IPA_BITS: u32 = 32;
-/// The largest IPA space without FEAT_LPA2.
+/// The largest IPA space that is used; FEAT_LPA and FEAT_LPA2 would have 52 bits.
 pub const MAX_IPA_BITS: u32 = 48;
+
+/// Fewer bits of PA than this have no start level as high as the blocks of FEAT_LPA2 are.
+const LPA2_PA_BITS: u32 = 44;
 
 /// What guests are given that need no more: 1 TiB.
 pub const USUAL_IPA_BITS: u32 = 40;
@@ -36,6 +43,7 @@ const VTCR_SH0_INNER: u64 = 0b11 << 12;
 const VTCR_TG0_SHIFT: u32 = 14;
 const VTCR_PS_SHIFT: u32 = 16;
 const VTCR_RES1: u64 = 1 << 31;
+const VTCR_DS: u64 = 1 << 32;
 
 /// Field `VTTBR_EL2.VMID`, bits [55:48] while `VTCR_EL2.VS` is 0.
 const VTTBR_VMID_SHIFT: u32 = 48;
@@ -66,44 +74,81 @@ impl fmt::Display for ConfigError {
 /// Which granules a CPU has at stage 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Granules {
-    k4: bool,
-    k16: bool,
-    k64: bool,
+    k4: Have,
+    k16: Have,
+    k64: Have,
+}
+
+/// What a CPU has of a granule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Have {
+    None,
+    Plain,
+    /// In the format of FEAT_LPA2 as well.
+    Lpa2,
 }
 
 impl Granules {
     /// All there are.
     pub const ALL: Self = Self {
-        k4: true,
-        k16: true,
-        k64: true,
+        k4: Have::Lpa2,
+        k16: Have::Lpa2,
+        k64: Have::Plain,
     };
 
     /// By `ID_AA64MMFR0_EL1`. In the fields for stage 2, `TGran4_2`, `TGran16_2` and `TGran64_2`, 0 refers
-    /// to the one for stage 1, and 1 means that there is none; `TGran16` is 0 where there is none, the
-    /// others are 0b1111.
+    /// to the one for stage 1, 1 means that there is none, and 3 FEAT_LPA2; `TGran16` is 0 where there is none and 2
+    /// with FEAT_LPA2, the others are 0b1111, and `TGran4` is 1.
     pub const fn from_id_register(id_aa64mmfr0_el1: u64) -> Self {
-        const fn has(stage2: u64, stage1: bool) -> bool {
+        const fn have(stage2: u64, stage1: Have) -> Have {
             match stage2 {
                 0 => stage1,
-                1 => false,
-                _ => true,
+                1 => Have::None,
+                2 => Have::Plain,
+                _ => Have::Lpa2,
             }
         }
         let raw = id_aa64mmfr0_el1;
+        let k4 = match field(raw, 28) {
+            0xf => Have::None,
+            1 => Have::Lpa2,
+            _ => Have::Plain,
+        };
+        let k16 = match field(raw, 20) {
+            0 => Have::None,
+            1 => Have::Plain,
+            _ => Have::Lpa2,
+        };
+        let k64 = match field(raw, 24) {
+            0xf => Have::None,
+            _ => Have::Plain,
+        };
         Self {
-            k4: has(field(raw, 40), field(raw, 28) != 0xf),
-            k16: has(field(raw, 32), field(raw, 20) != 0),
-            k64: has(field(raw, 36), field(raw, 24) != 0xf),
+            k4: have(field(raw, 40), k4),
+            k16: have(field(raw, 32), k16),
+            k64: have(field(raw, 36), k64),
+        }
+    }
+
+    /// The same without FEAT_LPA2.
+    #[must_use]
+    pub fn without_lpa2(self) -> Self {
+        let plain = |have: Have| have.min(Have::Plain);
+        Self {
+            k4: plain(self.k4),
+            k16: plain(self.k16),
+            k64: plain(self.k64),
         }
     }
 
     /// Whether `granule` is one of them.
     pub const fn contains(self, granule: Granule) -> bool {
         match granule {
-            Granule::K4 => self.k4,
-            Granule::K16 => self.k16,
-            Granule::K64 => self.k64,
+            Granule::K4 => !matches!(self.k4, Have::None),
+            Granule::K16 => !matches!(self.k16, Have::None),
+            Granule::K64 => !matches!(self.k64, Have::None),
+            Granule::K4Lpa2 => matches!(self.k4, Have::Lpa2),
+            Granule::K16Lpa2 => matches!(self.k16, Have::Lpa2),
         }
     }
 }
@@ -178,16 +223,40 @@ impl Config {
         Ok(self.shaped(self.granule, bits))
     }
 
-    /// The same with an IPA space for a VM whose last address is `last`: as many bits as a guest's
-    /// `ID_AA64MMFR0_EL1.PARange` can tell, from 40 on, which start the walk as far down as one of 48
-    /// bits would not; all there are if that is not enough.
+    /// The same for a VM with `memory`, each piece by its first IPA, the PA there and its size in bytes: with as
+    /// many bits of IPA as a guest's `ID_AA64MMFR0_EL1.PARange` can tell, from 40 on, which start the walk as far
+    /// down as one of 48 bits would not, or all there are if that is not enough; and in the format of FEAT_LPA2, if
+    /// the CPU has it and some of the memory fills a block of it.
     #[must_use]
-    pub fn for_last(self, last: Ipa) -> Self {
+    pub fn for_memory(self, memory: impl Iterator<Item = (Ipa, Pa, u64)>) -> Self {
+        let (mut last, mut granule) = (0, self.granule);
+        for (ipa, pa, size) in memory {
+            last = last.max(ipa.get().saturating_add(size.saturating_sub(1)));
+            if let Some(lpa2) = self.lpa2().filter(|it| it.has_large_block(ipa, pa, size)) {
+                granule = lpa2;
+            }
+        }
         let bits = PA_RANGES
             .into_iter()
             .filter(|bits| (USUAL_IPA_BITS..=self.pa_bits).contains(bits))
-            .find(|bits| last.get() >> bits == 0);
-        self.shaped(self.granule, bits.unwrap_or(self.pa_bits))
+            .find(|bits| last >> bits == 0);
+        self.shaped(granule, bits.unwrap_or(self.pa_bits))
+    }
+
+    /// This granule in the format of FEAT_LPA2, where the CPU has it, and a PA space that is large enough for walks to
+    /// start at the level of its blocks (AArch64.S2InvalidSL).
+    fn lpa2(&self) -> Option<Granule> {
+        let lpa2 = self.granule.lpa2().filter(|it| self.granules.contains(*it));
+        lpa2.filter(|_| self.pa_bits >= LPA2_PA_BITS)
+    }
+
+    /// The same without FEAT_LPA2.
+    #[must_use]
+    pub fn without_lpa2(self) -> Self {
+        Self {
+            granules: self.granules.without_lpa2(),
+            ..self
+        }
     }
 
     /// The same with another granule.
@@ -255,6 +324,14 @@ impl Config {
         self.fwb
     }
 
+    /// How attributes are written.
+    pub(super) const fn encoding(&self) -> Encoding {
+        Encoding {
+            fwb: self.fwb,
+            lpa2: self.granule.is_lpa2(),
+        }
+    }
+
     /// How a live block is exchanged for a table.
     pub const fn strategy(&self) -> Strategy {
         self.strategy
@@ -289,17 +366,19 @@ impl Config {
     }
 
     /// The value for `VTCR_EL2`: this shape, with walks that are Inner Shareable and Write-Back
-    /// Cacheable. HA, HD and DS stay 0.
+    /// Cacheable. HA and HD stay 0. All memory is Inner Shareable where descriptors cannot say it (DS).
     pub const fn vtcr_el2(&self) -> u64 {
         let t0sz = 64 - self.ipa_bits as u64;
         // SL0 counts upwards from level 2 with the 4K granule, from level 3 with the others.
         let (tg0, from) = match self.granule {
-            Granule::K4 => (0b00, Level::L2),
-            Granule::K16 => (0b10, Level::L3),
+            Granule::K4 | Granule::K4Lpa2 => (0b00, Level::L2),
+            Granule::K16 | Granule::K16Lpa2 => (0b10, Level::L3),
             Granule::K64 => (0b01, Level::L3),
         };
         let sl0 = (from.number() - self.start_level().number()) as u64;
+        let ds = if self.granule.is_lpa2() { VTCR_DS } else { 0 };
         VTCR_RES1
+            | ds
             | self.pa_range << VTCR_PS_SHIFT
             | tg0 << VTCR_TG0_SHIFT
             | VTCR_SH0_INNER
@@ -321,10 +400,11 @@ const fn start_of(granule: Granule, ipa_bits: u32) -> Level {
     let reach = granule.shift(level) + granule.index_bits() + MAX_CONCATENATED_BITS;
     // The next level up is reserved where the PA space is small: of fewer than 44 bits with 4K and
     // 64K, of fewer than 42 with 16K (AArch64.S2InvalidSL). It is never chosen there, since the IPA
-    // space is no larger.
-    match level {
+    // space is no larger. A level that has less than a bit to resolve cannot be the first either.
+    match (level, level.below()) {
+        (_, Some(below)) if ipa_bits <= granule.shift(level) => below,
         _ if ipa_bits <= reach => level,
-        Level::L1 => Level::L0,
+        (Level::L1, _) => Level::L0,
         _ => Level::L1,
     }
 }
@@ -339,6 +419,11 @@ mod tests {
 
     fn with_bits(bits: u32) -> Config {
         Config::new(6).unwrap().with_ipa_bits(bits).unwrap()
+    }
+
+    /// Memory whose last address is `last`.
+    fn up_to(last: u64) -> impl Iterator<Item = (Ipa, Pa, u64)> {
+        core::iter::once((Ipa::new(last), Pa::new(0), 1))
     }
 
     #[test]
@@ -381,13 +466,58 @@ mod tests {
                 _ => (Level::L1, 1),
             };
             assert_eq!(at(Granule::K64, bits), expected, "64K, {bits} bits");
+            let expected = match bits {
+                32..=39 => (Level::L1, 1),
+                _ => (Level::L0, 1),
+            };
+            assert_eq!(at(Granule::K4Lpa2, bits), expected, "4K, LPA2, {bits} bits");
+            let expected = match bits {
+                32..=36 => (Level::L2, 1),
+                37..=47 => (Level::L1, 1),
+                _ => (Level::L1, 2),
+            };
+            assert_eq!(
+                at(Granule::K16Lpa2, bits),
+                expected,
+                "16K, LPA2, {bits} bits"
+            );
         }
+    }
+
+    #[test]
+    fn a_vm_has_the_format_of_lpa2_if_the_cpu_has_it_and_a_block_of_it_can_be_used() {
+        let t = 512 << 30;
+        let chosen = |config: Config, ipa, pa, size| {
+            let ram = (Ipa::new(1 << 30), Pa::new(1 << 30), 1 << 30);
+            let memory = [ram, (Ipa::new(ipa), Pa::new(pa), size), ram];
+            let config = config.for_memory(memory.into_iter());
+            assert_eq!(config.vtcr_el2() >> 32 & 1 == 1, config.granule().is_lpa2());
+            (config.granule(), config.ipa_bits())
+        };
+        let config = Config::new(6).unwrap();
+        assert_eq!(chosen(config, t, 2 * t, t), (Granule::K4Lpa2, 40));
+        assert_eq!(chosen(config, t, 2 * t, t - 4096), (Granule::K4, 40));
+        assert_eq!(chosen(config, 2 * t, 2 * t, 2 * t), (Granule::K4Lpa2, 42));
+        let without = config.without_lpa2();
+        assert_eq!(chosen(without, t, 2 * t, t), (Granule::K4, 40));
+        let g64 = 64 << 30;
+        let k16 = config.with_granule(Granule::K16).unwrap();
+        assert_eq!(chosen(k16, g64, 2 * g64, g64), (Granule::K16Lpa2, 40));
+        assert_eq!(chosen(k16, g64, 2 * g64, g64 / 2), (Granule::K16, 40));
+        let k64 = config.with_granule(Granule::K64).unwrap();
+        assert_eq!(chosen(k64, t, 2 * t, t), (Granule::K64, 40));
+        let small = Config::new(3).unwrap();
+        assert_eq!(
+            chosen(small, t, 2 * t, t),
+            (Granule::K4, 40),
+            "42 bits of PA"
+        );
     }
 
     #[test]
     fn a_vm_is_given_no_more_bits_than_it_needs_but_what_is_usual() {
         let bits = |pa_range, last| {
-            let config = Config::new(pa_range).unwrap().for_last(Ipa::new(last));
+            let config = Config::new(pa_range).unwrap().for_memory(up_to(last));
             assert!(config.has_ipa(Ipa::new(last)) || last >> config.pa_bits != 0);
             config.ipa_bits()
         };
@@ -399,7 +529,7 @@ mod tests {
         assert_eq!(bits(2, 1 << 20), 40);
         assert_eq!(bits(1, 1 << 20), 36, "a CPU with less");
         assert_eq!(bits(4, 1 << 47), 44, "what cannot be is not asked for");
-        let usual = Config::new(6).unwrap().for_last(Ipa::new(0));
+        let usual = Config::new(6).unwrap().for_memory(up_to(0));
         assert_eq!(usual.start_level(), Level::L1);
     }
 
@@ -411,6 +541,8 @@ mod tests {
             (Granule::K4, 12, 9, 44),
             (Granule::K16, 14, 11, 42),
             (Granule::K64, 16, 13, 44),
+            (Granule::K4Lpa2, 12, 9, 44),
+            (Granule::K16Lpa2, 14, 11, 42),
         ] {
             for bits in MIN_IPA_BITS..=MAX_IPA_BITS {
                 let config = with_bits(bits).with_granule(granule).unwrap();
@@ -434,6 +566,9 @@ mod tests {
         assert_eq!(vtcr(Granule::K16, 48), 0x8005_b590);
         assert_eq!(vtcr(Granule::K64, 40), 0x8005_7558);
         assert_eq!(vtcr(Granule::K64, 48), 0x8005_7590);
+        // DS=1; SL0=2 is level 0 with 4K, and level 1 with 16K.
+        assert_eq!(vtcr(Granule::K4Lpa2, 40), 0x1_8005_3598);
+        assert_eq!(vtcr(Granule::K16Lpa2, 40), 0x1_8005_b598);
     }
 
     #[test]
@@ -504,6 +639,14 @@ mod tests {
             assert!(!has(1 << stage2 | some << stage1 | 5, granule), "none here");
             assert!(has(2 << stage2 | none << stage1 | 5, granule), "here alone");
             assert!(has(3 << stage2 | none << stage1 | 5, granule), "with LPA2");
+            let Some(lpa2) = granule.lpa2() else {
+                continue;
+            };
+            let with = some + 1;
+            assert!(has(with << stage1 | 5, granule) && has(with << stage1 | 5, lpa2));
+            assert!(!has(some << stage1 | 5, lpa2), "not at stage 1");
+            assert!(!has(2 << stage2 | with << stage1 | 5, lpa2), "not here");
+            assert!(has(3 << stage2 | none << stage1 | 5, lpa2), "here alone");
         }
     }
 }

@@ -6,7 +6,7 @@
 //! descriptor, too), and, where something was mapped before, the leaf as it was. A hole thus knows
 //! the page it hides and what it takes to give it back.
 
-use super::attrs::{Attrs, PERMISSIONS};
+use super::attrs::{Attrs, Encoding, PERMISSIONS};
 use super::granule::{Granule, Level};
 use crate::addr::{Pa, PaRange};
 
@@ -14,8 +14,8 @@ const VALID: u64 = 1;
 /// Bit 1: a table or a page when set, a block when clear.
 const TABLE_OR_PAGE: u64 = 1 << 1;
 const TYPE_MASK: u64 = VALID | TABLE_OR_PAGE;
-/// Output and next-level addresses: bits [47:12], of which those below the granule are 0. FEAT_LPA and
-/// FEAT_LPA2, which put more of them elsewhere, are not used.
+/// Output and next-level addresses: bits [47:12], of which those below the granule are 0. The four above them
+/// that FEAT_LPA and FEAT_LPA2 have elsewhere are 0.
 const ADDRESS_MASK: u64 = 0x0000_ffff_ffff_f000;
 
 /// Bit 52 of a valid leaf: it is one of a group that a CPU may cache as one. It is about how leaves are
@@ -114,8 +114,8 @@ impl Invalid {
 
 impl Leaf {
     /// A leaf that maps to `pa`, which must be aligned to the leaf's size.
-    pub(super) const fn new(pa: Pa, attrs: Attrs, fwb: bool) -> Self {
-        Self(pa.get() & ADDRESS_MASK | attrs.encode(fwb))
+    pub(super) const fn new(pa: Pa, attrs: Attrs, how: Encoding) -> Self {
+        Self(pa.get() & ADDRESS_MASK | attrs.encode(how))
     }
 
     /// The leaf in `raw`, whatever its type bits, or `None` for bits that Cordon does not write.
@@ -123,7 +123,7 @@ impl Leaf {
         let leaf = Self(raw & !TYPE_MASK);
         let own = granule.has_leaves(level)
             && leaf.pa().is_aligned(granule.span(level))
-            && Attrs::are_valid(leaf.0 & !ADDRESS_MASK);
+            && Attrs::are_valid(leaf.0 & !ADDRESS_MASK, granule.is_lpa2());
         own.then_some(leaf)
     }
 
@@ -143,8 +143,8 @@ impl Leaf {
     }
 
     /// The same memory with other attributes.
-    pub(super) const fn with_attrs(self, attrs: Attrs, fwb: bool) -> Self {
-        Self::new(self.pa(), attrs, fwb)
+    pub(super) const fn with_attrs(self, attrs: Attrs, how: Encoding) -> Self {
+        Self::new(self.pa(), attrs, how)
     }
 
     /// Other memory with the same attributes. `pa` must be aligned to the leaf's size.
@@ -226,13 +226,13 @@ pub(super) const fn table_of(raw: u64, level: Level) -> Option<(Pa, Level)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::attrs;
+    use super::super::attrs::{self, tests::PLAIN};
     use super::*;
 
     const G: Granule = Granule::K4;
 
     fn leaf_at(level: Level) -> Leaf {
-        Leaf::new(Pa::new(5 * G.span(level)), Attrs::RAM, false)
+        Leaf::new(Pa::new(5 * G.span(level)), Attrs::RAM, PLAIN)
     }
 
     #[test]
@@ -240,7 +240,7 @@ mod tests {
         for attrs in attrs::tests::all() {
             for level in [Level::L1, Level::L2, Level::L3] {
                 let pa = Pa::new(5 * G.span(level));
-                let leaf = Leaf::new(pa, attrs, false);
+                let leaf = Leaf::new(pa, attrs, PLAIN);
                 assert_eq!((leaf.pa(), leaf.attrs()), (pa, attrs));
                 let raw = leaf.encode(level);
                 assert_eq!(raw & 0b11, if level == Level::L3 { 0b11 } else { 0b01 });
@@ -292,6 +292,30 @@ mod tests {
                 Entry::Invalid(Invalid::Unknown(raw)),
                 "{raw:#x} at {level:?}"
             );
+        }
+    }
+
+    #[test]
+    fn there_are_blocks_of_512g_in_the_format_of_lpa2_alone_and_what_is_in_another_is_damage() {
+        let lpa2 = Granule::K4Lpa2;
+        let how = Encoding {
+            lpa2: true,
+            ..PLAIN
+        };
+        for level in Level::ALL {
+            let pa = Pa::new(5 * G.span(level));
+            let leaf = Leaf::new(pa, Attrs::RAM, how);
+            let raw = leaf.encode(level);
+            assert_eq!(raw & 0x3ff, if level == Level::L3 { 0xff } else { 0xfd });
+            assert_eq!(Entry::parse(raw, level, lpa2), Entry::Leaf(leaf));
+            for why in [Invalid::Poisoned(leaf), Invalid::Parked(leaf)] {
+                let word = why.encode(level);
+                assert_eq!(Entry::parse(word, level, lpa2), Entry::Invalid(why));
+            }
+            let unknown = |raw| Entry::Invalid(Invalid::Unknown(raw));
+            assert_eq!(Entry::parse(raw, level, G), unknown(raw));
+            let other = leaf_at(level).encode(level);
+            assert_eq!(Entry::parse(other, level, lpa2), unknown(other));
         }
     }
 

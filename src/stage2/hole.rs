@@ -1,7 +1,7 @@
 //! Making a hole: the one thing that must always work.
 //!
 //! Only the path to the page is [`split`](super::split). A hole in a 1 GiB block takes two tables and
-//! leaves 511 blocks of 2 MiB and 511 pages. The tables come from the reserve. When it cannot pay for the whole path,
+//! leaves 511 blocks of 2 MiB and 511 pages; in one of 512 GiB, a third, and 511 of 1 GiB. The tables come from the reserve. When it cannot pay for the whole path,
 //! the path ends early, and the smallest unit it reached is unmapped instead: containment comes
 //! before capacity, and the outcome says what it cost.
 //!

@@ -15,7 +15,7 @@
 //! not cached (Arm ARM D8.16, "Using break-before-make").
 
 use super::Stage2;
-use super::attrs::Attrs;
+use super::attrs::{Attrs, Encoding};
 use super::config::Config;
 use super::descriptor::{CONTIGUOUS, Invalid, Leaf, table_of, table_word};
 use super::env::{FrameSource, TableMemory, Tlb};
@@ -117,7 +117,7 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
 struct Plan {
     granule: Granule,
     contiguous: bool,
-    fwb: bool,
+    how: Encoding,
     ipa: u64,
     pa: u64,
     end: u64,
@@ -144,7 +144,7 @@ impl Plan {
         Ok(Self {
             granule,
             contiguous: config.contiguous(),
-            fwb: config.fwb(),
+            how: config.encoding(),
             ipa: ipa.get(),
             pa: pa.get(),
             end: last.get() + 1,
@@ -327,6 +327,6 @@ impl Commit<'_> {
             .get()
             .wrapping_sub(self.plan.ipa)
             .wrapping_add(self.plan.pa);
-        Leaf::new(Pa::new(pa), self.plan.attrs, self.plan.fwb).encode(run.level)
+        Leaf::new(Pa::new(pa), self.plan.attrs, self.plan.how).encode(run.level)
     }
 }

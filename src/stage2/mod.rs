@@ -166,7 +166,8 @@ pub struct Stage2<M, T> {
 
 impl<M: TableMemory, T: Tlb> Stage2<M, T> {
     /// An empty map, with `reserve` frames set aside for containment: two for each page that is to
-    /// be contained at its exact size, wherever it lies, and fewer when pages share a block.
+    /// be contained at its exact size, wherever it lies, and fewer when pages share a block; one more for the
+    /// first in a block of 512 GiB.
     ///
     /// `vmid` must not be in any TLB: the first VM to use it since reset, or
     /// [`Tlb::invalidate_vm_all`] since the last.

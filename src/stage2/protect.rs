@@ -1,5 +1,6 @@
 //! Other attributes for part of a map: permissions, memory type.
 
+use super::attrs::Encoding;
 use super::bbm::{Change, Group, Place, Surgeon};
 use super::descriptor::{Entry, Invalid, Leaf};
 use super::env::{TableMemory, Tlb};
@@ -70,7 +71,7 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
         for edge in [range.start, range.end] {
             self.bring_back_around(Ipa::new(edge), bad)?;
         }
-        let (granule, fwb) = (self.config.granule(), self.config.fwb());
+        let (granule, how) = (self.config.granule(), self.config.encoding());
         let mut parts = self.parts();
         parts
             .tree
@@ -86,7 +87,7 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
             granule,
             surgeon: &parts.surgeon,
             attrs,
-            fwb,
+            how,
             changed: 0,
             last: (Level::L3, ipa),
         };
@@ -178,7 +179,7 @@ struct Painter<'a, T> {
     granule: Granule,
     surgeon: &'a Surgeon<'a, T>,
     attrs: Attrs,
-    fwb: bool,
+    how: Encoding,
     /// Leaves that have been changed in place, and are still to be invalidated.
     changed: usize,
     /// The last of them.
@@ -195,7 +196,7 @@ impl<T: Tlb> Visitor for Painter<'_, T> {
         }
         for (ipa, word) in run.slots() {
             let raw = word.load(Ordering::Relaxed);
-            let renew = |leaf: Leaf| leaf.with_attrs(self.attrs, self.fwb);
+            let renew = |leaf: Leaf| leaf.with_attrs(self.attrs, self.how);
             let value = match Entry::parse(raw, level, self.granule) {
                 Entry::Leaf(leaf) if renew(leaf).differs_in_permissions(leaf) => {
                     if renew(leaf) == leaf {

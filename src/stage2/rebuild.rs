@@ -267,7 +267,7 @@ impl<'m, M: TableMemory, T: Tlb> Parts<'m, M, T> {
         });
         match (covered, level.below()) {
             (Some(pa), _) => {
-                let leaf = Leaf::new(pa, piece.attrs, self.config.fwb());
+                let leaf = Leaf::new(pa, piece.attrs, self.config.encoding());
                 let mut restorer = self.restorer(bad);
                 let word = restorer.word(leaf, level);
                 let coarse = restorer.coarse;

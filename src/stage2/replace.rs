@@ -61,7 +61,7 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
         attrs: Option<Attrs>,
         bad: &impl KnownBad,
     ) -> Result<u64, ReplaceError> {
-        let (granule, fwb) = (self.config.granule(), self.config.fwb());
+        let (granule, how) = (self.config.granule(), self.config.encoding());
         let ipa = ipa.align_down(granule.page_size());
         if !to.is_aligned(granule.page_size()) {
             return Err(ReplaceError::Unaligned);
@@ -71,9 +71,9 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
         }
         let renew = |leaf: Leaf| {
             let attrs = attrs.unwrap_or(leaf.attrs());
-            leaf.with_pa(to).with_attrs(attrs, fwb)
+            leaf.with_pa(to).with_attrs(attrs, how)
         };
-        let page = Leaf::new(to, Attrs::RAM, fwb).range(Level::L3, granule);
+        let page = Leaf::new(to, Attrs::RAM, how).range(Level::L3, granule);
         if let Some(pa) = bad.first_in(page) {
             return Err(ReplaceError::Bad(pa));
         }

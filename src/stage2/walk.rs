@@ -314,6 +314,7 @@ impl<'m, M: TableMemory> Tree<'m, M> {
     }
 
     /// The entries of a table that translate some of `range`.
+    #[inline]
     fn run_of(
         &self,
         table: Pa,

@@ -48,6 +48,14 @@ struct Figure {
     peers: BTreeMap<String, f64>,
 }
 
+impl Figure {
+    /// Whether it is the value `name`, or made of it.
+    fn needs(&self, name: &str) -> bool {
+        let mut parts = self.ratio.iter().flatten();
+        self.name == name || parts.any(|part| part == name)
+    }
+}
+
 /// A figure with its value, as a row of the table and an object of the JSON file.
 #[derive(Serialize)]
 struct Row<'a> {
@@ -67,26 +75,20 @@ type Values = BTreeMap<String, f64>;
 /// Measures, prints, and writes the file. `false` where a goal is not met.
 pub(crate) fn bench(args: &Args) -> Result<bool> {
     let goals = goals()?;
-    let values = measure()?;
-    let unknown = |name: &&String| {
-        !goals.figure.iter().any(|figure| {
-            let parts = figure.ratio.iter().flatten();
-            figure.name == **name || parts.into_iter().any(|part| part == *name)
-        })
-    };
+    let filter = args.filter.as_deref().unwrap_or_default();
+    let wanted = goals.figure.iter().filter(|it| it.name.contains(filter));
+    let wanted: Vec<&Figure> = wanted.collect();
+    ensure!(
+        !wanted.is_empty(),
+        "no figure in tests/qemu/goals.toml has `{filter}` in its name"
+    );
+    let values = measure(&wanted)?;
+    let unknown = |name: &&String| !goals.figure.iter().any(|it| it.needs(name));
     if let Some(name) = values.keys().find(unknown) {
         bail!("{name} is measured, but not in tests/qemu/goals.toml");
     }
-    let wanted = |figure: &&Figure| {
-        let filter = args.filter.as_deref().unwrap_or_default();
-        figure.name.contains(filter)
-    };
-    let rows: Vec<Row<'_>> = goals
-        .figure
-        .iter()
-        .filter(wanted)
-        .map(|figure| row(figure, &values))
-        .collect::<Result<_>>()?;
+    let rows = wanted.into_iter().map(|figure| row(figure, &values));
+    let rows: Vec<Row<'_>> = rows.collect::<Result<_>>()?;
     print(&rows);
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&rows)?;
@@ -107,16 +109,40 @@ fn directory() -> PathBuf {
     workspace::root().join("tests/qemu/bench")
 }
 
-/// Every value there is, by name.
-fn measure() -> Result<Values> {
+/// What `figures` need, by name, and what is measured with it.
+fn measure(figures: &[&Figure]) -> Result<Values> {
     let scenarios = scenario::load_all(&directory())?;
-    let chosen: Vec<&Scenario> = scenarios.iter().collect();
+    let chosen = needed(&scenarios, figures);
     let tools = run::tools(&chosen)?;
     let mut values = play_all(&tools, &chosen)?;
     values.insert("image".into(), number(images::size("cordon.img")?));
     let node = size_of::<cordon::ras::poison::PoisonedPage>();
     values.insert("bookkeeping".into(), number(node as u64));
     Ok(values)
+}
+
+/// The benchmarks that `figures` need: those that name one of them, and those that leave the naming to the guest if
+/// one is named by nobody.
+fn needed<'a>(scenarios: &'a [Scenario], figures: &[&Figure]) -> Vec<&'a Scenario> {
+    let names = |it: &Scenario| named_by(it).any(|name| figures.iter().any(|it| it.needs(name)));
+    let is_named = |figure: &&Figure| {
+        let mut all = scenarios.iter().flat_map(named_by);
+        OF_THE_IMAGE.contains(&figure.name.as_str()) || all.any(|name| figure.needs(name))
+    };
+    let asks_guests = !figures.iter().all(is_named);
+    let chosen = scenarios.iter();
+    chosen
+        .filter(|it| names(it) || asks_guests && it.figures.is_empty())
+        .collect()
+}
+
+/// Figures that no benchmark is played for.
+const OF_THE_IMAGE: [&str; 2] = ["image", "bookkeeping"];
+
+/// The figures that a benchmark names.
+fn named_by(scenario: &Scenario) -> impl Iterator<Item = &str> {
+    let figures = scenario.figures.iter();
+    figures.filter_map(|figure| Some(figure.as_ref().split_once('=')?.0))
 }
 
 /// A figure that is the quotient of two that scenarios name as theirs.
@@ -146,14 +172,7 @@ pub(crate) fn quotient(name: &str) -> Result<Quotient> {
         bail!("`{name}` in tests/qemu/goals.toml has no ratio, or no goal");
     };
     let scenarios = scenario::load_all(&directory())?;
-    let gives = |scenario: &&Scenario| {
-        let mut keys = scenario.figures.iter().filter_map(|figure| {
-            let (key, _) = figure.as_ref().split_once('=')?;
-            Some(key)
-        });
-        keys.any(|key| key == above || key == below)
-    };
-    let chosen: Vec<&Scenario> = scenarios.iter().filter(gives).collect();
+    let chosen = needed(&scenarios, &[figure]);
     let values = play_all(&run::tools(&chosen)?, &chosen)?;
     let value = |name: &String| {
         let value = values.get(name).copied();
@@ -317,6 +336,22 @@ mod tests {
         assert_eq!(met(&format!("{head}name = 'b'")), (4.0, None));
         let ratio = format!("{head}name = 'c'\nratio = ['a', 'b']\ngoal = 0.8\nat-least = true");
         assert_eq!(met(&ratio), (0.75, Some(false)));
+    }
+
+    #[test]
+    fn no_benchmark_is_played_that_no_figure_needs() {
+        let scenarios = scenario::load_all(&directory()).unwrap();
+        let goals = goals().unwrap();
+        let played = |filter: &str| {
+            let figures = goals.figure.iter().filter(|it| it.name.contains(filter));
+            let chosen = needed(&scenarios, &figures.collect::<Vec<_>>());
+            chosen.iter().map(|it| it.name()).collect::<Vec<_>>()
+        };
+        assert_eq!(played("linux-init"), ["linux", "linux-direct"]);
+        assert_eq!(played("map-1g"), ["mapping"]);
+        assert_eq!(played("hypercall"), ["exits"]);
+        assert_eq!(played("image"), [""; 0]);
+        assert_eq!(played("").len(), scenarios.len());
     }
 
     #[test]

@@ -140,7 +140,8 @@ pub(super) struct HwLeaf {
     pub(super) ipa: u64,
     pub(super) size: u64,
     pub(super) pa: u64,
-    /// Everything in the descriptor but address and type.
+    /// Everything in the descriptor but address and type; where it does not say how memory is shared, with what
+    /// the registers say.
     pub(super) bits: u64,
     pub(super) level: u32,
 }
@@ -225,6 +226,50 @@ pub(super) struct HwTable {
     pub(super) frame: u64,
     /// log2 of the bytes that it translates.
     reach: u32,
+    format: Format,
+}
+
+/// What VTCR_EL2 says of descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Format {
+    /// log2 of the size of a page.
+    page: u32,
+    /// DS: FEAT_LPA2.
+    ds: bool,
+}
+
+impl Format {
+    /// Where a leaf or table of this format is.
+    fn address(self, raw: u64) -> u64 {
+        let low = raw & 0x0000_ffff_ffff_f000;
+        if self.ds {
+            // Bits [49:48] as they are, [9:8] as [51:50].
+            low | raw & 3 << 48 | (raw >> 8 & 3) << 50
+        } else {
+            low
+        }
+    }
+
+    /// The bits of a leaf that are neither address nor type.
+    fn attributes(self, raw: u64) -> u64 {
+        let bits = raw & !(0x0000_ffff_ffff_f000 | 0b11);
+        if !self.ds {
+            return bits;
+        }
+        let bits = bits & !(3 << 48 | 3 << 8);
+        // VTCR_EL2.SH0, Inner Shareable, is for Write-Back memory; all other is Outer Shareable.
+        let is_write_back = matches!(raw >> 2 & 0xf, 0b1111 | 0b0110);
+        bits | if is_write_back { 0b11 << 8 } else { 0b10 << 8 }
+    }
+
+    /// The least level that has blocks.
+    fn first_block(self) -> u32 {
+        match (self.page, self.ds) {
+            (12, true) => 0,
+            (12, false) | (14, true) => 1,
+            _ => 2,
+        }
+    }
 }
 
 impl HwTable {
@@ -234,10 +279,10 @@ impl HwTable {
 
     /// What a CPU translates that remembers this table, whatever the tables above it say now.
     pub(super) fn leaves(&self, memory: &Memory) -> Vec<HwLeaf> {
-        let page = memory.size.trailing_zeros();
         let mut seen = Seen::default();
-        read_table(memory, page, (self.frame, self.level, self.ipa), &mut seen);
-        seen.cacheable(page)
+        let table = (self.frame, self.level, self.ipa);
+        read_table(memory, self.format, table, &mut seen);
+        seen.cacheable(self.format.page)
     }
 }
 
@@ -280,6 +325,10 @@ pub(super) fn hardware(memory: &Memory, vttbr: u64, vtcr: u64) -> Seen {
         tg0 => panic!("TG0 {tg0} is reserved"),
     };
     assert_eq!(memory.size, 1 << page, "TG0 is of the size of the tables");
+    assert_eq!(vtcr >> 12 & 0b11, 0b11, "SH0 is Inner Shareable");
+    let ds = vtcr >> 32 & 1 == 1;
+    assert!(page != 16 || !ds, "DS is reserved with 64K");
+    let format = Format { page, ds };
     let level = match (page, vtcr >> 6 & 0b11) {
         (12, 0b00) => 2,
         (12, 0b01) => 1,
@@ -298,7 +347,7 @@ pub(super) fn hardware(memory: &Memory, vttbr: u64, vtcr: u64) -> Seen {
     let mut seen = Seen::default();
     for at in 0..tables {
         let table = (root + (at << page), level, at << reach);
-        read_table(memory, page, table, &mut seen);
+        read_table(memory, format, table, &mut seen);
     }
     seen.leaves.retain(|leaf| leaf.ipa >> ipa_bits == 0);
     seen.cacheable = seen.cacheable(page);
@@ -311,12 +360,13 @@ fn shift(page: u32, level: u32) -> u32 {
     page + (page - 3) * (3 - level)
 }
 
-/// The least level that has blocks, without FEAT_LPA2.
-fn first_block(page: u32) -> u32 {
-    if page == 12 { 1 } else { 2 }
-}
-
-fn read_table(memory: &Memory, page: u32, (table, level, base): (u64, u32, u64), seen: &mut Seen) {
+fn read_table(
+    memory: &Memory,
+    format: Format,
+    (table, level, base): (u64, u32, u64),
+    seen: &mut Seen,
+) {
+    let page = format.page;
     // A walk that meets a lost table gets an abort, which nobody caches.
     let Some(words) = memory.table(Pa::new(table)) else {
         return assert_eq!(memory.lost.get(), Some(Pa::new(table)));
@@ -324,7 +374,7 @@ fn read_table(memory: &Memory, page: u32, (table, level, base): (u64, u32, u64),
     for (at, word) in (0_u64..).zip(words) {
         let raw = word.load(Ordering::Acquire);
         let ipa = base + (at << shift(page, level));
-        let address = raw & 0x0000_ffff_ffff_f000;
+        let address = format.address(raw);
         match (raw & 0b11, level) {
             (0b00 | 0b10, _) => {}
             (0b11, 0..=2) => {
@@ -334,10 +384,11 @@ fn read_table(memory: &Memory, page: u32, (table, level, base): (u64, u32, u64),
                     level,
                     frame,
                     reach,
+                    format,
                 });
-                read_table(memory, page, (address, level, ipa), seen);
+                read_table(memory, format, (address, level, ipa), seen);
             }
-            (0b11, 3) | (0b01, 1 | 2) if raw & 0b10 != 0 || level >= first_block(page) => {
+            (0b11, 3) | (0b01, 0..=2) if level >= format.first_block() => {
                 let size = 1 << shift(page, level);
                 let flags = if level < 3 { NOT_CACHED } else { 0 };
                 let address = address & !flags;
@@ -347,7 +398,7 @@ fn read_table(memory: &Memory, page: u32, (table, level, base): (u64, u32, u64),
                     ipa,
                     size,
                     pa: address,
-                    bits: raw & (flags | !(0x0000_ffff_ffff_f000 | 0b11)),
+                    bits: format.attributes(raw) | raw & flags,
                     level,
                 });
             }

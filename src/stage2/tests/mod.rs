@@ -25,6 +25,14 @@ const G1: u64 = 1 << 30;
 /// Frames of a machine: few enough to run out of, and to look at again and again.
 const FRAMES: usize = 28;
 
+/// All granules and formats but the usual one.
+const OTHERS: [Granule; 4] = [
+    Granule::K16,
+    Granule::K64,
+    Granule::K4Lpa2,
+    Granule::K16Lpa2,
+];
+
 /// All ways to exchange a block; under Miri, which takes minutes for each, those that the third is made of.
 #[cfg(miri)]
 const STRATEGIES: [Strategy; 2] = [Strategy::BreakFirst, Strategy::SwapThenBreak];
@@ -61,6 +69,7 @@ impl Sizes {
         let large = match granule {
             Granule::K4 => G1,
             Granule::K16 | Granule::K64 => 32 * block,
+            Granule::K4Lpa2 | Granule::K16Lpa2 => granule.span(granule.top_leaf_level()),
         };
         Self {
             granule,

@@ -4,7 +4,7 @@
 //! blocks, so what it agrees with is what a guest can observe.
 
 use super::machine::HwLeaf;
-use super::{Cpus, Frames, Granule, Map, STRATEGIES, Sizes, with_map};
+use super::{Cpus, Frames, Granule, Map, OTHERS, STRATEGIES, Sizes, with_map};
 use crate::addr::{Ipa, Pa};
 use crate::stage2::{Attrs, HoleOutcome, Lookup, MapError, bbm};
 use proptest::prelude::*;
@@ -281,7 +281,7 @@ proptest! {
     #[test]
     #[cfg_attr(miri, ignore = "takes minutes, and nothing that the other does not do")]
     fn a_guest_sees_the_same_with_larger_granules(
-        (sizes, requests) in prop::sample::select(&[Granule::K16, Granule::K64][..])
+        (sizes, requests) in prop::sample::select(&OTHERS[..])
             .prop_map(Sizes::of)
             .prop_flat_map(|it| (Just(it), prop::collection::vec(request(it), 1..12))),
         reserve in 0usize..5,

@@ -1,7 +1,7 @@
 //! Storms: holes, repairs, replacements, protections and drops at random, on CPUs that check every
 //! step; and when all of it has been undone, the map is what it was, to the last frame.
 
-use super::{Cpus, Frames, G1, Granule, K4, Map, STRATEGIES, Sizes, map_ram, with_map};
+use super::{Cpus, Frames, G1, Granule, K4, Map, OTHERS, STRATEGIES, Sizes, map_ram, with_map};
 use crate::addr::{Ipa, Pa, PaRange};
 use crate::stage2::{
     Access, Attrs, ExtentKind, HoleOutcome, MendOutcome, ProtectError, ReplaceError, bbm,
@@ -336,7 +336,7 @@ proptest! {
     #[test]
     #[cfg_attr(miri, ignore = "takes Miri more than ten minutes; the steps have tests of their own")]
     fn the_same_is_true_of_larger_granules(
-        (sizes, requests) in prop::sample::select(&[Granule::K16, Granule::K64][..])
+        (sizes, requests) in prop::sample::select(&OTHERS[..])
             .prop_map(Sizes::of)
             .prop_flat_map(|it| (Just(it), prop::collection::vec(request(it), 1..12))),
         reserve in 0usize..4,
