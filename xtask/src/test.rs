@@ -10,6 +10,7 @@ use cordon_qemu::scenario::{self, Scenario};
 use cordon_qemu::{interrupt, report};
 use std::fs;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 #[derive(clap::Args)]
@@ -34,7 +35,7 @@ struct Row {
     took: Duration,
 }
 
-/// Runs the checks, then the scenarios, one after the other: each has the machine to itself, so
+/// Runs the checks, then the scenarios, one after the other: each of these has the machine to itself, so
 /// that a time limit means the same everywhere. `false` means that something failed.
 pub(crate) fn test(args: &Args) -> Result<bool> {
     let wanted = |name: &str| {
@@ -44,47 +45,65 @@ pub(crate) fn test(args: &Args) -> Result<bool> {
     };
     let all = scenario::load_all(&workspace::scenarios())?;
     let scenarios: Vec<&Scenario> = all.iter().filter(|s| wanted(s.name())).collect();
-    let checks: Vec<&Check> = checks::ALL
-        .iter()
-        .filter(|(name, _)| wanted(name))
-        .collect();
-    if scenarios.is_empty() && checks.is_empty() {
+    let groups = checks::ALL.map(|group| {
+        let chosen = group.iter().filter(|(name, _)| wanted(name));
+        chosen.collect::<Vec<&Check>>()
+    });
+    if scenarios.is_empty() && groups.iter().all(Vec::is_empty) {
         bail!(
             "no check and no scenario is called like `{}`",
             args.filter.as_deref().unwrap_or("")
         );
     }
     let mut rows = Vec::new();
-    for (name, check) in checks {
-        let skip = args.quick && matches!(*name, "miri" | "fuzz");
-        rows.push(check_row(name, *check, skip)?);
+    for group in &groups {
+        rows.extend(check_rows(group, args.quick)?);
     }
     rows.extend(scenario_rows(&all, &scenarios)?);
     Ok(conclude(&rows))
 }
 
-fn check_row(name: &str, check: fn(&Path) -> Result<End>, skip: bool) -> Result<Row> {
+/// Makes checks side by side.
+fn check_rows(group: &[&Check], quick: bool) -> Result<Vec<Row>> {
     let logs = workspace::target().join("test");
     fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
-    let begun = Instant::now();
-    let spinner = shell::spinner(name.to_owned());
-    let end = if skip {
-        End::Skipped("left out by --quick".into())
-    } else {
-        check(&logs.join(format!("{name}.log")))
-            .unwrap_or_else(|error| End::Failed(format!("{error:#}")))
-    };
-    spinner.finish_and_clear();
+    let names: Vec<&str> = group.iter().map(|(name, _)| *name).collect();
+    let spinner = (!names.is_empty()).then(|| shell::spinner(names.join(", ")));
+    let rows: Vec<Row> = thread::scope(|scope| {
+        let begin = |(name, check): &Check| {
+            let skip = quick && matches!(*name, "miri" | "fuzz");
+            let (log, name, check) = (logs.join(format!("{name}.log")), *name, *check);
+            scope.spawn(move || check_row(name, check, skip, &log))
+        };
+        let running: Vec<_> = group.iter().map(|check| begin(check)).collect();
+        let ended = running.into_iter().map(|check| match check.join() {
+            Ok(row) => row,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        ended.collect()
+    });
+    if let Some(spinner) = spinner {
+        spinner.finish_and_clear();
+    }
     if interrupt::requested() {
         bail!("interrupted");
     }
-    let row = Row {
+    rows.iter().for_each(|row| println!("{}", line(row)));
+    Ok(rows)
+}
+
+fn check_row(name: &str, check: fn(&Path) -> Result<End>, skip: bool, log: &Path) -> Row {
+    let begun = Instant::now();
+    let end = if skip {
+        End::Skipped("left out by --quick".into())
+    } else {
+        check(log).unwrap_or_else(|error| End::Failed(format!("{error:#}")))
+    };
+    Row {
         name: name.to_owned(),
         end,
         took: begun.elapsed(),
-    };
-    println!("{}", line(&row));
-    Ok(row)
+    }
 }
 
 fn scenario_rows(all: &[Scenario], scenarios: &[&Scenario]) -> Result<Vec<Row>> {
