@@ -161,10 +161,22 @@ fn play_twice(tools: &Tools, scenario: &Scenario) -> Result<(Outcome, End)> {
                     bail!("interrupted");
                 }
                 first = Some(reason);
+                keep(&outcome.logs);
                 continue;
             }
         };
         return Ok((outcome, end));
+    }
+}
+
+/// Puts the logs of a first try where the second one leaves them alone.
+fn keep(logs: &Path) {
+    let kept = logs.with_extension("first-try");
+    // There may be none, of an earlier test.
+    let _ = fs::remove_dir_all(&kept);
+    match fs::rename(logs, &kept) {
+        Ok(()) => println!("  kept:      {}", kept.display()),
+        Err(error) => eprintln!("cannot keep {}: {error}", logs.display()),
     }
 }
 

@@ -86,6 +86,13 @@ const CONNECT: Duration = Duration::from_secs(20);
 /// Lets a machine go that was started with `-S`.
 const RELEASE: &[u8] = b"{\"execute\": \"qmp_capabilities\"}\n{\"execute\": \"cont\"}\n";
 
+/// Asks what the registers of all CPUs hold.
+const REGISTERS: &[u8] =
+    b"{\"execute\": \"qmp_capabilities\"}\n{\"execute\": \"human-monitor-command\", \
+    \"arguments\": {\"command-line\": \"info registers -a\"}}\n";
+/// How long it may take until the answer is in the log.
+const ANSWER: Duration = Duration::from_millis(150);
+
 /// Where the image is that nobody loads but QEMU's generic loader.
 const RAW: u64 = 0x4040_0000;
 
@@ -252,6 +259,16 @@ impl Machine {
         stream
             .write_all(bytes)
             .with_context(|| format!("QEMU's {} is closed", port.name()))
+    }
+
+    /// Has QEMU say twice what all CPUs are at, for who wants to know why nothing comes any more: qmp.log has the
+    /// answers. A QEMU that is gone says nothing.
+    pub fn log_registers(&mut self) {
+        for _ in 0..2 {
+            if self.send(Port::Qmp, REGISTERS).is_ok() {
+                std::thread::sleep(ANSWER);
+            }
+        }
     }
 
     /// QEMU's exit status, once it has ended.

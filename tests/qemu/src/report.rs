@@ -8,7 +8,7 @@ mod timeline;
 
 use crate::line::Line;
 use crate::machine::Port;
-use crate::outcome::{Outcome, Seen};
+use crate::outcome::{Outcome, Reason, Seen};
 use std::fmt::Write;
 use table::Table;
 
@@ -83,7 +83,11 @@ pub fn failure(outcome: &Outcome, step: Option<&str>) -> String {
             seen.line.text
         );
     }
-    let _ = writeln!(text, "  logs:      {}", outcome.logs.display());
+    let logs = outcome.logs.display();
+    let _ = match failure.reason {
+        Reason::Timeout => writeln!(text, "  logs:      {logs}, CPUs in qmp.log"),
+        _ => writeln!(text, "  logs:      {logs}"),
+    };
     let script = outcome.logs.join("qemu.sh");
     let _ = writeln!(
         text,
@@ -268,7 +272,7 @@ fn grouped(number: u64) -> String {
 mod tests {
     use super::table::WIDTH;
     use super::*;
-    use crate::outcome::{Failure, Reason};
+    use crate::outcome::Failure;
     use std::time::Duration;
 
     fn outcome(lines: &[&str], result: Result<Vec<(String, String)>, Failure>) -> Outcome {

@@ -77,6 +77,9 @@ pub fn play(
         Ok(machine) => {
             let mut run = Run::new(scenario, machine, seed, begun, observer);
             outcome.result = run.all();
+            if matches!(&outcome.result, Err(failure) if failure.reason == Reason::Timeout) {
+                run.machine.log_registers();
+            }
             outcome.seen = std::mem::take(&mut run.seen);
         }
     }

@@ -185,6 +185,20 @@ fn a_line_that_does_not_come_fails_by_timeout_and_shows_what_came_instead() {
 }
 
 #[test]
+fn after_a_timeout_the_log_has_what_the_cpus_are_at() {
+    let place = Place::new();
+    let answers = |script| {
+        let scenario = scenario("step = [{ wait = \"cordon: event=boot\" }]");
+        let _ = play(&place.tools(script), &scenario, None, &mut |_| {});
+        let log = place.path().join("runs/t/qmp.log");
+        let log = std::fs::read_to_string(log).expect("a log");
+        log.matches("return").count()
+    };
+    assert_eq!(answers("hang"), 4, "two greetings, two looks");
+    assert_eq!(answers("exit 1"), 0, "nobody is there");
+}
+
+#[test]
 fn the_whole_run_is_bounded_too() {
     let steps = "step = [{ wait = \"cordon: event=boot\", timeout = 600 }]";
     let mut scenario = scenario(steps);
