@@ -361,6 +361,7 @@ mod tests {
         })]
 
         #[test]
+        #[cfg_attr(miri, ignore = "slow, and there is nothing unsafe in it")]
         fn ranges_are_what_a_page_by_page_list_would_be(
             steps in prop::collection::vec((0u64..24, 1u64..8, 0u64..4, any::<bool>(), any::<bool>()), 0..40)
         ) {

@@ -245,12 +245,13 @@ fn requests() -> impl Strategy<Value = Vec<WantedRegion>> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 1 } else { 256 },
+        cases: 256,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
 
     #[test]
+    #[cfg_attr(miri, ignore = "slow, and there is nothing unsafe in it")]
     fn the_registry_agrees_with_lists_that_are_searched_from_end_to_end(requests in requests()) {
         let mut dev_mem = DevMem::new();
         let mut regions: Vec<PaRange> = Vec::new();
