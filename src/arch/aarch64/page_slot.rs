@@ -59,7 +59,8 @@ const _: () = assert!(SLOTS * layout::MAX_CPUS <= 512, "one table has to do");
 /// A page: valid, AP\[1\] RES1, Inner Shareable, AF, XN (Arm ARM D8.3, stage 1 of a regime with one exception
 /// level).
 const PAGE: u64 = 0b11 | 1 << 6 | 0b11 << 8 | 1 << 10 | 1 << 54;
-/// AttrIndx of Normal write-back and Normal non-cacheable memory (`MAIR_EL2`, boot.rs).
+/// AttrIndx of Device-nGnRE, Normal write-back and Normal non-cacheable memory (`MAIR_EL2`, boot.rs).
+const DEVICE: u64 = 0 << 2;
 const WRITE_BACK: u64 = 1 << 2;
 const NON_CACHEABLE: u64 = 2 << 2;
 /// Bits \[47:12\] of a page descriptor; the CPUs here have no more of PA that is used.
@@ -374,6 +375,7 @@ pub fn open(which: Which, page: Pa, caching: Caching) -> Result<OpenPage, MediaE
     let memory = match caching {
         Caching::WriteBack => WRITE_BACK,
         Caching::NonCacheable => NON_CACHEABLE,
+        Caching::Device => DEVICE,
     };
     let number = match which {
         Which::First => OPEN,
