@@ -72,6 +72,8 @@ pub enum Command {
         /// Where they do so to compare, if not in ordinary memory.
         like: Option<u64>,
     },
+    /// `atomics A`
+    Atomics(u64),
     /// `straddle A`
     Straddle(u64),
     /// `contend A N`
@@ -214,6 +216,7 @@ pub fn parse(line: &str) -> Result<Option<Command>, ParseError> {
             at: number()?,
             like: words.next().map(parse_number).transpose()?,
         },
+        "atomics" => Command::Atomics(number()?),
         "straddle" => Command::Straddle(number()?),
         "contend" => Command::Contend {
             at: number()?,
@@ -361,6 +364,7 @@ mod tests {
                     like: Some(0x2000),
                 },
             ),
+            ("atomics 0x1000", Command::Atomics(0x1000)),
             ("straddle 0x1000", Command::Straddle(0x1000)),
             (
                 "contend 0x1000 9",

@@ -1,4 +1,4 @@
-//! `forms A [B]`, `straddle A`, `contend A N` and `contend-vms A N`: every form of load and store, on memory that may be under a hole.
+//! `forms A [B]`, `atomics A`, `straddle A`, `contend A N` and `contend-vms A N`: every form of load and store, on memory that may be under a hole.
 //!
 //! The same instruction with the same registers is executed twice: on memory around A, and around B, or on the buffer in
 //! ordinary RAM, at the same place in a page. Registers and memory have to be the same afterwards.
@@ -161,6 +161,21 @@ fn places(ipa: u64, like: Option<u64>) -> Option<(Place, Place)> {
 /// `forms A [B]`: all forms at A, or, where A is no multiple of 16, those that need not be aligned. What they leave is
 /// compared with what they leave at B, or in the buffer.
 pub(super) fn forms(ipa: u64, like: Option<u64>) {
+    let aligned = ipa.is_multiple_of(16);
+    compare("forms", (ipa, like), |form| {
+        !form.lone && (form.plain || aligned)
+    });
+}
+
+/// `atomics A`: the atomics at A that lie within 16 aligned bytes there, so that they need not be aligned (FEAT_LSE2).
+pub(super) fn atomics(ipa: u64) {
+    compare("atomics", (ipa, None), |form| {
+        form.atomic > 0 && !form.stack && ipa % 16 + form.atomic <= 16
+    });
+}
+
+/// Executes the forms that are wanted at an address, and at another or in the buffer.
+fn compare(event: &str, (ipa, like): (u64, Option<u64>), is_wanted: impl Fn(&Form) -> bool) {
     let Some((place, other)) = places(ipa, like) else {
         return refuse("bad-address");
     };
@@ -168,7 +183,7 @@ pub(super) fn forms(ipa: u64, like: Option<u64>) {
     let (mut count, mut wrong, mut aborts, mut encodings) = (0, 0_u64, 0_u64, 0_u64);
     for (at, form) in FORMS.iter().enumerate() {
         encodings += u64::from(forms::assembled(at) != form.word);
-        if form.lone || !form.plain && !ipa.is_multiple_of(16) {
+        if !is_wanted(form) {
             continue;
         }
         count += 1;
@@ -180,7 +195,7 @@ pub(super) fn forms(ipa: u64, like: Option<u64>) {
         }
     }
     report!(
-        "event=forms ipa={ipa:#x} count={count} wrong={wrong} aborts={aborts} encodings={encodings}"
+        "event={event} ipa={ipa:#x} count={count} wrong={wrong} aborts={aborts} encodings={encodings}"
     );
 }
 

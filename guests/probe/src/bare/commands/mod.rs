@@ -119,6 +119,7 @@ impl Session {
             Command::BenchTouch(ipa) => bench::touch(ipa),
             Command::BenchLoad(ipa) => bench::load(ipa),
             Command::Forms { at, like } => forms::forms(at, like),
+            Command::Atomics(ipa) => forms::atomics(ipa),
             Command::Straddle(ipa) => forms::straddle(ipa),
             Command::Contend { at, rounds } => forms::contend(at, rounds),
             Command::ContendVms { at, rounds } => forms::contend_vms(at, rounds),
