@@ -40,7 +40,7 @@ pub trait Memory {
     /// # Errors
     /// [`Stop`].
     fn load(&mut self, at: u64, size: u8) -> Result<u128, Stop>;
-    /// Writes.
+    /// Writes `value`, which has no more bits than there is room for.
     ///
     /// # Errors
     /// [`Stop`].

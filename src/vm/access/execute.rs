@@ -152,7 +152,7 @@ impl<R: GuestRegisters, M: Memory> Execution<'_, R, M> {
         if let Registers::General { rt, rt2, .. } = *what {
             for (offset, register) in [(0, Some(rt)), (unit, rt2)] {
                 if let Some(register) = register {
-                    let value = self.registers.register(register).into();
+                    let value = truncated(self.registers.register(register).into(), unit);
                     self.memory.store(behind(extent, offset), unit, value)?;
                 }
             }
