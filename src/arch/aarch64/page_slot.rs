@@ -9,10 +9,11 @@
 //! Whole pages are read and written as write-back memory, whatever their guests have them as. One that has its own as
 //! non-cacheable or Device, by stage 2 or by its stage 1 where nothing forces that, looks past the caches, so there may be
 //! lines of its page which are not what memory has, and it must not find lines of ours. So a page is cleaned and
-//! invalidated to the point of coherency before it is read (Arm ARM B2.11, "Mismatched memory attributes"), which leaves
+//! invalidated to the point of coherency before it is read (Arm ARM B2, "Mismatched memory attributes"), which leaves
 //! what memory has, with the stores of guests that do use the caches; and after it was read or written, which leaves
 //! nothing behind for whoever has it next. What [`verify`] reads so is memory and no cache. Nobody writes meanwhile: the
-//! page is nobody's, or read-only wherever it is mapped.
+//! page is nobody's, or read-only wherever it is mapped. What may be fetched by speculation after that, until the address is
+//! gone, is what memory has, and clean: nothing is ever written back from it.
 //!
 //! A page that is opened for an access of a guest is opened as what the guest has it, so there is no mismatch.
 #![expect(

@@ -89,7 +89,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
 }
 
 /// Whether memory of that type takes such an access, at the address where it is. Device memory wants each element to be
-/// aligned, and no block of it is zeroed (Arm ARM B2.2.1, C5.3.8); such a fault comes behind one of stage 2.
+/// aligned, and no block of it is zeroed (Arm ARM B2.2.1; C5.3, "DC ZVA"); such a fault comes behind one of stage 2.
 fn suits(
     operation: &Operation,
     extent: &Extent,

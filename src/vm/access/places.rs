@@ -135,7 +135,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     }
 
     /// How the guest accesses memory that stage 2 gives it with these attributes: of both stages, the stronger type
-    /// counts (Arm ARM D8.6, "Combining stage 1 and stage 2 memory type attributes").
+    /// counts (Arm ARM D8, "Combining stage 1 and stage 2 memory type attributes").
     fn caching(
         &self,
         map: &Space<P>,
