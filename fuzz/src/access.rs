@@ -2,9 +2,9 @@
 
 use crate::Seed;
 use cordon::vm::access::decode::decode;
-use cordon::vm::access::execute::{
-    Execution, Extent, GuestRegisters, Kind, MOST, Memory, Stop, extent,
-};
+use cordon::vm::access::env::{GuestRegisters, Memory, Stop};
+use cordon::vm::access::execute::Execution;
+use cordon::vm::access::extent::{Extent, Kind, MOST, extent};
 use cordon::vm::access::sequence::{Scratch, run};
 
 /// Bytes that stand for registers and memory, over and over.

@@ -54,9 +54,10 @@ fn make_forms(root: &Path) -> io::Result<()> {
         let (plain, stack) = (is_plain(text), text.contains("[sp"));
         let alone = plain && text.ends_with("[x1]");
         let exclusive = load.is_some();
+        let atomic = atomic_bytes(text);
         let _ = writeln!(
             table,
-            "Form {{ word: 0x{word}, plain: {plain}, stack: {stack}, alone: {alone}, lone: {lone}, exclusive: {exclusive} }},"
+            "Form {{ word: 0x{word}, plain: {plain}, stack: {stack}, alone: {alone}, lone: {lone}, exclusive: {exclusive}, atomic: {atomic} }},"
         );
     }
     code += ".popsection\n";
@@ -79,6 +80,28 @@ fn is_plain(text: &str) -> bool {
         rest.is_some_and(|rest| ["", "b", "h", "sb", "sh", "sw", "r"].contains(&rest))
     });
     is_one && !text.contains("[sp")
+}
+
+/// Bytes of memory, if it is an atomic read-modify-write; else 0.
+fn atomic_bytes(text: &str) -> u64 {
+    let (mnemonic, rest) = text.split_once(' ').unwrap_or((text, ""));
+    let modify = ["add", "clr", "eor", "set", "smax", "smin", "umax", "umin"];
+    let rest_of = mnemonic.strip_prefix("ld").or(mnemonic.strip_prefix("st"));
+    let modifies = rest_of.is_some_and(|rest| modify.iter().any(|how| rest.starts_with(how)));
+    if !modifies && !mnemonic.starts_with("swp") && !mnemonic.starts_with("cas") {
+        return 0;
+    }
+    let one = match (mnemonic.as_bytes().last(), rest.as_bytes().first()) {
+        (Some(b'b'), _) => 1,
+        (Some(b'h'), _) => 2,
+        (_, Some(b'w')) => 4,
+        _ => 8,
+    };
+    if mnemonic.starts_with("casp") {
+        2 * one
+    } else {
+        one
+    }
 }
 
 /// A load-exclusive is executed with its store alone.

@@ -33,7 +33,8 @@ pub enum Healing {
     Refused,
 }
 
-/// Pages by their PA, aligned. Each call is for one page, whole.
+/// Pages by their PA, aligned. Each call is for one page, whole. What is read is what memory has, and no cache has anything
+/// of the page afterwards: guests may have it as memory that is not cached.
 pub trait Media {
     /// Asks the platform to heal a page.
     fn heal(&self, page: Pa) -> Healing;

@@ -1,7 +1,7 @@
 //! What handling an exit needs of the CPU that took it, as a trait: the image implements it with
 //! system registers, tests with plain values.
 
-use super::access::execute::GuestRegisters;
+use super::access::env::GuestRegisters;
 use super::vgic::CpuInterface;
 use crate::addr::Ipa;
 use crate::ras::inject::{GuestState, Injected};
@@ -40,6 +40,11 @@ impl Stage1 {
             matches!(attr & 0xf, 0b0101..=0b0111 | 0b1100..=0b1111)
         }
         nibble(self.memory) && nibble(self.memory >> 4) || self.is_tagged()
+    }
+
+    /// Device memory of any kind: 0b0000_xxxx.
+    pub const fn is_device(self) -> bool {
+        self.memory >> 4 == 0
     }
 
     /// Normal, Write-Back, with tags.

@@ -65,8 +65,15 @@ pub enum Command {
     BenchTouch(u64),
     /// `bench-load A`
     BenchLoad(u64),
-    /// `forms A`
-    Forms(u64),
+    /// `forms A [B]`
+    Forms {
+        /// Where the instructions access memory.
+        at: u64,
+        /// Where they do so to compare, if not in ordinary memory.
+        like: Option<u64>,
+    },
+    /// `atomics A`
+    Atomics(u64),
     /// `straddle A`
     Straddle(u64),
     /// `contend A N`
@@ -76,6 +83,17 @@ pub enum Command {
         /// How often each does so.
         rounds: u64,
     },
+    /// `contend-vms A N`
+    ContendVms {
+        /// Where the words are that both VMs change.
+        at: u64,
+        /// How often each does so.
+        rounds: u64,
+    },
+    /// `literals A`
+    Literals(u64),
+    /// `aarch32 A`
+    Aarch32(u64),
     /// `scan A N STEP`
     Scan {
         /// Where the first load is.
@@ -194,12 +212,22 @@ pub fn parse(line: &str) -> Result<Option<Command>, ParseError> {
         "bench" => Command::Bench,
         "bench-touch" => Command::BenchTouch(number()?),
         "bench-load" => Command::BenchLoad(number()?),
-        "forms" => Command::Forms(number()?),
+        "forms" => Command::Forms {
+            at: number()?,
+            like: words.next().map(parse_number).transpose()?,
+        },
+        "atomics" => Command::Atomics(number()?),
         "straddle" => Command::Straddle(number()?),
         "contend" => Command::Contend {
             at: number()?,
             rounds: number()?,
         },
+        "contend-vms" => Command::ContendVms {
+            at: number()?,
+            rounds: number()?,
+        },
+        "literals" => Command::Literals(number()?),
+        "aarch32" => Command::Aarch32(number()?),
         "scan" => Command::Scan {
             from: number()?,
             loads: number()?,
@@ -322,7 +350,21 @@ mod tests {
             ("bench", Command::Bench),
             ("bench-touch 0x1000", Command::BenchTouch(0x1000)),
             ("bench-load 0x1000", Command::BenchLoad(0x1000)),
-            ("forms 0x1000", Command::Forms(0x1000)),
+            (
+                "forms 0x1000",
+                Command::Forms {
+                    at: 0x1000,
+                    like: None,
+                },
+            ),
+            (
+                "forms 0x1000 0x2000",
+                Command::Forms {
+                    at: 0x1000,
+                    like: Some(0x2000),
+                },
+            ),
+            ("atomics 0x1000", Command::Atomics(0x1000)),
             ("straddle 0x1000", Command::Straddle(0x1000)),
             (
                 "contend 0x1000 9",
@@ -331,6 +373,15 @@ mod tests {
                     rounds: 9,
                 },
             ),
+            (
+                "contend-vms 0x1000 9",
+                Command::ContendVms {
+                    at: 0x1000,
+                    rounds: 9,
+                },
+            ),
+            ("literals 0x1000", Command::Literals(0x1000)),
+            ("aarch32 0x1000", Command::Aarch32(0x1000)),
             (
                 "scan 0x1000 3 4096",
                 Command::Scan {

@@ -18,7 +18,7 @@ use aarch64_cpu::registers::{
 use cordon::addr::Ipa;
 use cordon::ras::inject::pstate::NZCV;
 use cordon::ras::inject::{GuestState, Injected};
-use cordon::vm::access::execute::GuestRegisters;
+use cordon::vm::access::env::GuestRegisters;
 use cordon::vm::cpu::{Denied, GuestCpu, Rights, Stage1};
 use cordon::vm::hypervisor::Vm;
 use cordon::vm::skip;

@@ -3,6 +3,19 @@
 //!
 //! The routines may meet poison. Whatever of them aborts goes on at one landing, and they say so.
 //! What EL2's identity map cannot reach, memory beyond its 512 GiB, can be had in this way as well.
+//!
+//! # Caches
+//!
+//! Whole pages are read and written as write-back memory, whatever their guests have them as. One that has its own as
+//! non-cacheable or Device, by stage 2 or by its stage 1 where nothing forces that, looks past the caches, so there may be
+//! lines of its page which are not what memory has, and it must not find lines of ours. So a page is cleaned and
+//! invalidated to the point of coherency before it is read (Arm ARM B2, "Mismatched memory attributes"), which leaves
+//! what memory has, with the stores of guests that do use the caches; and after it was read or written, which leaves
+//! nothing behind for whoever has it next. What [`verify`] reads so is memory and no cache. Nobody writes meanwhile: the
+//! page is nobody's, or read-only wherever it is mapped. What may be fetched by speculation after that, until the address is
+//! gone, is what memory has, and clean: nothing is ever written back from it.
+//!
+//! A page that is opened for an access of a guest is opened as what the guest has it, so there is no mismatch.
 #![expect(
     unsafe_code,
     reason = "writes translation tables, and instructions that may abort"
@@ -47,7 +60,8 @@ const _: () = assert!(SLOTS * layout::MAX_CPUS <= 512, "one table has to do");
 /// A page: valid, AP\[1\] RES1, Inner Shareable, AF, XN (Arm ARM D8.3, stage 1 of a regime with one exception
 /// level).
 const PAGE: u64 = 0b11 | 1 << 6 | 0b11 << 8 | 1 << 10 | 1 << 54;
-/// AttrIndx of Normal write-back and Normal non-cacheable memory (`MAIR_EL2`, boot.rs).
+/// AttrIndx of Device-nGnRE, Normal write-back and Normal non-cacheable memory (`MAIR_EL2`, boot.rs).
+const DEVICE: u64 = 0 << 2;
 const WRITE_BACK: u64 = 1 << 2;
 const NON_CACHEABLE: u64 = 2 << 2;
 /// Bits \[47:12\] of a page descriptor; the CPUs here have no more of PA that is used.
@@ -100,6 +114,11 @@ impl Slot {
     /// What was written is to be seen by observers without caches, too: guests may have them off.
     fn clean(&self) -> Result<(), MediaError> {
         tlb::clean_to_poc(self.address, PAGE_SIZE).map_err(|_| MediaError::Poisoned)
+    }
+
+    /// No cache holds anything of the page any more.
+    fn forget(&self) -> Result<(), MediaError> {
+        tlb::clean_data_to_poc(self.address, PAGE_SIZE).map_err(|_| MediaError::Poisoned)
     }
 }
 
@@ -312,8 +331,10 @@ fn outcome(aborted: u64) -> Result<(), MediaError> {
 /// [`MediaError`].
 pub fn verify(page: Pa) -> Result<(), MediaError> {
     let slot = Slot::open(0, page)?;
+    slot.forget()?;
     // SAFETY: reads one page, which is mapped; an abort ends at the landing.
-    outcome(unsafe { page_verify(slot.address) })
+    outcome(unsafe { page_verify(slot.address) })?;
+    slot.forget()
 }
 
 /// Writes zeros to all of a page. It must be nobody's: a guest that has it may see it half done.
@@ -336,8 +357,10 @@ pub fn clear(page: Pa) -> Result<(), MediaError> {
 /// [`MediaError`].
 pub fn copy(from: Pa, to: Pa) -> Result<(), MediaError> {
     let (from, to) = (Slot::open(0, from)?, Slot::open(1, to)?);
+    from.forget()?;
     // SAFETY: as for `verify` and `clear`.
     outcome(unsafe { page_copy(from.address, to.address) })?;
+    from.forget()?;
     to.clean()
 }
 
@@ -353,6 +376,7 @@ pub fn open(which: Which, page: Pa, caching: Caching) -> Result<OpenPage, MediaE
     let memory = match caching {
         Caching::WriteBack => WRITE_BACK,
         Caching::NonCacheable => NON_CACHEABLE,
+        Caching::Device => DEVICE,
     };
     let number = match which {
         Which::First => OPEN,

@@ -104,20 +104,31 @@ impl Tlb for HardwareTlb {
 ///
 /// If it is poison.
 pub fn clean_to_poc(address: u64, size: u64) -> Result<(), Poisoned> {
-    let ctr: u64;
-    // SAFETY: reads an ID register. DminLine is log2 of words (Arm ARM D19.2.34).
-    unsafe { asm!("mrs {}, ctr_el0", out(reg) ctr, options(nomem, nostack, preserves_flags)) };
-    let line = 4u64 << ((ctr >> 16) & 0xf);
-    let cleaned = fixup::clean(address & !(line - 1), address + size, line);
+    let cleaned = clean_data_to_poc(address, size);
     // SAFETY: barriers, and instruction cache lines can be fetched again.
     unsafe {
         asm!(
-            "dsb sy",
             "ic ialluis",
             "dsb sy",
             "isb",
             options(nostack, preserves_flags)
         )
     };
+    cleaned
+}
+
+/// The same of data caches alone: afterwards none of them holds anything of these bytes.
+///
+/// # Errors
+///
+/// If it is poison.
+pub fn clean_data_to_poc(address: u64, size: u64) -> Result<(), Poisoned> {
+    let ctr: u64;
+    // SAFETY: reads an ID register. DminLine is log2 of words (Arm ARM D19.2.34).
+    unsafe { asm!("mrs {}, ctr_el0", out(reg) ctr, options(nomem, nostack, preserves_flags)) };
+    let line = 4u64 << ((ctr >> 16) & 0xf);
+    let cleaned = fixup::clean(address & !(line - 1), address + size, line);
+    // SAFETY: a barrier.
+    unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
     cleaned
 }

@@ -1,5 +1,8 @@
 //! What a load or store does, as a value.
 
+/// XZR, or SP as a base.
+pub(super) const R31: u8 = 31;
+
 /// Where an access begins, and what becomes of its base register. Register 31 is SP as a base, and XZR as
 /// an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,6 +170,21 @@ pub enum Modify {
     Swap,
 }
 
+/// The data of a load-exclusive or of its store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exclusive {
+    /// Bytes in memory, of a pair together.
+    pub size: u8,
+    /// The register.
+    pub rt: u8,
+    /// The second of a pair.
+    pub rt2: Option<u8>,
+    /// Where.
+    pub rn: u8,
+    /// How it is ordered.
+    pub order: Order,
+}
+
 /// An instruction that accesses memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -185,16 +203,18 @@ pub enum Operation {
         /// With the rights of EL0 (LDTR, STTR).
         unprivileged: bool,
     },
-    /// LDADD and its kin, SWP.
+    /// LDADD and its kin, SWP; LDCLRP, LDSETP and SWPP, which have pairs of registers.
     Modify {
         /// What is made of both.
         how: Modify,
-        /// Bytes.
+        /// Bytes, of a pair together.
         size: u8,
         /// The operand.
         rs: u8,
         /// Takes what was in memory.
         rt: u8,
+        /// The upper half of a pair, as the operand and as what takes it.
+        upper: Option<u8>,
         /// Where.
         rn: u8,
         /// How it is ordered.
@@ -216,32 +236,13 @@ pub enum Operation {
         order: Order,
     },
     /// LDXR, LDXP and their kin.
-    LoadExclusive {
-        /// Bytes in memory, of a pair together.
-        size: u8,
-        /// The register.
-        rt: u8,
-        /// The second of a pair.
-        rt2: Option<u8>,
-        /// Where.
-        rn: u8,
-        /// How it is ordered.
-        order: Order,
-    },
+    LoadExclusive(Exclusive),
     /// STXR, STXP and their kin.
     StoreExclusive {
-        /// Bytes in memory, of a pair together.
-        size: u8,
-        /// Takes the status.
-        rs: u8,
-        /// The register.
-        rt: u8,
-        /// The second of a pair.
-        rt2: Option<u8>,
-        /// Where.
-        rn: u8,
-        /// How it is ordered.
-        order: Order,
+        /// What is stored.
+        what: Exclusive,
+        /// The register that takes the status.
+        status: u8,
     },
     /// DC ZVA.
     ZeroBlock {

@@ -1,6 +1,7 @@
 //! The one or two pages that an access lies in, put behind addresses of this CPU for as long as it takes.
 
-use super::execute::{Memory, Stop};
+use super::arithmetic::ones;
+use super::env::{Memory, Stop};
 use crate::addr::{PAGE_SIZE, Pa};
 use crate::ras::media::MediaError;
 
@@ -11,6 +12,8 @@ pub enum Caching {
     WriteBack,
     /// Normal, non-cacheable.
     NonCacheable,
+    /// Device-nGnRE. What is not aligned aborts there.
+    Device,
 }
 
 /// A CPU has two addresses for pages of guests.
@@ -78,6 +81,14 @@ pub trait Apertures {
     fn fence(&self);
 }
 
+/// What lies within so many bytes that are aligned is atomic (FEAT_LSE2).
+const GRANULE: u64 = 16;
+
+/// Whether one step can be made of an access to these bytes, if the memory has such accesses.
+pub(super) const fn can_be_atomic(at: u64, length: u64) -> bool {
+    at % GRANULE + length <= GRANULE
+}
+
 /// Where an access goes.
 pub(super) struct Opened<'a, P: Apertures> {
     machine: &'a P,
@@ -133,6 +144,32 @@ fn stop(error: PageError, at: u64) -> Stop {
     }
 }
 
+/// The same where it is not aligned, but lies in 16 bytes that are (FEAT_LSE2): all of those are written, or found as they
+/// were, in one step.
+fn exchange_within(
+    page: &impl Page,
+    at: u64,
+    size: u8,
+    (expected, new): (u128, u128),
+) -> Result<u128, PageError> {
+    /// How often others may be faster before the guest is to try again itself.
+    const TRIES: u32 = 64;
+    let (block, shift) = (at & !(GRANULE - 1), 8 * (at & (GRANULE - 1)));
+    let part = ones(size);
+    for _ in 0..TRIES {
+        let old = page.load(block, GRANULE as u8)?;
+        let seen = old >> shift & part;
+        let wanted = match seen == expected {
+            true => old & !(part << shift) | (new & part) << shift,
+            false => old,
+        };
+        if page.exchange(block, GRANULE as u8, old, wanted)? == old {
+            return Ok(seen);
+        }
+    }
+    Err(PageError::Contended)
+}
+
 impl<P: Apertures> Memory for Opened<'_, P> {
     fn load(&mut self, at: u64, size: u8) -> Result<u128, Stop> {
         let one = |at: u64, size| {
@@ -164,7 +201,11 @@ impl<P: Apertures> Memory for Opened<'_, P> {
 
     fn exchange(&mut self, at: u64, size: u8, expected: u128, new: u128) -> Result<u128, Stop> {
         let page = self.page(at);
-        let seen = page.exchange(offset(at), size, expected, new);
+        let seen = if at.is_multiple_of(size.into()) {
+            page.exchange(offset(at), size, expected, new)
+        } else {
+            exchange_within(page, offset(at), size, (expected, new))
+        };
         seen.map_err(|error| stop(error, at))
     }
 

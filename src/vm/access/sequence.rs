@@ -10,7 +10,8 @@
 //! nothing is carried out at all.
 
 use super::decode::decode;
-use super::execute::GuestRegisters;
+use super::env::GuestRegisters;
+use super::fields::{bit, bits, signed, small};
 use super::operation::Operation;
 
 /// Most words of a sequence, the load included.
@@ -112,16 +113,8 @@ pub fn run(words: &[u32], scratch: &mut Scratch) -> Option<End> {
     None
 }
 
-const fn bits(word: u32, high: u32, low: u32) -> u32 {
-    word >> low & ((1 << (high - low + 1)) - 1)
-}
-
-const fn bit(word: u32, n: u32) -> bool {
-    word >> n & 1 != 0
-}
-
 const fn register(word: u32, low: u32) -> u8 {
-    bits(word, low + 4, low) as u8
+    small(word, low + 4, low)
 }
 
 const fn narrow(value: u64, wide: bool) -> u64 {
@@ -130,8 +123,7 @@ const fn narrow(value: u64, wide: bool) -> u64 {
 
 /// Bytes that a branch with this signed field of words goes.
 const fn branch(word: u32, high: u32, low: u32) -> i64 {
-    let top = word << (31 - high);
-    4 * (top.cast_signed() >> (31 - high + low)) as i64
+    4 * signed(word, high, low)
 }
 
 /// Does what one instruction on registers does, and returns how far to the next. `None`: it is none of those that

@@ -15,9 +15,12 @@ use crate::ras::media::{Healing, Media, MediaError};
 use crate::ras::pipeline::Ras;
 use crate::ras::pipeline::tests::{Firmware, Recorder, poison_set};
 use crate::ras::triage;
-use crate::stage2::{Attrs, Census, Config, FrameSource, Level, Lookup, Stage2, TableMemory, Tlb};
-use crate::vm::access::execute::GuestRegisters;
+use crate::stage2::{
+    Attrs, Census, Config, FrameSource, Level, Lookup, MemoryType, Stage2, TableMemory, Tlb,
+};
+use crate::vm::access::env::GuestRegisters;
 use crate::vm::access::pages::{Apertures, Caching, Page, PageError, Which};
+use crate::vm::access::tests::plain_registers;
 use crate::vm::boot::{Boot, Contents, Image, LoadError};
 use crate::vm::config::{ERROR_AREA, IpaRange};
 use crate::vm::cpu::{Denied, GuestCpu, Rights, Stage1};
@@ -523,31 +526,9 @@ impl FakeCpu {
 }
 
 impl GuestRegisters for FakeCpu {
-    fn register(&self, number: u8) -> u64 {
-        self.x.get(usize::from(number)).copied().unwrap_or(0)
-    }
-    fn set_register(&mut self, number: u8, value: u64) {
-        if let Some(register) = self.x.get_mut(usize::from(number)) {
-            *register = value;
-        }
-    }
-    fn stack_pointer(&self) -> u64 {
-        self.sp
-    }
-    fn set_stack_pointer(&mut self, value: u64) {
-        self.sp = value;
-    }
-    fn vector(&self, number: u8) -> u128 {
-        self.v[usize::from(number)]
-    }
-    fn set_vector(&mut self, number: u8, value: u128) {
-        self.v[usize::from(number)] = value;
-    }
+    plain_registers!();
     fn pc(&self) -> u64 {
         self.state.pc
-    }
-    fn zero_block(&self) -> u64 {
-        64
     }
 }
 
@@ -637,20 +618,39 @@ impl World {
             feat_ras: true,
             isolates_vms: false,
         };
-        (Self::build(promises, Some(device)), (memory, at))
+        let world = Self::build(promises, Some(device), Attrs::RAM);
+        (world, (memory, at))
     }
 
     pub(super) fn with(promises: triage::Machine) -> Self {
-        Self::build(promises, None)
+        Self::build(promises, None, Attrs::RAM)
     }
 
-    fn build(promises: triage::Machine, mut errors: Option<ErrorDevice<Firmware>>) -> Self {
+    /// Stage 2 has the device memory as this.
+    pub(super) fn of_type(memory: MemoryType) -> Self {
+        let promises = triage::Machine {
+            feat_ras: true,
+            isolates_vms: false,
+        };
+        Self::build(promises, None, Attrs::of(memory))
+    }
+
+    fn build(
+        promises: triage::Machine,
+        mut errors: Option<ErrorDevice<Firmware>>,
+        attrs: Attrs,
+    ) -> Self {
         let firmware = Firmware::new();
         let tables: Vec<Tables> = (0..2).map(|_| Tables::new(FRAMES)).collect();
         let tlbs: Vec<TlbLog> = (0..2).map(|_| TlbLog::default()).collect();
-        let vms = (0..2).map(|at| build(at, &tables[at], &tlbs[at]).with_errors(errors.take()));
+        let vms =
+            (0..2).map(|at| build((at, attrs), &tables[at], &tlbs[at]).with_errors(errors.take()));
         let vms = vms.collect();
-        let ras = Ras::new(devmem(), poison_set(POISON_CAPACITY), firmware.sources());
+        let ras = Ras::new(
+            devmem(attrs),
+            poison_set(POISON_CAPACITY),
+            firmware.sources(),
+        );
         let stages = Recorder::subscribed_to(&ras);
         let hypervisor = Hypervisor::new(FakeMachine::default(), ras, promises, vms);
         Self {
@@ -771,11 +771,14 @@ fn number(vm: usize) -> Vmid {
     Vmid::new(u8::try_from(vm + 1).unwrap()).unwrap()
 }
 
-fn pieces(vm: usize) -> [(u64, Pa, u64); 2] {
-    [(RAM_AT, RAM[vm], M2), (DEVICE_AT[vm], DEVICE, G1)]
+fn pieces(vm: usize, attrs: Attrs) -> [(u64, Pa, u64, Attrs); 2] {
+    [
+        (RAM_AT, RAM[vm], M2, Attrs::RAM),
+        (DEVICE_AT[vm], DEVICE, G1, attrs),
+    ]
 }
 
-fn devmem() -> DevMem<'static> {
+fn devmem(attrs: Attrs) -> DevMem<'static> {
     let mut devmem = DevMem::new();
     let range = |pa, size| PaRange::new(pa, size).unwrap();
     let bar = devmem.register(Kind::Bar, range(DEVICE, G1), "bar", None);
@@ -783,12 +786,12 @@ fn devmem() -> DevMem<'static> {
     let spare = devmem.register(Kind::Spare, range(SPARES, M2), "spares", None);
     spare.unwrap();
     for (vm, ram) in rams.into_iter().enumerate() {
-        for ((ipa, pa, size), region) in pieces(vm).into_iter().zip([ram, bar]) {
+        for ((ipa, pa, size, attrs), region) in pieces(vm, attrs).into_iter().zip([ram, bar]) {
             let mapping = Mapping {
                 vm: number(vm),
                 ipa: Ipa::new(ipa),
                 range: range(pa, size),
-                attrs: Attrs::RAM,
+                attrs,
             };
             devmem.add_mapping(region.unwrap(), mapping).unwrap();
         }
@@ -796,7 +799,7 @@ fn devmem() -> DevMem<'static> {
     devmem
 }
 
-fn build(at: usize, tables: &Tables, tlb: &TlbLog) -> Vm<FakeMachine> {
+fn build((at, attrs): (usize, Attrs), tables: &Tables, tlb: &TlbLog) -> Vm<FakeMachine> {
     let (mut frames, config) = (tables.clone(), Config::new(2).unwrap());
     let map = Stage2::new(
         config,
@@ -807,8 +810,8 @@ fn build(at: usize, tables: &Tables, tlb: &TlbLog) -> Vm<FakeMachine> {
         RESERVE,
     );
     let mut map = map.unwrap();
-    for (ipa, pa, size) in pieces(at) {
-        map.map(Ipa::new(ipa), pa, size, Attrs::RAM, &mut frames)
+    for (ipa, pa, size, attrs) in pieces(at, attrs) {
+        map.map(Ipa::new(ipa), pa, size, attrs, &mut frames)
             .unwrap();
     }
     let vcpus = [0, 1].map(|index| Vcpu::new(index, 2 * at + index));

@@ -122,13 +122,21 @@ fn imx8mm(cpus: u32, bundle: Option<&SaidBundle>) -> FdtWriterResult<Vec<u8>> {
         fdt.property_u64("linux,initrd-end", start.saturating_add(size))?;
     }
     fdt.end_node(chosen)?;
+    cpus_and_timer(&mut fdt, cpus, "arm,cortex-a53")?;
+    imx8mm_soc(&mut fdt)?;
+    fdt.end_node(root)?;
+    fdt.finish()
+}
+
+/// CPUs that PSCI starts, and the timer that each has.
+fn cpus_and_timer(fdt: &mut FdtWriter, cpus: u32, compatible: &str) -> FdtWriterResult<()> {
     let all = fdt.begin_node("cpus")?;
     fdt.property_u32("#address-cells", 1)?;
     fdt.property_u32("#size-cells", 0)?;
     for cpu in 0..cpus {
         let node = fdt.begin_node(&format!("cpu@{cpu}"))?;
         fdt.property_string("device_type", "cpu")?;
-        fdt.property_string("compatible", "arm,cortex-a53")?;
+        fdt.property_string("compatible", compatible)?;
         fdt.property_u32("reg", cpu)?;
         fdt.property_string("enable-method", "psci")?;
         fdt.end_node(node)?;
@@ -138,10 +146,7 @@ fn imx8mm(cpus: u32, bundle: Option<&SaidBundle>) -> FdtWriterResult<Vec<u8>> {
     fdt.property_string("compatible", "arm,armv8-timer")?;
     let timers = [13, 14, 11, 10].map(|number| [PPI, number, HIGH]);
     fdt.property_array_u32("interrupts", timers.as_flattened())?;
-    fdt.end_node(timer)?;
-    imx8mm_soc(&mut fdt)?;
-    fdt.end_node(root)?;
-    fdt.finish()
+    fdt.end_node(timer)
 }
 
 /// The part of the EVK that is in the chip.

@@ -78,10 +78,11 @@ fn tree(scenario: &Scenario) -> FdtWriterResult<Vec<u8>> {
     let mut writer = TreeWriter {
         fdt: FdtWriter::new()?,
         scenario,
+        replaced: Vec::new(),
     };
     let root = writer.fdt.begin_node("")?;
     writer.text("/", "compatible", "cordon,bundle-v1")?;
-    writer.additions("/", &["compatible"])?;
+    writer.additions("/")?;
     for (index, vm) in scenario.vm.iter().enumerate() {
         writer.vm(&format!("vm@{index}"), vm)?;
     }
@@ -93,6 +94,8 @@ fn tree(scenario: &Scenario) -> FdtWriterResult<Vec<u8>> {
 struct TreeWriter<'a> {
     fdt: FdtWriter,
     scenario: &'a Scenario,
+    /// What stands already in another's place.
+    replaced: Vec<&'a Property>,
 }
 
 impl<'a> TreeWriter<'a> {
@@ -127,21 +130,7 @@ impl<'a> TreeWriter<'a> {
         if let Some(granule) = &vm.granule {
             self.text(path, "granule", granule.name())?;
         }
-        let written = [
-            "label",
-            "vcpus",
-            "identity",
-            "ram-base",
-            "ram-size",
-            "kernel",
-            "kernel-offset",
-            "dtb-offset",
-            "initrd",
-            "bootargs",
-            "firmware",
-            "granule",
-        ];
-        self.additions(path, &written)?;
+        self.additions(path)?;
         for (index, memory) in vm.device_memory.iter().enumerate() {
             let name = format!("device-memory@{index}");
             let path = format!("{path}/{name}");
@@ -169,18 +158,7 @@ impl<'a> TreeWriter<'a> {
             if memory.shared {
                 self.flag(&path, "shared")?;
             }
-            let written = [
-                "source",
-                "index",
-                "offset",
-                "size",
-                "ipa",
-                "as",
-                "policy",
-                "memory-type",
-                "shared",
-            ];
-            self.additions(&path, &written)?;
+            self.additions(&path)?;
             self.fdt.end_node(node)?;
         }
         for (index, device) in vm.device.iter().enumerate() {
@@ -197,52 +175,59 @@ impl<'a> TreeWriter<'a> {
         if let Some(dma) = &device.dma {
             self.text(&path, "dma", dma.as_ref())?;
         }
-        self.additions(&path, &["compatible", "address", "dma"])?;
+        self.additions(&path)?;
         self.fdt.end_node(node)
     }
 
     fn flag(&mut self, node: &str, name: &str) -> FdtWriterResult<()> {
-        match self.replacement(node, name) {
-            Some(property) => self.write(property),
+        match self.replace(node, name) {
+            Some(replaced) => replaced,
             None => self.fdt.property_null(name),
         }
     }
 
     fn text(&mut self, node: &str, name: &str, value: &str) -> FdtWriterResult<()> {
-        match self.replacement(node, name) {
-            Some(property) => self.write(property),
+        match self.replace(node, name) {
+            Some(replaced) => replaced,
             None => self.fdt.property_string(name, value),
         }
     }
 
     fn cells(&mut self, node: &str, name: &str, cells: &[u32]) -> FdtWriterResult<()> {
-        match self.replacement(node, name) {
-            Some(property) => self.write(property),
+        match self.replace(node, name) {
+            Some(replaced) => replaced,
             None => self.fdt.property_array_u32(name, cells),
         }
     }
 
     /// A number of two cells.
     fn wide(&mut self, node: &str, name: &str, value: u64) -> FdtWriterResult<()> {
-        match self.replacement(node, name) {
-            Some(property) => self.write(property),
+        match self.replace(node, name) {
+            Some(replaced) => replaced,
             None => self.fdt.property_u64(name, value),
         }
     }
 
-    /// The scenario's own properties of `node` whose names are not among `written`.
-    fn additions(&mut self, node: &str, written: &[&str]) -> FdtWriterResult<()> {
-        let scenario = self.scenario;
-        for property in properties(scenario) {
-            if property.node == node && !written.contains(&property.name.as_str()) {
+    /// The scenario's own properties of `node` that stand in no other's place.
+    fn additions(&mut self, node: &str) -> FdtWriterResult<()> {
+        for property in properties(self.scenario).filter(|property| property.node == node) {
+            let is_there = self
+                .replaced
+                .iter()
+                .any(|it| it.name == property.name && it.node == node);
+            if !is_there {
                 self.write(property)?;
             }
         }
         Ok(())
     }
 
-    fn replacement(&self, node: &str, name: &str) -> Option<&'a Property> {
-        properties(self.scenario).find(|property| property.node == node && property.name == name)
+    /// Writes what the scenario puts in the place of property `name`; `None` if there is no such thing.
+    fn replace(&mut self, node: &str, name: &str) -> Option<FdtWriterResult<()>> {
+        let mut all = properties(self.scenario);
+        let property = all.find(|property| property.node == node && property.name == name)?;
+        self.replaced.push(property);
+        Some(self.write(property))
     }
 
     fn write(&mut self, property: &Property) -> FdtWriterResult<()> {

@@ -22,8 +22,8 @@ const VECTOR_AARCH32: u64 = 0x600;
 
 /// `SPSR_EL1` for EL0: AArch64, D, I and F masked, SErrors taken.
 pub(super) const SPSR_EL0: u64 = 0x2c0;
-/// `SPSR_EL1` for EL0 in AArch32, with the same masks; and its bit for T32 code.
-pub(super) const SPSR_AARCH32: u64 = SPSR_EL0 | 1 << 4;
+/// `SPSR_EL1` for EL0 in AArch32, where bit 9 is no mask but big-endian data; and its bit for T32 code.
+pub(super) const SPSR_AARCH32: u64 = SPSR_EL0 & !(1 << 9) | 1 << 4;
 pub(super) const SPSR_THUMB: u64 = 1 << 5;
 
 /// What came back from EL0.

@@ -26,6 +26,8 @@ pub(super) struct Form {
     pub(super) lone: bool,
     /// It is a store-exclusive; its load is executed before it.
     pub(super) exclusive: bool,
+    /// Bytes of memory, if it is an atomic read-modify-write; else 0.
+    pub(super) atomic: u64,
 }
 
 include!(concat!(env!("OUT_DIR"), "/forms.rs"));

@@ -1,8 +1,8 @@
 //! What is decoded, and what is not.
 
-use super::{FORMS, REFUSED, State, list};
+use super::{REFUSED, State, forms, list};
 use crate::vm::access::decode::decode;
-use crate::vm::access::execute::{MOST, extent};
+use crate::vm::access::extent::{MOST, extent};
 use crate::vm::access::operation::{Addressing, Direction, Operation, Registers};
 use proptest::prelude::*;
 use std::vec::Vec;
@@ -69,11 +69,14 @@ proptest! {
     /// Registers stand in the same bits of every form.
     #[test]
     fn registers_are_fields(form: prop::sample::Index, base in 0..31_u32, data in 0..32_u32) {
-        let forms: Vec<_> = list(FORMS).collect();
-        let (word, text) = *form.get(&forms);
+        let all: Vec<_> = forms().collect();
+        let (word, text) = *form.get(&all);
         let changed = word & !0x3ff | base << 5 | data;
         // CASP has even registers.
         prop_assume!(!text.starts_with("casp") || data & 1 == 0);
+        // And 128 bits are no XZR.
+        let wide = ["swpp", "ldclrp", "ldsetp"].iter().any(|name| text.starts_with(name));
+        prop_assume!(!wide || data != 31);
         let state = State { x: core::array::from_fn(|at| 0x1000 * at as u64), sp: 0, v: [0; 32] };
         let before = decode(word).map(|it| extent(&it, &state));
         let after = decode(changed).map(|it| extent(&it, &state));

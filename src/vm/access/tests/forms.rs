@@ -1,9 +1,10 @@
 //! Every form, decoded and carried out, leaves what the model leaves.
 
 use super::model::Model;
-use super::{FORMS, Flat, State, list};
+use super::{Flat, State, forms};
 use crate::vm::access::decode::decode;
-use crate::vm::access::execute::{Execution, Kind, extent};
+use crate::vm::access::execute::Execution;
+use crate::vm::access::extent::{Kind, extent};
 use crate::vm::access::operation::Operation;
 use proptest::prelude::*;
 
@@ -109,23 +110,23 @@ fn is_atomic(word: u32) -> bool {
 
 #[test]
 fn every_form_leaves_what_the_model_leaves() {
-    let mut forms = 0;
-    for (word, text) in list(FORMS).filter(|(word, _)| !is_exclusive(*word)) {
-        forms += 1;
+    let mut count = 0;
+    for (word, text) in forms().filter(|(word, _)| !is_exclusive(*word)) {
+        count += 1;
         for seed in 1..4_u64 {
             let seed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) & !1 | seed & 1;
             let offset = if is_atomic(word) { 16 } else { seed >> 8 & 63 };
             compare(word, text, seed, offset);
         }
     }
-    assert!(forms > 1000, "{forms}");
+    assert!(count > 1000, "{count}");
 }
 
 proptest! {
     #[test]
     fn whatever_registers_hold(form: prop::sample::Index, seed: u64, offset in 0..256_u64) {
-        let forms: std::vec::Vec<_> = list(FORMS).filter(|(word, _)| !is_exclusive(*word)).collect();
-        let (word, text) = *form.get(&forms);
+        let all: std::vec::Vec<_> = forms().filter(|(word, _)| !is_exclusive(*word)).collect();
+        let (word, text) = *form.get(&all);
         let offset = if is_atomic(word) { offset & !15 } else { offset };
         compare(word, text, seed, offset);
     }
@@ -141,7 +142,7 @@ fn ordered_accesses_have_fences() {
         ("ldr x2, [x1]", 0),
         ("casa x2, x4, [x1]", 1),
     ] {
-        let (word, _) = list(FORMS).find(|form| form.1 == text).unwrap();
+        let (word, _) = forms().find(|form| form.1 == text).unwrap();
         let (mut state, mut memory) = machine(5, 0);
         carry_out(word, (&mut state, &mut memory));
         assert_eq!(memory.fences, fences, "{text}");

@@ -5,7 +5,7 @@ mod forms;
 mod model;
 mod sequences;
 
-use super::execute::{GuestRegisters, Memory, Stop};
+use super::env::{GuestRegisters, Memory, Stop};
 use std::vec::Vec;
 
 /// Registers that are nothing but that.
@@ -19,32 +19,40 @@ pub(super) struct State {
 /// Where [`State`]'s instructions are.
 const PC: u64 = 0x4000_1000;
 
-impl GuestRegisters for State {
-    fn register(&self, number: u8) -> u64 {
-        self.x.get(usize::from(number)).copied().unwrap_or(0)
-    }
-    fn set_register(&mut self, number: u8, value: u64) {
-        if let Some(register) = self.x.get_mut(usize::from(number)) {
-            *register = value;
+/// The methods of [`GuestRegisters`] but for `pc`, by the fields `x`, `sp` and `v`.
+macro_rules! plain_registers {
+    () => {
+        fn register(&self, number: u8) -> u64 {
+            self.x.get(usize::from(number)).copied().unwrap_or(0)
         }
-    }
-    fn stack_pointer(&self) -> u64 {
-        self.sp
-    }
-    fn set_stack_pointer(&mut self, value: u64) {
-        self.sp = value;
-    }
-    fn vector(&self, number: u8) -> u128 {
-        self.v[usize::from(number)]
-    }
-    fn set_vector(&mut self, number: u8, value: u128) {
-        self.v[usize::from(number)] = value;
-    }
+        fn set_register(&mut self, number: u8, value: u64) {
+            if let Some(register) = self.x.get_mut(usize::from(number)) {
+                *register = value;
+            }
+        }
+        fn stack_pointer(&self) -> u64 {
+            self.sp
+        }
+        fn set_stack_pointer(&mut self, value: u64) {
+            self.sp = value;
+        }
+        fn vector(&self, number: u8) -> u128 {
+            self.v[usize::from(number)]
+        }
+        fn set_vector(&mut self, number: u8, value: u128) {
+            self.v[usize::from(number)] = value;
+        }
+        fn zero_block(&self) -> u64 {
+            64
+        }
+    };
+}
+pub(in crate::vm) use plain_registers;
+
+impl GuestRegisters for State {
+    plain_registers!();
     fn pc(&self) -> u64 {
         PC
-    }
-    fn zero_block(&self) -> u64 {
-        64
     }
 }
 
@@ -115,5 +123,9 @@ pub(super) fn list(text: &'static str) -> impl Iterator<Item = (u32, &'static st
     })
 }
 
-pub(super) const FORMS: &str = include_str!("../forms.txt");
+/// All forms that are carried out.
+pub(super) fn forms() -> impl Iterator<Item = (u32, &'static str)> {
+    list(include_str!("../forms.txt")).chain(list(include_str!("newer.txt")))
+}
+
 pub(super) const REFUSED: &str = include_str!("refused.txt");

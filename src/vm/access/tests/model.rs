@@ -1,7 +1,7 @@
 //! What an instruction does, by the assembler's text of it. Nothing here knows of encodings.
 
 use super::{Flat, State};
-use crate::vm::access::execute::GuestRegisters;
+use crate::vm::access::env::GuestRegisters;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
@@ -272,8 +272,14 @@ impl Model {
     }
 
     fn modify(&mut self, modify: &Modify, names: &[Name], at: u64) {
-        let size = modify.size.unwrap_or(names[0].size);
-        let (old, operand) = (self.read(at, size), cut(self.get(names[0]), size));
+        let (size, operand) = if modify.pair {
+            let [low, high] = [names[0], names[1]].map(|name| self.get(name));
+            (16, high << 64 | low)
+        } else {
+            let size = modify.size.unwrap_or(names[0].size);
+            (size, cut(self.get(names[0]), size))
+        };
+        let old = self.read(at, size);
         let signed = |value| extend(value, size).cast_signed();
         let new = match modify.how.as_str() {
             "add" => old.wrapping_add(operand),
@@ -289,7 +295,10 @@ impl Model {
             how => unreachable!("{how}"),
         };
         self.write(at, size, new);
-        if let Some(target) = names.get(1) {
+        if modify.pair {
+            self.set(names[0], cut(old, 8));
+            self.set(names[1], old >> 64);
+        } else if let Some(target) = names.get(1) {
             self.set(*target, old);
         }
     }
@@ -348,6 +357,8 @@ impl Model {
 struct Modify {
     how: String,
     size: Option<u64>,
+    /// Operand and target are two registers each.
+    pair: bool,
 }
 
 impl Modify {
@@ -370,6 +381,9 @@ impl Modify {
         Some(Self {
             how: (*how).to_string(),
             size,
+            pair: rest
+                .strip_prefix(*how)
+                .is_some_and(|it| it.starts_with('p')),
         })
     }
 }

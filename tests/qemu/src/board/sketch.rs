@@ -1,6 +1,6 @@
 //! Boards in few words: CPUs, a UART, an interrupt controller, and the timer.
 
-use super::{GIC, HIGH, PPI, SPI};
+use super::{GIC, HIGH, PPI, SPI, cpus_and_timer};
 use crate::scenario::Board;
 use vm_fdt::{FdtWriter, FdtWriterResult};
 
@@ -96,23 +96,7 @@ impl Sketch {
         let chosen = fdt.begin_node("chosen")?;
         fdt.property_string("stdout-path", &format!("/serial@{:x}", self.uart.at))?;
         fdt.end_node(chosen)?;
-        let all = fdt.begin_node("cpus")?;
-        fdt.property_u32("#address-cells", 1)?;
-        fdt.property_u32("#size-cells", 0)?;
-        for cpu in 0..cpus {
-            let node = fdt.begin_node(&format!("cpu@{cpu}"))?;
-            fdt.property_string("device_type", "cpu")?;
-            fdt.property_string("compatible", self.cpu)?;
-            fdt.property_u32("reg", cpu)?;
-            fdt.property_string("enable-method", "psci")?;
-            fdt.end_node(node)?;
-        }
-        fdt.end_node(all)?;
-        let timer = fdt.begin_node("timer")?;
-        fdt.property_string("compatible", "arm,armv8-timer")?;
-        let timers = [13, 14, 11, 10].map(|number| [PPI, number, HIGH]);
-        fdt.property_array_u32("interrupts", timers.as_flattened())?;
-        fdt.end_node(timer)?;
+        cpus_and_timer(&mut fdt, cpus, self.cpu)?;
         self.devices(&mut fdt)?;
         fdt.end_node(root)?;
         fdt.finish()

@@ -38,19 +38,19 @@ const FORMS: usize = WORDS;
 const LOW_CODE: usize = Window::PAGES - 1;
 
 /// x0 to x28 before and after.
-pub(super) type Registers = [u64; 30];
+pub(in crate::bare) type Registers = [u64; 30];
 
 /// This vCPU's workshop.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Lab {
+pub(in crate::bare) struct Lab {
     code: u64,
     /// IPA and address of a page of data.
     pub(super) scratch: u64,
-    pub(super) window: Window,
+    pub(in crate::bare) window: Window,
 }
 
 /// On vCPU 0: makes the pages of all. `None` if there is no memory.
-pub(super) fn open() -> Option<()> {
+pub(in crate::bare) fn open() -> Option<()> {
     if PAGES.get().is_some() {
         return Some(());
     }
@@ -66,7 +66,7 @@ pub(super) fn open() -> Option<()> {
 
 impl Lab {
     /// This vCPU's, after [`open`].
-    pub(super) fn here() -> Option<Self> {
+    pub(in crate::bare) fn here() -> Option<Self> {
         let vcpu = cpu::id();
         let code = PAGES.get()?.ipa + EACH * vcpu as u64 * PAGE_SIZE;
         let window = Window::new(vcpu)?;
@@ -87,7 +87,7 @@ impl Lab {
     }
 
     /// Puts `words` at instruction number `at`.
-    pub(super) fn load(&self, at: usize, words: impl IntoIterator<Item = u32>) {
+    pub(in crate::bare) fn load(&self, at: usize, words: impl IntoIterator<Item = u32>) {
         let page = with_exposed_provenance_mut::<u32>(self.code as usize);
         let mut end = self.code + at as u64 * 4;
         for (index, word) in (at..2 * WORDS).zip(words) {
@@ -113,6 +113,11 @@ impl Lab {
         }
     }
 
+    /// IPA of the page of code.
+    pub(in crate::bare) const fn code(&self) -> u64 {
+        self.code
+    }
+
     fn in_view(&self, alias: Alias, at: usize) -> u64 {
         // RAM has few enough bits.
         let base = alias.va(self.code).unwrap_or(0);
@@ -130,7 +135,11 @@ impl Lab {
     }
 
     /// Calls what is at `address` at EL1. An exception ends it.
-    pub(super) fn run_at(&self, address: u64, registers: &mut Registers) -> Result<(), Abort> {
+    pub(in crate::bare) fn run_at(
+        &self,
+        address: u64,
+        registers: &mut Registers,
+    ) -> Result<(), Abort> {
         let masks = DAIF.get();
         // SAFETY: the code is this guest's own, made to do nothing that Rust would notice: it uses
         // no stack, and changes memory under attack, scratch pages and devices alone. Every
@@ -165,7 +174,13 @@ impl Lab {
     }
 
     /// Runs instruction number `at` at EL0 in AArch32, T32 where `thumb`, to its first exception.
-    pub(super) fn run_aarch32(&self, at: usize, x0: u64, x1: u64, thumb: bool) -> (u64, Abort) {
+    pub(in crate::bare) fn run_aarch32(
+        &self,
+        at: usize,
+        x0: u64,
+        x1: u64,
+        thumb: bool,
+    ) -> (u64, Abort) {
         let spsr = if thumb { el0::SPSR_THUMB } else { 0 } | el0::SPSR_AARCH32;
         let address = self.window.va(LOW_CODE) + (at % WORDS) as u64 * 4;
         el0::visit(address, x0, x1, spsr)

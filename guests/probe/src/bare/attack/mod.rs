@@ -10,7 +10,7 @@ mod calls;
 mod devices;
 mod forms;
 pub(super) mod fuzz;
-mod lab;
+pub(super) mod lab;
 mod memory;
 mod registers;
 mod state;

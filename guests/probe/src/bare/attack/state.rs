@@ -44,6 +44,7 @@ pub(super) fn all(attacker: &mut Attacker) {
         attacker.pstate_by_chance();
     }
     undefined_from_sp_el0(attacker);
+    kept_from_guests(attacker);
     software_debug(attacker);
     hardware_debug(attacker);
     steps(attacker);
@@ -118,6 +119,14 @@ fn undefined_from_sp_el0(attacker: &mut Attacker) {
     let window = attacker.lab.window;
     window.point(0, 0x0902_0000, Attributes::EL0_DATA);
     attacker.enter(EL1T, window.va(0), (0x25, 0), Verdict::Abort);
+}
+
+/// What wants a control of EL2's that is off: `cpyfp [x1]!, [x2]!, x3!` and `setp [x1]!, x2!, x3` (FEAT_MOPS, HCRX_EL2).
+fn kept_from_guests(attacker: &mut Attacker) {
+    for word in [0x1902_0461, 0x19c3_0441] {
+        attacker.lab.load(TARGET, [word, DONE]);
+        attacker.enter(MASKED, 0, (UNKNOWN, 0), Verdict::Undefined);
+    }
 }
 
 /// BRK is the guest's own; HLT and DCPS1 to 3 are undefined without a debugger.

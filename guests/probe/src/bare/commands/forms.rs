@@ -1,6 +1,6 @@
-//! `forms A`, `straddle A` and `contend A N`: every form of load and store, on memory that may be under a hole.
+//! `forms A [B]`, `atomics A`, `straddle A`, `contend A N` and `contend-vms A N`: every form of load and store, on memory that may be under a hole.
 //!
-//! The same instruction with the same registers is executed twice: on memory around A, and on the buffer in
+//! The same instruction with the same registers is executed twice: on memory around A, and around B, or on the buffer in
 //! ordinary RAM, at the same place in a page. Registers and memory have to be the same afterwards.
 
 use super::refuse;
@@ -117,7 +117,7 @@ fn registers(form: usize, base: u64) -> Frame {
 struct Left {
     frame: Frame,
     window: Window,
-    /// Where it aborted.
+    /// Where it aborted, from the base on.
     far: Option<u64>,
 }
 
@@ -125,7 +125,7 @@ fn attempt(at: usize, place: Place) -> Left {
     let mut frame = registers(at, place.base.get());
     place.fill(1000 * at as u64);
     let aborted = forms::execute(at, place.base, &mut frame);
-    let far = aborted.then(|| aborts::last(cpu::id()).far);
+    let far = aborted.then(|| aborts::last(cpu::id()).far.wrapping_sub(place.base.get()));
     frame.x[1] = frame.x[1].wrapping_sub(place.base.get());
     frame.sp = frame.sp.wrapping_sub(place.base.get());
     Left {
@@ -153,20 +153,37 @@ fn likewise(ipa: u64) -> Option<Place> {
     Place::new(middle + ipa % PAGE_SIZE)
 }
 
-fn places(ipa: u64) -> Option<(Place, Place)> {
-    Some((Place::new(ipa)?, likewise(ipa)?))
+fn places(ipa: u64, like: Option<u64>) -> Option<(Place, Place)> {
+    let other = like.map_or_else(|| likewise(ipa), Place::new)?;
+    Some((Place::new(ipa)?, other))
 }
 
-/// `forms A`: all forms at A, or, where A is no multiple of 16, those that need not be aligned.
-pub(super) fn forms(ipa: u64) {
-    let Some((place, other)) = places(ipa) else {
+/// `forms A [B]`: all forms at A, or, where A is no multiple of 16, those that need not be aligned. What they leave is
+/// compared with what they leave at B, or in the buffer.
+pub(super) fn forms(ipa: u64, like: Option<u64>) {
+    let aligned = ipa.is_multiple_of(16);
+    compare("forms", (ipa, like), |form| {
+        !form.lone && (form.plain || aligned)
+    });
+}
+
+/// `atomics A`: the atomics at A that lie within 16 aligned bytes there, so that they need not be aligned (FEAT_LSE2).
+pub(super) fn atomics(ipa: u64) {
+    compare("atomics", (ipa, None), |form| {
+        form.atomic > 0 && !form.stack && ipa % 16 + form.atomic <= 16
+    });
+}
+
+/// Executes the forms that are wanted at an address, and at another or in the buffer.
+fn compare(event: &str, (ipa, like): (u64, Option<u64>), is_wanted: impl Fn(&Form) -> bool) {
+    let Some((place, other)) = places(ipa, like) else {
         return refuse("bad-address");
     };
     forms::enable_vectors();
     let (mut count, mut wrong, mut aborts, mut encodings) = (0, 0_u64, 0_u64, 0_u64);
     for (at, form) in FORMS.iter().enumerate() {
         encodings += u64::from(forms::assembled(at) != form.word);
-        if form.lone || !form.plain && !ipa.is_multiple_of(16) {
+        if !is_wanted(form) {
             continue;
         }
         count += 1;
@@ -178,7 +195,7 @@ pub(super) fn forms(ipa: u64) {
         }
     }
     report!(
-        "event=forms ipa={ipa:#x} count={count} wrong={wrong} aborts={aborts} encodings={encodings}"
+        "event={event} ipa={ipa:#x} count={count} wrong={wrong} aborts={aborts} encodings={encodings}"
     );
 }
 
@@ -194,7 +211,7 @@ fn name(form: &Form, wrong: u64) {
 pub(super) fn straddle(ipa: u64) {
     let bad = ipa / PAGE_SIZE * PAGE_SIZE;
     let (before, end) = (bad - 1, bad + PAGE_SIZE - 1);
-    let (Some((below, other)), Some((above, _))) = (places(before), places(end)) else {
+    let (Some((below, other)), Some((above, _))) = (places(before, None), places(end, None)) else {
         return refuse("bad-address");
     };
     let (below, above) = (below.without(bad), above.without(bad));
@@ -203,13 +220,13 @@ pub(super) fn straddle(ipa: u64) {
     forms::enable_vectors();
     let (mut count, mut wrong, mut aborts) = (0_u64, 0_u64, 0_u64);
     for (at, form) in FORMS.iter().enumerate().filter(|(_, form)| form.alone) {
-        for (place, far) in [(below, below.base.get() + 1), (above, above.base.get())] {
+        for (place, far) in [(below, 1), (above, 0)] {
             count += 1;
             let left = attempt(at, place);
             aborts += u64::from(left.far.is_some());
             let right = match left.far {
                 Some(at_far) => at_far == far && is_untouched(at, place, &left),
-                None => far != above.base.get() && left == reference(at, form, other),
+                None => far != 0 && left == reference(at, form, other),
             };
             if !right {
                 wrong += 1;
@@ -237,6 +254,21 @@ pub(in crate::bare) struct Plan {
     rounds: u64,
 }
 
+/// The words that [`forms::add_up`] adds to, and the upper one of a pair.
+fn sums(at: Va) -> [Va; 5] {
+    [0, 8, 16, 32, 40].map(|offset| at.offset(offset))
+}
+
+/// Says what the words have come to.
+fn report_sums(event: &str, vcpus: usize, plan: Plan) {
+    let Plan { at, rounds } = plan;
+    let [add, exclusive, cas, casp, above] =
+        sums(at).map(|word| access::load(word).unwrap_or(u64::MAX));
+    report!(
+        "event={event} vcpus={vcpus} rounds={rounds} add={add} exclusive={exclusive} cas={cas} casp={casp} above={above}"
+    );
+}
+
 /// `contend A N`: all vCPUs add 1 to the same words at A, a multiple of 64, N times, by LDADD, by exclusives, by CAS
 /// and by CASP.
 pub(super) fn contend(ipa: u64, rounds: u64) {
@@ -244,19 +276,37 @@ pub(super) fn contend(ipa: u64, rounds: u64) {
         return refuse("bad-address");
     };
     let at = target.va(Alias::El1Data);
-    let words = [0, 8, 16, 32, 40].map(|offset| at.offset(offset));
-    for word in words {
-        if access::store(word, 0).is_err() {
-            return refuse("aborted");
-        }
+    if sums(at)
+        .into_iter()
+        .any(|word| access::store(word, 0).is_err())
+    {
+        return refuse("aborted");
     }
-    smp::run_everywhere(Job::Contend(Plan { at, rounds }));
-    let [add, exclusive, cas, casp, above] =
-        words.map(|word| access::load(word).unwrap_or(u64::MAX));
-    let vcpus = guest::get().vcpus();
-    report!(
-        "event=contend vcpus={vcpus} rounds={rounds} add={add} exclusive={exclusive} cas={cas} casp={casp} above={above}"
-    );
+    let plan = Plan { at, rounds };
+    smp::run_everywhere(Job::Contend(plan));
+    report_sums("contend", guest::get().vcpus(), plan);
+}
+
+/// `contend-vms A N`: the same of this vCPU and of one in another VM that has the memory, too. It is zero before. They
+/// wait for each other at A + 64, before they begin and when they are done.
+pub(super) fn contend_vms(ipa: u64, rounds: u64) {
+    let Some(target) = Target::at(ipa, 128) else {
+        return refuse("bad-address");
+    };
+    let at = target.va(Alias::El1Data);
+    let (plan, meeting) = (Plan { at, rounds }, at.offset(64));
+    meet(meeting, 2);
+    contend_part(plan);
+    meet(meeting, 4);
+    report_sums("contend-vms", 1, plan);
+}
+
+/// Waits until so many have come, this one among them.
+fn meet(at: Va, all: u64) {
+    let came = forms::add_up(at, 1);
+    while came && access::load(at).is_ok_and(|here| here < all) {
+        core::hint::spin_loop();
+    }
 }
 
 /// This vCPU's part.

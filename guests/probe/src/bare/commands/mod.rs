@@ -1,9 +1,11 @@
 //! The console's commands: each prints one `guest: event=...` line when it is done.
 
+mod aarch32;
 pub(super) mod bench;
 pub(super) mod forms;
 pub(super) mod hammer;
 pub(super) mod interrupts;
+mod literals;
 pub(super) mod memory;
 mod scan;
 mod table;
@@ -116,9 +118,13 @@ impl Session {
             Command::Bench => bench::bench(self.begun),
             Command::BenchTouch(ipa) => bench::touch(ipa),
             Command::BenchLoad(ipa) => bench::load(ipa),
-            Command::Forms(ipa) => forms::forms(ipa),
+            Command::Forms { at, like } => forms::forms(at, like),
+            Command::Atomics(ipa) => forms::atomics(ipa),
             Command::Straddle(ipa) => forms::straddle(ipa),
             Command::Contend { at, rounds } => forms::contend(at, rounds),
+            Command::ContendVms { at, rounds } => forms::contend_vms(at, rounds),
+            Command::Literals(ipa) => literals::literals(ipa),
+            Command::Aarch32(ipa) => aarch32::aarch32(ipa),
             Command::Scan { from, loads, step } => scan::scan(from, loads, step),
             Command::Vseas => vseas(),
             Command::Hvc(registers) => hvc(registers),
