@@ -179,17 +179,20 @@ impl<T: Tlb> Surgeon<'_, T> {
             place.word.store(marked, Ordering::Relaxed);
             self.invalidate_leaf(place.level, ipa);
         }
-        if let Some(group) = place.group {
-            mark(group, false);
-        }
-        link(place.word, split_word(subtree.top));
-        self.tlb.publish();
-        // No level hint: the change is from a leaf to a table. Combined entries of the block
-        // agree with the table, and while nothing but a hole comes, they may wait for the
-        // invalidation below. They must not meet a leaf that says something else.
-        self.tlb.invalidate_ipa(self.vmid, ipa, None);
-        if change != Change::Poison {
-            self.tlb.invalidate_vm(self.vmid);
+        if let Some(words) = place.group {
+            mark(words, false);
+            link(place.word, split_word(subtree.top));
+            self.invalidate_group(&self.group_of(words, place.level, ipa));
+        } else {
+            link(place.word, split_word(subtree.top));
+            self.tlb.publish();
+            // No level hint: the change is from a leaf to a table. Combined entries of the block
+            // agree with the table, and while nothing but a hole comes, they may wait for the
+            // invalidation below. They must not meet a leaf that says something else.
+            self.tlb.invalidate_ipa(self.vmid, ipa, None);
+            if change != Change::Poison {
+                self.tlb.invalidate_vm(self.vmid);
+            }
         }
         self.change(&subtree.part, change, ipa);
     }
@@ -242,11 +245,12 @@ impl<T: Tlb> Surgeon<'_, T> {
                 }
                 self.tlb.publish();
             }
-            group => {
-                // What CPUs have cached of the group as one goes with any of its addresses.
-                if let Some(group) = group {
-                    mark(group, false);
-                }
+            Some(words) => {
+                mark(words, false);
+                place.word.store(word, Ordering::Relaxed);
+                self.invalidate_group(&self.group_of(words, place.level, ipa));
+            }
+            None => {
                 place.word.store(word, Ordering::Relaxed);
                 self.invalidate_leaf(place.level, ipa);
             }
@@ -281,7 +285,8 @@ impl<T: Tlb> Surgeon<'_, T> {
         }
     }
 
-    /// Removes the leaves of a group, by themselves and as one, from all TLBs.
+    /// Removes the leaves of a group, by themselves and as one, from all TLBs. All of them: a CPU that has cached one
+    /// by itself, or a few, as part of a group must not hold that when it changes later, as part of none.
     fn invalidate_group(&self, group: &Group<'_>) {
         let leaves = (group.words.len(), group.span);
         self.tlb.publish();

@@ -8,12 +8,12 @@
 //! The subtree is built while nobody can see it, then [`bbm`](super::bbm) exchanges the block
 //! for it.
 
-use super::Stage2;
 use super::bbm::{Change, Place};
 use super::descriptor::Invalid;
 use super::env::{TableMemory, Tlb};
 use super::granule::{Granule, Level};
 use super::walk::{Damage, Slot};
+use super::{Parts, Stage2};
 use crate::addr::{Ipa, Pa};
 
 /// A hole that was made, and what it took.
@@ -115,16 +115,9 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
     }
 
     fn hole_for(&mut self, ipa: Ipa, suspect: Option<Suspect<'_>>) -> Result<HoleOutcome, Damage> {
-        let granule = self.config.granule();
         let mut parts = self.parts();
-        let slot = parts.tree.descend(ipa)?;
-        let excuse = suspect.and_then(|it| it.excuse(slot.as_ref(), ipa.page(), granule));
-        if let Some(outcome) = excuse {
-            return Ok(outcome);
-        }
-        let ipa = ipa.align_down(granule.page_size());
-        let place = match place_of(slot, granule) {
-            Ok(place) => place,
+        let (place, ipa) = match parts.to_cut(ipa, suspect)? {
+            Ok(found) => found,
             Err(outcome) => return Ok(outcome),
         };
         let mut builder = parts.builder(ipa);
@@ -141,9 +134,9 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
             }
         };
         *parts.coarse += usize::from(lost.level != Level::L3);
-        let reserve_left = parts.reserve.len();
-        let block = granule.span(place.level);
-        Ok(report(granule, lost, ipa, (block, tables, reserve_left)))
+        let granule = parts.config.granule();
+        let cost = (granule.span(place.level), tables, parts.reserve.len());
+        Ok(report(granule, lost, ipa, cost))
     }
 
     /// Takes the whole block that holds `ipa` out of the VM's map, to be brought back piece by piece by
@@ -165,26 +158,34 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
     }
 
     fn drop_for(&mut self, ipa: Ipa, suspect: Option<Suspect<'_>>) -> Result<HoleOutcome, Damage> {
-        let granule = self.config.granule();
         let parts = self.parts();
-        let slot = parts.tree.descend(ipa)?;
-        let excuse = suspect.and_then(|it| it.excuse(slot.as_ref(), ipa.page(), granule));
-        if let Some(outcome) = excuse {
-            return Ok(outcome);
-        }
-        let ipa = ipa.align_down(granule.page_size());
-        let place = match place_of(slot, granule) {
-            Ok(place) => place,
+        let (place, ipa) = match parts.to_cut(ipa, suspect)? {
+            Ok(found) => found,
             Err(outcome) => return Ok(outcome),
         };
-        let block = granule.span(place.level);
-        let cost = (block, 0, parts.reserve.len());
+        let granule = parts.config.granule();
+        let cost = (granule.span(place.level), 0, parts.reserve.len());
         if place.level == Level::L3 {
             parts.surgeon.change(&place, Change::Poison, ipa);
             return Ok(report(granule, &place, ipa, cost));
         }
         parts.surgeon.park(&place, ipa);
         Ok(HoleOutcome::Dropped(hole(granule, &place, ipa, cost)))
+    }
+}
+
+/// The leaf that a hole is to be made in, and the page of the granule that is to go; or why there is nothing to do.
+type ToCut<'m> = Result<(Place<'m>, Ipa), HoleOutcome>;
+
+impl<'m, M: TableMemory, T> Parts<'m, M, T> {
+    fn to_cut(&self, ipa: Ipa, suspect: Option<Suspect<'_>>) -> Result<ToCut<'m>, Damage> {
+        let granule = self.config.granule();
+        let slot = self.tree.descend(ipa)?;
+        let excuse = suspect.and_then(|it| it.excuse(slot.as_ref(), ipa.page(), granule));
+        Ok(match excuse {
+            Some(outcome) => Err(outcome),
+            None => place_of(slot, granule).map(|it| (it, ipa.align_down(granule.page_size()))),
+        })
     }
 }
 

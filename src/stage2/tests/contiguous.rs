@@ -1,6 +1,6 @@
 //! Groups that CPUs may cache as one: when they are made, and that none is there when something in it changes.
 
-use super::cpus::Asked::{InvalidateIpa, InvalidateLeaves, InvalidateVm, Publish};
+use super::cpus::Asked::{InvalidateLeaves, InvalidateVm, Publish};
 use super::machine::HwLeaf;
 use super::*;
 use crate::addr::PaRange;
@@ -124,7 +124,7 @@ fn with_bbm_level_2_the_others_of_the_group_stay() {
             cpus.steps(),
             [
                 (Publish, made.clone()),
-                (InvalidateIpa(bad, Some(Level::L3)), made.clone()),
+                (InvalidateLeaves(G1, 16, Level::L3), made.clone()),
                 (InvalidateVm, made),
             ]
         );
@@ -247,6 +247,34 @@ fn groups_of_every_granule_and_level_survive_a_hole_and_its_repair() {
                 }
             });
         }
+    }
+}
+
+/// A CPU may have cached the leaves of a group each by itself, as ones of a group, and may hold them after one of them
+/// has changed.
+#[test]
+#[cfg_attr(miri, ignore = "takes minutes; the pages above go the same way")]
+fn what_was_in_a_group_can_change_after_another_has() {
+    let read_only = Attrs {
+        access: Access::ReadOnly,
+        ..Attrs::RAM
+    };
+    for strategy in STRATEGIES {
+        // Blocks: one is split for an edge, the next one is in the range.
+        with_map(config(strategy), 1, |map, frames, cpus| {
+            map_ram(map, frames, 0, AHEAD, GROUP * M2);
+            map.protect(Ipa::new(M2 - K4), M2 + K4, read_only, &good)
+                .unwrap();
+            cpus.nothing_is_stale();
+        });
+        // Pages: one is a hole.
+        with_map(config(strategy), 0, |map, frames, cpus| {
+            map_ram(map, frames, 0, AHEAD, GROUP * K4);
+            hole(map, 3 * K4);
+            map.protect(Ipa::new(5 * K4), K4, read_only, &only(AHEAD + 3 * K4))
+                .unwrap();
+            cpus.nothing_is_stale();
+        });
     }
 }
 
