@@ -160,21 +160,17 @@ pub fn say_waiting(console: &mut Switchboard<uart::Port>) {
     }
 }
 
-fn is_something_waiting() -> bool {
-    (HYPERVISOR.get()).is_some_and(|hypervisor| hypervisor.ras.journal.is_waiting())
-}
-
 /// Prints it now.
 pub fn say_now() {
-    if is_something_waiting() {
+    if (HYPERVISOR.get()).is_some_and(|hypervisor| hypervisor.ras.journal.is_waiting()) {
         drop(uart::console());
     }
 }
 
 /// Sees to it that it is printed soon, even if nobody prints anything else: this CPU's guest, which
 /// goes on now, will be interrupted for it.
-pub fn say_soon() {
-    if is_something_waiting() {
+pub fn say_soon(hypervisor: &Hypervisor<ThisMachine>) {
+    if hypervisor.ras.journal.is_waiting() {
         timer::set_once(Purpose::DrainLog, SAY_AFTER_MS);
     }
 }

@@ -106,6 +106,15 @@ pub struct Collected {
     pub fatal_source: Option<u16>,
 }
 
+/// How a source of records notifies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// By the exception that its error has caused.
+    Exception,
+    /// In a way of its own, or not at all.
+    Itself,
+}
+
 /// Everything that knows about memory errors.
 pub struct Ras<'s, S> {
     /// Who maps what. Read only, once VMs run.
@@ -171,8 +180,8 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         self.sequence.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Takes every record that firmware has left and contains what it tells of, on the occasion of an
-    /// exception.
+    /// Takes the records that firmware has left for those who take an exception, and contains what they tell of;
+    /// where there is none, those of all other sources.
     pub fn collect<V: AddressSpaces>(&self, occasion: &Occasion, spaces: &V) -> Collected {
         self.take_all(occasion, true, spaces)
     }
@@ -196,7 +205,19 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
     ) -> Collected {
         let mut sources = self.sources.lock();
         let mut collected = Collected::default();
-        let mut lost = self.pass(&mut sources, occasion, consumed, spaces, &mut collected);
+        let mut lost = consumed
+            && self.pass(
+                &mut sources,
+                occasion,
+                By::Exception,
+                spaces,
+                &mut collected,
+            );
+        // What the others have they announce by themselves. Who finds nothing of what it has met asks them all the
+        // same.
+        if collected.records == 0 {
+            lost |= self.pass(&mut sources, occasion, By::Itself, spaces, &mut collected);
+        }
         // A source that was lost made Cordon a consumer, of which firmware has left a record. Each pass
         // but the last loses one.
         while lost {
@@ -206,18 +227,21 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
                 ..*occasion
             };
             let mut of_loss = Collected::default();
-            lost = self.pass(&mut sources, &own, true, spaces, &mut of_loss);
+            lost = false;
+            for by in [By::Exception, By::Itself] {
+                lost |= self.pass(&mut sources, &own, by, spaces, &mut of_loss);
+            }
             collected.fatal |= of_loss.fatal;
         }
         collected
     }
 
-    /// Reads every source once; those notified by an exception only if `consumed`. Whether one was lost.
+    /// Reads every source once that notifies in this way. Whether one was lost.
     fn pass<V: AddressSpaces>(
         &self,
         sources: &mut Sources<S>,
         occasion: &Occasion,
-        consumed: bool,
+        by: By,
         spaces: &V,
         collected: &mut Collected,
     ) -> bool {
@@ -229,7 +253,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         let mut lost = false;
         for source in list.iter_mut().filter(|source| source.is_usable()) {
             let asynchronous = source.watch.is_asynchronous();
-            if !asynchronous && !consumed {
+            if asynchronous != (by == By::Itself) {
                 continue;
             }
             match source.ghes.take(memory, buffer) {
@@ -291,19 +315,25 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         let exceeded = gist.flags.contains(SectionFlags::THRESHOLD_EXCEEDED);
         let mut losses = gist.losses.filter_map(believed);
         let first = losses.next();
-        let mut event = occasion.event(self.next_sequence(), severity, first);
-        self.announcer.announce(&event, Stage::Detected);
+        let sequence = self.next_sequence();
+        // Made where it is wanted: one that lies in memory would be copied to the note, and back and forth.
+        let event = |range| occasion.event(sequence, severity, range);
+        self.announcer.announce(&event(first), Stage::Detected);
         if severity == Severity::Corrected {
-            self.tell_corrected(&event, exceeded, spaces);
+            self.tell_corrected(&event(first), exceeded, spaces);
         }
-        say(&self.journal, || Note::Detected(event), bytes, spaces);
+        say(
+            &self.journal,
+            || Note::Detected(event(first)),
+            bytes,
+            spaces,
+        );
         if !severity.is_uncorrected() {
             return;
         }
         let mut next = first;
         while let Some(range) = next {
-            event.range = next;
-            self.lose(&event, range, spaces, collected);
+            self.lose(&event(next), range, spaces, collected);
             next = losses.next();
         }
     }
@@ -531,17 +561,19 @@ pub(super) fn say<V: AddressSpaces>(
     }
     let at = spaces.counter();
     if !journal.note(&make, at, section) {
-        let note = &make();
-        say_at_once(&Line {
-            note,
-            at,
-            section,
-            spaces,
-        });
+        say_at_once(&make(), at, section, spaces);
     }
 }
 
 #[cold]
-fn say_at_once<V: AddressSpaces>(line: &Line<'_, V>) {
-    log::log!(target: "ras", line.note.level(), "{line}");
+fn say_at_once<V: AddressSpaces>(note: &Note, at: u64, section: &[u8], spaces: &V) {
+    for note in note.before().iter().chain([note]) {
+        let line = Line {
+            note,
+            at,
+            section,
+            spaces,
+        };
+        log::log!(target: "ras", note.level(), "{line}");
+    }
 }

@@ -205,7 +205,7 @@ impl<'a> Iterator for Entries<'a> {
 struct Entry<'a> {
     bytes: &'a [u8],
     header: DataEntryHeader,
-    timestamp: Option<U64>,
+    timestamp: Option<&'a [u8]>,
     body: &'a [u8],
 }
 
@@ -215,7 +215,13 @@ impl<'a> Entry<'a> {
     fn split(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), CperError> {
         let (header, rest) = wire::prefix::<DataEntryHeader>(bytes, What::DataEntry)?;
         let (timestamp, rest) = if header.revision.get() >= REVISION_WITH_TIMESTAMP {
-            let (timestamp, rest) = wire::prefix::<U64>(rest, What::DataEntry)?;
+            let need = size_of::<U64>();
+            let split = rest.split_at_checked(need);
+            let (timestamp, rest) = split.ok_or(CperError::Truncated {
+                what: What::DataEntry,
+                need,
+                have: rest.len(),
+            })?;
             (Some(timestamp), rest)
         } else {
             (None, rest)
@@ -255,13 +261,17 @@ impl<'a> Entry<'a> {
         Ok(Gist {
             severity: self.severity()?,
             flags: self.flags(),
-            losses: Body::decode(self.header.section_type, self.body)?.losses(),
+            losses: Losses::of(self.header.section_type, self.body)?,
             bytes: self.bytes,
         })
     }
 
     fn decode(self) -> Result<Section<'a>, CperError> {
         let validation = u64::from(self.header.validation);
+        let timestamp = self
+            .timestamp
+            .map(|bytes| wire::prefix(bytes, What::DataEntry));
+        let timestamp: Option<(U64, _)> = timestamp.transpose()?;
         Ok(Section {
             kind: self.header.section_type,
             severity: self.severity()?,
@@ -269,9 +279,8 @@ impl<'a> Entry<'a> {
             flags: self.flags(),
             fru_id: valid(validation, FRU_ID, self.header.fru_id),
             fru_text: valid(validation, FRU_TEXT, FruText(self.header.fru_text)),
-            timestamp: self
-                .timestamp
-                .and_then(|raw| valid(validation, TIMESTAMP, Timestamp::new(raw.get()))),
+            timestamp: timestamp
+                .and_then(|(raw, _)| valid(validation, TIMESTAMP, Timestamp::new(raw.get()))),
             body: Body::decode(self.header.section_type, self.body)?,
             bytes: self.bytes,
         })
@@ -391,7 +400,6 @@ pub enum Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    #[inline]
     fn decode(kind: Guid, bytes: &'a [u8]) -> Result<Self, CperError> {
         Ok(match kind {
             section_type::MEMORY => Self::Memory(Memory::parse(bytes)?),
@@ -400,16 +408,6 @@ impl<'a> Body<'a> {
             section_type::PCIE => Self::Pcie(Pcie::parse(bytes)?),
             _ => Self::Raw(bytes),
         })
-    }
-
-    /// The memory that it says is bad.
-    #[inline]
-    pub fn losses(&self) -> Losses<'a> {
-        match self {
-            Self::Memory(memory) => Losses::Range(memory.poisoned()),
-            Self::ArmProcessor(arm) => Losses::Pages(arm.errors()),
-            _ => Losses::None,
-        }
     }
 }
 
@@ -442,6 +440,28 @@ pub enum Losses<'a> {
     Range(Result<PaRange, RangeError>),
     /// Errors of a processor, not all of which lose memory.
     Pages(ErrorInfos<'a>),
+}
+
+impl<'a> Losses<'a> {
+    /// Those of a section with this body. Fails where [`Body::decode`] does.
+    #[inline]
+    fn of(kind: Guid, bytes: &'a [u8]) -> Result<Self, CperError> {
+        // As numbers, which take fewer comparisons than bytes.
+        const MEMORY: u128 = section_type::MEMORY.number();
+        const MEMORY2: u128 = section_type::MEMORY2.number();
+        const ARM_PROCESSOR: u128 = section_type::ARM_PROCESSOR.number();
+        const PCIE: u128 = section_type::PCIE.number();
+        Ok(match kind.number() {
+            MEMORY => Self::Range(Memory::poisoned_in(bytes)?),
+            MEMORY2 => Self::Range(Memory::poisoned_in2(bytes)?),
+            ARM_PROCESSOR => Self::Pages(ArmProcessor::parse(bytes)?.errors()),
+            PCIE => {
+                Pcie::parse(bytes)?;
+                Self::None
+            }
+            _ => Self::None,
+        })
+    }
 }
 
 impl Iterator for Losses<'_> {
