@@ -20,25 +20,14 @@ use crate::ras::triage::{self, Interrupted, Verdict};
 use crate::stage2::Lookup;
 use core::fmt;
 
-/// How the page of a consumption was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum By {
+/// How the page of a consumption was found, as `event=resolved` says it.
+mod by {
     /// The record says so.
-    Cper,
+    pub(super) const CPER: &str = "cper";
     /// The guest's stage 1 leads there from FAR.
-    Translation,
+    pub(super) const TRANSLATION: &str = "at";
     /// The CPU says so, in PFAR.
-    Pfar,
-}
-
-impl By {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Cper => "cper",
-            Self::Translation => "at",
-            Self::Pfar => "pfar",
-        }
-    }
+    pub(super) const PFAR: &str = "pfar";
 }
 
 /// A page of this VM that went bad.
@@ -46,7 +35,7 @@ impl By {
 struct Resolved {
     pa: Pa,
     ipa: Ipa,
-    by: By,
+    by: &'static str,
 }
 
 impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
@@ -169,7 +158,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     #[cold]
     pub(super) fn take_poison(&self, abort: &Abort, ipa: Ipa, pa: Pa) -> (ErrorEvent, Collected) {
         let (event, collected) = self.collect(Origin::Sea, Some(abort.into()));
-        let by = By::Translation;
+        let by = by::TRANSLATION;
         if let Some(range) = PaRange::new(pa.page(), PAGE_SIZE)
             && !self.hypervisor.ras.is_bad(pa)
         {
@@ -279,7 +268,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             pa: resolved.pa.page(),
             ipa: resolved.ipa.page(),
             vm: self.vm.vmid,
-            by: resolved.by.name(),
+            by: resolved.by,
         });
     }
 
@@ -295,22 +284,22 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             && collected.hole == Some(ipa.page())
         {
             let pa = Pa::new(page.get() | ipa.get() & (PAGE_SIZE - 1));
-            let by = By::Cper;
+            let by = by::CPER;
             return Some(Resolved { pa, ipa, by });
         }
         let found = ipa.and_then(|ipa| Some((ipa, self.vm.stage2.lock().lookup(ipa).ok()?)));
         Some(match found {
             Some((ipa, Lookup::Poisoned { pa, .. })) => {
                 let by = match collected.own {
-                    Some(page) if page == pa.page() => By::Cper,
-                    _ => By::Translation,
+                    Some(page) if page == pa.page() => by::CPER,
+                    _ => by::TRANSLATION,
                 };
                 Resolved { pa, ipa, by }
             }
             Some((ipa, Lookup::Mapped { pa, .. } | Lookup::Parked { pa, .. })) => {
                 let range = PaRange::new(pa.page(), PAGE_SIZE)?;
                 self.hypervisor.ras.contain(event, range, self.hypervisor);
-                let by = By::Translation;
+                let by = by::TRANSLATION;
                 Resolved { pa, ipa, by }
             }
             _ => self.page_of(collected.own?)?,
@@ -324,7 +313,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         // Reading the register is allowed only if it is valid: else firmware may have it trapped.
         let pfar = abort.pfar_valid.then(|| self.cpu.pfar())??;
         let resolved = self.page_of(Pa::new(pfar & ADDRESS).page())?;
-        let by = By::Pfar;
+        let by = by::PFAR;
         Some(Resolved { by, ..resolved })
     }
 
@@ -351,7 +340,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     fn page_of(&self, pa: Pa) -> Option<Resolved> {
         let mut mapped = self.hypervisor.ras.users_of(pa);
         let page = mapped.find(|page| page.vm == self.vm.vmid)?;
-        let by = By::Cper;
+        let by = by::CPER;
         Some(Resolved {
             pa,
             ipa: page.ipa,
@@ -380,7 +369,8 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             self.say_loop(*event, ipa, touched, circle);
             return self.give_up("handler-lost", *event);
         }
-        if self.must_wait() {
+        // Before a touch was counted, it was asked.
+        if touch.is_none() && self.must_wait() {
             return Next::Resume;
         }
         if let Some(circle) = loops::judge(&self.hypervisor.loops, running, &state) {

@@ -72,6 +72,8 @@ impl<'a> StatusBlock<'a> {
     ///
     /// [`CperError::Truncated`] if the head, the sections or the raw data reach beyond `bytes`,
     /// [`CperError::BadSeverity`], or [`CperError::RawDataOverlaps`].
+    // Always inlined: what it returns has gaps, which would be copied byte by byte.
+    #[inline(always)]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, CperError> {
         let (header, rest) = wire::prefix::<StatusBlockHeader>(bytes, What::StatusBlock)?;
         let raw_severity = header.severity.get();
@@ -96,7 +98,7 @@ impl<'a> StatusBlock<'a> {
     /// The number of bytes that the block whose head is `header` says it takes, head, sections and
     /// raw data together. Only a claim: it is for deciding how much to copy before parsing.
     pub fn claimed_size(header: &[u8; HEADER_SIZE]) -> usize {
-        let header: StatusBlockHeader = zerocopy::transmute!(*header);
+        let header: StatusBlockHeader = wire::whole(header);
         let sections = length(header.data_length.get()).saturating_add(HEADER_SIZE);
         let raw_length = length(header.raw_data_length.get());
         if raw_length == 0 {

@@ -207,13 +207,21 @@ pub(super) fn prefix<T: FromBytes + IntoBytes>(
             need: size_of::<T>(),
             have: bytes.len(),
         })?;
+    Ok((whole(from), rest))
+}
+
+/// The `T` at the start of `bytes`, or zeros where these are too few.
+#[inline]
+pub(super) fn whole<T: FromBytes + IntoBytes>(bytes: &[u8]) -> T {
     let mut value = T::new_zeroed();
-    copy(value.as_mut_bytes(), from);
-    Ok((value, rest))
+    copy(value.as_mut_bytes(), bytes);
+    value
 }
 
 /// Never inlined: a compiler that sees how long it is, and what of it is used, makes loads of single bytes of it.
 #[inline(never)]
 fn copy(to: &mut [u8], from: &[u8]) {
-    to.copy_from_slice(from);
+    if let Some(from) = from.get(..to.len()) {
+        to.copy_from_slice(from);
+    }
 }
