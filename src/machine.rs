@@ -152,12 +152,20 @@ const SAY_AFTER_MS: u64 = 1;
 
 /// Prints what waits to be said of memory errors, behind nothing else.
 pub fn say_waiting(console: &mut Switchboard<uart::Port>) {
-    if let Some(hypervisor) = HYPERVISOR.get() {
-        hypervisor.ras.journal.drain(hypervisor, |line| {
-            // The UART does not fail.
-            let _ = console.line(format_args!("ras: {line}"));
-        });
+    if let Some(hypervisor) = HYPERVISOR.get()
+        && hypervisor.ras.journal.is_waiting()
+    {
+        drain(hypervisor, console);
     }
+}
+
+/// Kept apart from its callers: what it needs of registers, each interrupt would have to save.
+#[cold]
+fn drain(hypervisor: &Hypervisor<ThisMachine>, console: &mut Switchboard<uart::Port>) {
+    hypervisor.ras.journal.drain(hypervisor, |line| {
+        // The UART does not fail.
+        let _ = console.line(format_args!("ras: {line}"));
+    });
 }
 
 /// Prints it now.
