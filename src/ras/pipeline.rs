@@ -106,15 +106,6 @@ pub struct Collected {
     pub fatal_source: Option<u16>,
 }
 
-/// How a source of records notifies.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum By {
-    /// By the exception that its error has caused.
-    Exception,
-    /// In a way of its own, or not at all.
-    Itself,
-}
-
 /// Everything that knows about memory errors.
 pub struct Ras<'s, S> {
     /// Who maps what. Read only, once VMs run.
@@ -180,8 +171,8 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         self.sequence.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Takes the records that firmware has left for those who take an exception, and contains what they tell of;
-    /// where there is none, those of all other sources.
+    /// Takes every record that firmware has left and contains what it tells of, on the occasion of an
+    /// exception.
     pub fn collect<V: AddressSpaces>(&self, occasion: &Occasion, spaces: &V) -> Collected {
         self.take_all(occasion, true, spaces)
     }
@@ -205,19 +196,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
     ) -> Collected {
         let mut sources = self.sources.lock();
         let mut collected = Collected::default();
-        let mut lost = consumed
-            && self.pass(
-                &mut sources,
-                occasion,
-                By::Exception,
-                spaces,
-                &mut collected,
-            );
-        // What the others have they announce by themselves. Who finds nothing of what it has met asks them all the
-        // same.
-        if collected.records == 0 {
-            lost |= self.pass(&mut sources, occasion, By::Itself, spaces, &mut collected);
-        }
+        let mut lost = self.pass(&mut sources, occasion, consumed, spaces, &mut collected);
         // A source that was lost made Cordon a consumer, of which firmware has left a record. Each pass
         // but the last loses one.
         while lost {
@@ -227,21 +206,18 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
                 ..*occasion
             };
             let mut of_loss = Collected::default();
-            lost = false;
-            for by in [By::Exception, By::Itself] {
-                lost |= self.pass(&mut sources, &own, by, spaces, &mut of_loss);
-            }
+            lost = self.pass(&mut sources, &own, true, spaces, &mut of_loss);
             collected.fatal |= of_loss.fatal;
         }
         collected
     }
 
-    /// Reads every source once that notifies in this way. Whether one was lost.
+    /// Reads every source once; those notified by an exception only if `consumed`. Whether one was lost.
     fn pass<V: AddressSpaces>(
         &self,
         sources: &mut Sources<S>,
         occasion: &Occasion,
-        by: By,
+        consumed: bool,
         spaces: &V,
         collected: &mut Collected,
     ) -> bool {
@@ -253,7 +229,7 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         let mut lost = false;
         for source in list.iter_mut().filter(|source| source.is_usable()) {
             let asynchronous = source.watch.is_asynchronous();
-            if asynchronous != (by == By::Itself) {
+            if !asynchronous && !consumed {
                 continue;
             }
             match source.ghes.take(memory, buffer) {

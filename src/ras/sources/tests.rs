@@ -217,30 +217,13 @@ fn an_interrupt_takes_what_nobody_has_consumed_and_leaves_the_consumers_record()
 }
 
 #[test]
-fn an_exception_without_a_record_takes_those_of_others_but_not_for_its_own() {
+fn an_exception_takes_all_but_only_its_own_is_its_own() {
     let bench = Bench::new();
     bench.firmware.leave(GSIV, Severity::Recoverable, DEVICE);
     let collected = bench.exception();
     assert_eq!((collected.records, collected.page), (0, None));
     assert!(!collected.unclaimed);
     assert_eq!(bench.detected(), [(Origin::Ghes(11), false, Some(DEVICE))]);
-}
-
-#[test]
-fn an_exception_that_finds_its_record_leaves_to_other_sources_what_they_announce() {
-    let bench = Bench::new();
-    let b = Pa::new(DEVICE.get() + PAGE_SIZE);
-    bench.firmware.leave(SEA, Severity::Recoverable, DEVICE);
-    bench.firmware.leave(GSIV, Severity::Recoverable, b);
-    assert_eq!(bench.exception().page, Some(DEVICE));
-    assert_eq!(bench.detected(), [(Origin::Sea, true, Some(DEVICE))]);
-    assert!(bench.firmware.is_free(SEA) && !bench.firmware.is_free(GSIV));
-    bench.ras.collect_unconsumed(0, &bench.spaces);
-    assert_eq!(bench.detected(), [(Origin::Ghes(11), false, Some(b))]);
-    // Who finds none takes theirs at once.
-    bench.firmware.leave(POLLED, Severity::Recoverable, b);
-    assert_eq!(bench.exception().records, 0);
-    assert_eq!(bench.detected(), [(Origin::Ghes(12), false, Some(b))]);
 }
 
 #[test]
