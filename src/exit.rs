@@ -35,7 +35,7 @@ fn guest_lost(seat: &Seat, frame: &mut GuestFrame) -> bool {
         .exit(&mut ThisCpu::new(frame, Saved::CallerSaved))
         .memory_error();
     if let Some(next) = next {
-        end_exit(next);
+        end_exit(seat.hypervisor, next);
     }
     next.is_some()
 }
@@ -93,15 +93,15 @@ fn with_exit(
         crash::stop(|out| writeln!(out, "cordon: crash: why=exit-without-vcpu"));
     };
     let mut cpu = ThisCpu::new(frame, saved);
-    end_exit(handle(&mut seat.exit(&mut cpu)));
+    end_exit(seat.hypervisor, handle(&mut seat.exit(&mut cpu)));
 }
 
 /// What a CPU does after an exit, before its guest goes on, if it does.
-fn end_exit(next: Next) {
+fn end_exit(hypervisor: &Hypervisor, next: Next) {
     machine::poll_input();
     match next {
         Next::Resume => {
-            machine::say_soon();
+            machine::say_soon(hypervisor);
             answer_for_own();
         }
         Next::Park => guest::leave(idle),

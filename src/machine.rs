@@ -152,29 +152,33 @@ const SAY_AFTER_MS: u64 = 1;
 
 /// Prints what waits to be said of memory errors, behind nothing else.
 pub fn say_waiting(console: &mut Switchboard<uart::Port>) {
-    if let Some(hypervisor) = HYPERVISOR.get() {
-        hypervisor.ras.journal.drain(hypervisor, |line| {
-            // The UART does not fail.
-            let _ = console.line(format_args!("ras: {line}"));
-        });
+    if let Some(hypervisor) = HYPERVISOR.get()
+        && hypervisor.ras.journal.is_waiting()
+    {
+        drain(hypervisor, console);
     }
 }
 
-fn is_something_waiting() -> bool {
-    (HYPERVISOR.get()).is_some_and(|hypervisor| hypervisor.ras.journal.is_waiting())
+/// Kept apart from its callers: what it needs of registers, each interrupt would have to save.
+#[cold]
+fn drain(hypervisor: &Hypervisor<ThisMachine>, console: &mut Switchboard<uart::Port>) {
+    hypervisor.ras.journal.drain(hypervisor, |line| {
+        // The UART does not fail.
+        let _ = console.line(format_args!("ras: {line}"));
+    });
 }
 
 /// Prints it now.
 pub fn say_now() {
-    if is_something_waiting() {
+    if (HYPERVISOR.get()).is_some_and(|hypervisor| hypervisor.ras.journal.is_waiting()) {
         drop(uart::console());
     }
 }
 
 /// Sees to it that it is printed soon, even if nobody prints anything else: this CPU's guest, which
 /// goes on now, will be interrupted for it.
-pub fn say_soon() {
-    if is_something_waiting() {
+pub fn say_soon(hypervisor: &Hypervisor<ThisMachine>) {
+    if hypervisor.ras.journal.is_waiting() {
         timer::set_once(Purpose::DrainLog, SAY_AFTER_MS);
     }
 }

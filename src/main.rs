@@ -25,6 +25,7 @@ fn main() {
 #[cfg(target_os = "none")]
 extern "C" fn boot_main(described_at: u64, door: u64) -> ! {
     use arch::aarch64::boot::door;
+    open_vectors();
     if setup::early().is_err() {
         exit::halt();
     }
@@ -44,6 +45,13 @@ extern "C" fn boot_main(described_at: u64, door: u64) -> ! {
     exit::idle()
 }
 
+/// The calling CPU may use vector registers.
+#[cfg(target_os = "none")]
+fn open_vectors() {
+    use arch::aarch64::{features, guest};
+    guest::open_vectors(features::get());
+}
+
 /// The calling CPU is about to have a guest.
 #[cfg(target_os = "none")]
 fn ready() {
@@ -54,6 +62,7 @@ fn ready() {
 /// The first Rust code of every other CPU.
 #[cfg(target_os = "none")]
 extern "C" fn secondary_main(cpu: &'static arch::aarch64::cpu::PerCpu) -> ! {
+    open_vectors();
     arch::aarch64::cpu::install(cpu);
     arch::aarch64::gic::init_cpu(cpu);
     ready();

@@ -98,7 +98,8 @@ counters! {
 }
 
 counters! {
-    /// What one VM's vCPUs met.
+    /// What one VM's vCPUs met: a line of a cache, so that VMs do not get into each other's way.
+    #[repr(align(64))]
     OfVm,
     /// What one VM's vCPUs met. Displays as pairs of `ras: event=counters vm=...`.
     VmSnapshot {

@@ -291,17 +291,16 @@ impl<const N: usize> Announcer<N> {
     pub fn announce(&self, event: &ErrorEvent, stage: Stage) {
         self.counters.count(event, stage);
         if self.taken.load(Relaxed) != 0 {
-            // A copy: where nobody has subscribed, an event that was just made need not lie in memory.
-            let event = *event;
-            self.tell(&event, stage);
+            self.tell(*event, stage);
         }
     }
 
+    // A copy: where nobody has subscribed, an event that was just made need not lie in memory.
     #[cold]
-    fn tell(&self, event: &ErrorEvent, stage: Stage) {
+    fn tell(&self, event: ErrorEvent, stage: Stage) {
         let taken = self.taken.load(Relaxed);
         for subscriber in self.subscribers.iter().take(taken).filter_map(Once::get) {
-            subscriber.notify(event, stage);
+            subscriber.notify(&event, stage);
         }
     }
 }

@@ -69,7 +69,8 @@ pub enum Note {
         vm: Vmid,
         by: &'static str,
     },
-    /// A guest was told, by an abort.
+    /// A guest was told, by an abort. With `touched`, it had accessed a hole, so often by now: that is a line of its
+    /// own, before this one.
     Aborted {
         seq: u64,
         vm: Vmid,
@@ -79,6 +80,7 @@ pub enum Note {
         esr: u64,
         el: u8,
         access: Attempt,
+        touched: Option<u64>,
     },
     /// A guest was told, by an SError.
     SError {
@@ -129,6 +131,27 @@ impl Note {
         match self {
             Self::NoRecord(_) | Self::NotCarriedOut { .. } => log::Level::Warn,
             _ => log::Level::Info,
+        }
+    }
+
+    /// The note of which the line comes before this one's: what a guest waits for most often is noted at once.
+    pub fn before(&self) -> Option<Self> {
+        match *self {
+            Self::Aborted {
+                seq,
+                vm,
+                vcpu,
+                ipa: Some(ipa),
+                touched: Some(count),
+                ..
+            } => Some(Self::Touched {
+                seq,
+                vm,
+                vcpu,
+                ipa,
+                count,
+            }),
+            _ => None,
         }
     }
 
@@ -274,13 +297,15 @@ impl Journal {
             else {
                 return;
             };
-            let line = Line {
-                note: &note,
-                at,
-                section: section.get(..length).unwrap_or_default(),
-                spaces,
-            };
-            say(format_args!("{line}"));
+            for note in note.before().iter().chain([&note]) {
+                let line = Line {
+                    note,
+                    at,
+                    section: section.get(..length).unwrap_or_default(),
+                    spaces,
+                };
+                say(format_args!("{line}"));
+            }
         }
     }
 
@@ -438,9 +463,10 @@ impl<V: AddressSpaces> Line<'_, V> {
                 esr,
                 el,
                 access,
+                touched: _,
             } => {
                 write!(f, "event=vsea seq={seq} vm={} vcpu={vcpu}", name(vm))?;
-                ipa.map_or(Ok(()), |ipa| write!(f, " ipa={ipa}"))?;
+                ipa.map_or(Ok(()), |ipa| write!(f, " ipa={}", ipa.page()))?;
                 write!(f, " far={far:#x} esr={esr:#x} el={el} access={access}")
             }
         }

@@ -291,19 +291,25 @@ impl<'s, S: PhysMemory> Ras<'s, S> {
         let exceeded = gist.flags.contains(SectionFlags::THRESHOLD_EXCEEDED);
         let mut losses = gist.losses.filter_map(believed);
         let first = losses.next();
-        let mut event = occasion.event(self.next_sequence(), severity, first);
-        self.announcer.announce(&event, Stage::Detected);
+        let sequence = self.next_sequence();
+        // Made where it is wanted: one that lies in memory would be copied to the note, and back and forth.
+        let event = |range| occasion.event(sequence, severity, range);
+        self.announcer.announce(&event(first), Stage::Detected);
         if severity == Severity::Corrected {
-            self.tell_corrected(&event, exceeded, spaces);
+            self.tell_corrected(&event(first), exceeded, spaces);
         }
-        say(&self.journal, || Note::Detected(event), bytes, spaces);
+        say(
+            &self.journal,
+            || Note::Detected(event(first)),
+            bytes,
+            spaces,
+        );
         if !severity.is_uncorrected() {
             return;
         }
         let mut next = first;
         while let Some(range) = next {
-            event.range = next;
-            self.lose(&event, range, spaces, collected);
+            self.lose(&event(next), range, spaces, collected);
             next = losses.next();
         }
     }
@@ -531,17 +537,19 @@ pub(super) fn say<V: AddressSpaces>(
     }
     let at = spaces.counter();
     if !journal.note(&make, at, section) {
-        let note = &make();
-        say_at_once(&Line {
-            note,
-            at,
-            section,
-            spaces,
-        });
+        say_at_once(&make(), at, section, spaces);
     }
 }
 
 #[cold]
-fn say_at_once<V: AddressSpaces>(line: &Line<'_, V>) {
-    log::log!(target: "ras", line.note.level(), "{line}");
+fn say_at_once<V: AddressSpaces>(note: &Note, at: u64, section: &[u8], spaces: &V) {
+    for note in note.before().iter().chain([note]) {
+        let line = Line {
+            note,
+            at,
+            section,
+            spaces,
+        };
+        log::log!(target: "ras", note.level(), "{line}");
+    }
 }

@@ -356,6 +356,7 @@ impl<'a> PoisonSet<'a> {
     }
 
     /// What is known of `pfn`, if `vm` must not have it: because it is bad, or withheld from it.
+    #[inline]
     pub fn get_for(&self, vm: Vmid, pfn: Pfn) -> Option<&PoisonedPage> {
         let withheld = || self.pages.find(&key(owner(vm), pfn.get())).get();
         self.get(pfn).or_else(withheld)

@@ -189,28 +189,41 @@ impl<S: PhysMemory> Ras<'_, S> {
 
     /// Deals with the pages whose corrected errors have become too many, on physical CPU number `cpu`.
     /// To be called after records were collected, or errors injected, with no lock held.
+    #[inline]
     pub fn offline_due<V: Mendable>(&self, cpu: usize, spaces: &V, media: &impl Media) {
-        loop {
-            let mut corrected = self.mender.corrected.lock();
-            let (next, action) = (corrected.next_due(), corrected.policy.action);
-            drop(corrected);
-            let Some(page) = next else {
-                return;
-            };
-            match action {
-                Action::Move => {
-                    // It says itself what came of it. Its guests may still be able to do without.
-                    if self.soft_offline(page, cpu, spaces, media).is_err() {
-                        for user in self.users_of(page) {
-                            spaces.corrected(user.vm, user.ipa, true);
-                        }
+        while let Some((page, action)) = self.next_due() {
+            self.offline(page, action, cpu, (spaces, media));
+        }
+    }
+
+    #[inline]
+    fn next_due(&self) -> Option<(Pa, Action)> {
+        let mut corrected = self.mender.corrected.lock();
+        let page = corrected.next_due()?;
+        Some((page, corrected.policy.action))
+    }
+
+    #[cold]
+    fn offline<V: Mendable>(
+        &self,
+        page: Pa,
+        action: Action,
+        cpu: usize,
+        (spaces, media): (&V, &impl Media),
+    ) {
+        match action {
+            Action::Move => {
+                // It says itself what came of it. Its guests may still be able to do without.
+                if self.soft_offline(page, cpu, spaces, media).is_err() {
+                    for user in self.users_of(page) {
+                        spaces.corrected(user.vm, user.ipa, true);
                     }
                 }
-                Action::Tell => {
-                    self.devmem.notify_failure(page);
-                }
-                Action::Ignore => {}
             }
+            Action::Tell => {
+                self.devmem.notify_failure(page);
+            }
+            Action::Ignore => {}
         }
     }
 

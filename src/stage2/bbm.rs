@@ -70,6 +70,7 @@ impl Strategy {
 }
 
 /// A leaf in its place.
+#[derive(Clone, Copy)]
 pub(super) struct Place<'m> {
     pub(super) word: &'m AtomicU64,
     pub(super) level: Level,

@@ -1,12 +1,13 @@
 //! Looking at a map as a whole: how it is made up, and what is where.
 
 use super::attrs::Attrs;
-use super::descriptor::{Invalid, Leaf};
+use super::descriptor::{Invalid, Leaf, poisoned_page};
 use super::env::{TableMemory, Tlb};
 use super::granule::Level;
 use super::walk::{Below, Damage, Found, Run, Visitor};
 use super::{Lookup, Stage2};
 use crate::addr::{Ipa, PAGE_SIZE, Pa};
+use core::sync::atomic::Ordering;
 
 /// What a map is made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -112,13 +113,12 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
     #[inline]
     pub fn page_sized_hole(&self, ipa: Ipa) -> Option<Pa> {
         let granule = self.config.granule();
-        let slot = self.tree().descend(ipa).ok()??;
-        match slot.leaf {
-            Err(Invalid::Poisoned(_)) if granule.span(slot.level) == PAGE_SIZE => {
-                slot.memory_of(ipa, granule)
-            }
-            _ => None,
+        if granule.page_size() != PAGE_SIZE {
+            return None;
         }
+        let word = self.tree().page(ipa)?;
+        let page = poisoned_page(word.load(Ordering::Relaxed), granule)?;
+        Some(Pa::new(page.pa().get() | ipa.get() & (PAGE_SIZE - 1)))
     }
 
     /// Counts the whole map.

@@ -100,6 +100,15 @@ fn parse_end(raw: u64, level: Level, granule: Granule) -> Result<Leaf, Invalid> 
     Leaf::parse(raw & !CONTIGUOUS, level, granule).ok_or(unknown)
 }
 
+/// The page that was behind the word `raw` of level 3, if that is a hole: [`Entry::parse`] for who wants to know no
+/// more.
+#[inline]
+pub(super) fn poisoned_page(raw: u64, granule: Granule) -> Option<Leaf> {
+    let hole = raw & (VALID | WHY_MASK) == WHY_POISONED << WHY_SHIFT;
+    let page = Leaf::parse(raw & !WHY_MASK, Level::L3, granule);
+    page.filter(|_| hole)
+}
+
 impl Invalid {
     /// The word for it at `level`.
     pub(super) const fn encode(self, level: Level) -> u64 {
@@ -216,11 +225,18 @@ pub(super) const fn is_split(raw: u64) -> bool {
 
 /// The table that `raw`, of a table of `level`, points to, if it does, and that table's level.
 pub(super) const fn table_of(raw: u64, level: Level) -> Option<(Pa, Level)> {
-    match level.below() {
-        Some(below) if raw & TYPE_MASK == TABLE_OR_PAGE | VALID => {
-            Some((Pa::new(raw & ADDRESS_MASK), below))
-        }
+    match (level.below(), pointed_to(raw)) {
+        (Some(below), Some(table)) => Some((table, below)),
         _ => None,
+    }
+}
+
+/// The table that `raw`, of a table above level 3, points to, if it does.
+pub(super) const fn pointed_to(raw: u64) -> Option<Pa> {
+    if raw & TYPE_MASK == TABLE_OR_PAGE | VALID {
+        Some(Pa::new(raw & ADDRESS_MASK))
+    } else {
+        None
     }
 }
 
@@ -263,6 +279,23 @@ mod tests {
             Entry::parse(0, Level::L2, G),
             Entry::Invalid(Invalid::NeverMapped)
         );
+    }
+
+    #[test]
+    fn a_hole_of_a_page_is_the_same_by_either_way() {
+        let page = leaf_at(Level::L3);
+        for why in [Invalid::Poisoned(page), Invalid::Parked(page)] {
+            for raw in [why.encode(Level::L3), why.encode(Level::L3) | CONTIGUOUS] {
+                let parsed = match Entry::parse(raw, Level::L3, G) {
+                    Entry::Invalid(Invalid::Poisoned(page)) => Some(page),
+                    _ => None,
+                };
+                assert_eq!(poisoned_page(raw, G), parsed, "{raw:#x}");
+            }
+        }
+        for raw in [0, page.encode(Level::L3), 7 << WHY_SHIFT, u64::MAX] {
+            assert_eq!(poisoned_page(raw, G), None, "{raw:#x}");
+        }
     }
 
     #[test]

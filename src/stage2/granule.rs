@@ -9,8 +9,9 @@
 use crate::addr::{Ipa, Pa};
 
 /// A level of the translation table. Level 3 maps pages; lower numbers are nearer the root.
+// A word, so that there is no gap behind it in a `Place`: those are copied byte by byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
+#[repr(u64)]
 pub enum Level {
     /// Level 0: 512 GiB blocks with the 4K granule and FEAT_LPA2, tables only otherwise.
     L0 = 0,
@@ -30,6 +31,12 @@ impl Level {
     /// hint of TLBI instructions (FEAT_TTL).
     pub const fn number(self) -> u32 {
         self as u32
+    }
+
+    /// This level and those below it.
+    pub(super) fn and_below(self) -> impl Iterator<Item = Self> {
+        let from = Self::ALL.get(self as usize..).unwrap_or_default();
+        from.iter().copied()
     }
 
     /// The level that a table entry of this one points to; level 3 has none.

@@ -27,17 +27,20 @@ pub(super) struct Builder<'a, 'm, M> {
 impl<'m, M: TableMemory> Builder<'_, 'm, M> {
     /// Splits the leaf at `place` along the path, to leaves of `to` or as far down as the reserve
     /// goes; `None` when that is nowhere, or when the leaf is none to be split.
-    pub(super) fn split(&mut self, place: &Place<'_>, to: Level) -> Option<Subtree<'m>> {
-        let (top, mut part) = self.split_once(place, to)?;
+    pub(super) fn split(&mut self, place: &Place<'m>, to: Level) -> Option<Subtree<'m>> {
+        let (mut top, mut part) = (None, *place);
         while let Some((table, smaller)) = self.split_once(&part, to) {
-            link(part.word, split_word(table));
+            match top {
+                None => top = Some(table),
+                Some(_) => link(part.word, split_word(table)),
+            }
             part = smaller;
         }
-        Some(Subtree { top, part })
+        Some(Subtree { top: top?, part })
     }
 
     /// The same to leaves of `to` or not at all: then the reserve is as it was.
-    pub(super) fn split_all(&mut self, place: &Place<'_>, to: Level) -> Option<Subtree<'m>> {
+    pub(super) fn split_all(&mut self, place: &Place<'m>, to: Level) -> Option<Subtree<'m>> {
         let needed = to.number().checked_sub(place.level.number())?;
         let enough = self.reserve.len() >= needed as usize;
         let subtree = enough.then(|| self.split(place, to))??;
@@ -50,7 +53,9 @@ impl<'m, M: TableMemory> Builder<'_, 'm, M> {
     }
 
     /// Makes a table that maps what the leaf at `place` maps, with leaves one level smaller. Its
-    /// frame, and the one of its leaves that lies on the path.
+    /// frame, and the one of its leaves that lies on the path. Always inlined: it would be handed over field by field,
+    /// and byte by byte what lies between them.
+    #[inline(always)]
     fn split_once(&mut self, place: &Place<'_>, to: Level) -> Option<(Pa, Place<'m>)> {
         let granule = self.config.granule();
         let level = place.level.below().filter(|level| *level <= to)?;

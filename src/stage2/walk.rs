@@ -8,7 +8,7 @@
 
 use super::bbm::{Group, Place};
 use super::config::Config;
-use super::descriptor::{Entry, Invalid, Leaf, is_contiguous};
+use super::descriptor::{Entry, Invalid, Leaf, is_contiguous, pointed_to};
 use super::env::TableMemory;
 use super::granule::{Granule, Level};
 use crate::addr::{Ipa, Pa};
@@ -205,17 +205,17 @@ impl<'m, M: TableMemory> Tree<'m, M> {
             return Ok(None);
         }
         let granule = self.config.granule();
-        let mut level = self.config.start_level();
-        let mut shift = granule.shift(level);
+        let mut shift = granule.shift(self.config.start_level());
         let mut table = self.root_table(ipa.get() >> (shift + granule.index_bits()));
-        loop {
+        // At level 3 there is no table to go on to.
+        for level in self.config.start_level().and_below() {
             let damage = Damage { table, level, ipa };
             let at = (ipa.get() >> shift) as usize & (granule.entries() - 1);
             let words = self.memory.table(table).ok_or(damage)?;
             let word = words.get(at).ok_or(damage)?;
             let leaf = match Entry::parse(word.load(Ordering::Relaxed), level, granule) {
-                Entry::Table(next, below) => {
-                    (table, level) = (next, below);
+                Entry::Table(next, _) => {
+                    table = next;
                     shift -= granule.index_bits();
                     continue;
                 }
@@ -231,6 +231,29 @@ impl<'m, M: TableMemory> Tree<'m, M> {
                 leaf,
                 table: words,
             }));
+        }
+        Ok(None)
+    }
+
+    /// The entry of level 3 that the path to `ipa` ends at, if it goes so far: [`Self::descend`] for who wants to know
+    /// no more.
+    #[inline]
+    pub(super) fn page(&self, ipa: Ipa) -> Option<&'m AtomicU64> {
+        if !self.config.has_ipa(ipa) {
+            return None;
+        }
+        let granule = self.config.granule();
+        let mut shift = granule.shift(self.config.start_level());
+        let mut table = self.root_table(ipa.get() >> (shift + granule.index_bits()));
+        loop {
+            let at = (ipa.get() >> shift) as usize & (granule.entries() - 1);
+            let word = self.memory.table(table)?.get(at)?;
+            // Each turn is one level further down.
+            if shift <= granule.page_shift() {
+                return Some(word);
+            }
+            table = pointed_to(word.load(Ordering::Relaxed))?;
+            shift -= granule.index_bits();
         }
     }
 

@@ -465,8 +465,9 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         self.deliver(inject::undefined(&state))
     }
 
-    /// Lets the guest take an exception; a guest whose mode makes no sense is stopped.
-    #[inline]
+    /// Lets the guest take an exception; a guest whose mode makes no sense is stopped. Always inlined, so that what
+    /// was worked out goes from registers to registers.
+    #[inline(always)]
     pub(super) fn deliver(&mut self, exception: Result<inject::Injected, inject::BadMode>) -> Next {
         match exception {
             Ok(exception) => {

@@ -162,8 +162,14 @@ impl<P: Platform> Hypervisor<P> {
         log::info!(
             "event=vm-stop vm={} reason={reason} vseas={}",
             vm.name,
-            vm.vseas.load(Ordering::Relaxed)
+            self.aborts_of(vm)
         );
+    }
+
+    /// External aborts that the vCPUs of `vm` were given for memory errors.
+    pub fn aborts_of(&self, vm: &Vm<P>) -> u64 {
+        let met = self.ras.announcer.counters().vm(vm.vmid);
+        met.map_or(0, |met| met.aborts)
     }
 
     /// Tells a guest with ACPI of an error that it need not act on at once.

@@ -14,6 +14,8 @@ impl<P: Platform> Hypervisor<P> {
     /// Takes and contains what firmware has reported of such errors, on physical CPU number `cpu`. True
     /// if firmware says that one of them is beyond containment: then nobody can go on.
     #[must_use]
+    // Kept apart from its caller, which every interrupt goes through: what it needs of registers would be saved each time.
+    #[inline(never)]
     pub fn look_for_errors(&self, cpu: usize) -> bool {
         let collected = self.ras.collect_unconsumed(cpu, self);
         if collected.fatal {

@@ -10,36 +10,24 @@ use super::exit::{Exit, Next};
 use super::hypervisor::{Platform, StopReason};
 use crate::addr::{Ipa, PAGE_SIZE, Pa, PaRange};
 use crate::ras::cper::Severity;
-use crate::ras::esr::{Abort, AsyncErrorType, Level, SError, SErrorKind, Syndrome};
+use crate::ras::esr::{Abort, AsyncErrorType, SError, SErrorKind, Syndrome};
 use crate::ras::event::{Attempt, Consumer, ErrorEvent, Origin, Stage};
 use crate::ras::inject::{self, ExternalAbort, GuestState};
 use crate::ras::journal::Note;
 use crate::ras::loops::{self, Circle};
-use crate::ras::pipeline::{Collected, Consumption, Occasion, Toucher};
+use crate::ras::pipeline::{Collected, Consumption, Occasion, Touch, Toucher};
 use crate::ras::triage::{self, Interrupted, Verdict};
 use crate::stage2::Lookup;
 use core::fmt;
-use core::sync::atomic::Ordering;
 
-/// How the page of a consumption was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum By {
+/// How the page of a consumption was found, as `event=resolved` says it.
+mod by {
     /// The record says so.
-    Cper,
+    pub(super) const CPER: &str = "cper";
     /// The guest's stage 1 leads there from FAR.
-    Translation,
+    pub(super) const TRANSLATION: &str = "at";
     /// The CPU says so, in PFAR.
-    Pfar,
-}
-
-impl By {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Cper => "cper",
-            Self::Translation => "at",
-            Self::Pfar => "pfar",
-        }
-    }
+    pub(super) const PFAR: &str = "pfar";
 }
 
 /// A page of this VM that went bad.
@@ -47,7 +35,7 @@ impl By {
 struct Resolved {
     pa: Pa,
     ipa: Ipa,
-    by: By,
+    by: &'static str,
 }
 
 impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
@@ -73,9 +61,9 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             _ if collected.fatal => self.fatal("firmware-says-fatal", &event, &collected),
             Verdict::StopMachine => self.fatal("uncontainable", &event, &collected),
             Verdict::StopVm if who == triage::Consumer::Stage2Walk => {
-                self.give_up("stage2-table-lost", &event)
+                self.give_up("stage2-table-lost", event)
             }
-            Verdict::StopVm => self.give_up("uncontained-error", &event),
+            Verdict::StopVm => self.give_up("uncontained-error", event),
             Verdict::Log => Next::Resume,
             // Without a record nothing has been contained, and the access would abort for ever.
             Verdict::Restart if collected.records > 0 => Next::Resume,
@@ -116,7 +104,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         let next = match decision.verdict {
             _ if collected.fatal => self.fatal("firmware-says-fatal", &event, &collected),
             Verdict::StopMachine => self.fatal("uncontainable", &event, &collected),
-            Verdict::StopVm => self.give_up("uncontained-error", &event),
+            Verdict::StopVm => self.give_up("uncontained-error", event),
             Verdict::Log | Verdict::Restart => Next::Resume,
             _ => self.tell_by_serror(&error, &event),
         };
@@ -149,16 +137,8 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         };
         self.announce(&event, Stage::Touched);
         self.count(Some(touch.consumption));
-        if loops::is_worth_a_line(self.meet(abort, Some(ipa))) {
-            self.say_made(|| Note::Touched {
-                seq: event.sequence,
-                vm: self.vm.vmid,
-                vcpu: self.vcpu.index,
-                ipa,
-                count: touch.count,
-            });
-        }
-        self.tell(abort, &event, Some(ipa), touch.walk_level)
+        self.meet(abort, Some(ipa));
+        self.tell(abort, &event, Some(ipa), Some(touch))
     }
 
     /// An access was carried out for the guest, and the page met poison that nobody knew of: the guest has consumed
@@ -178,7 +158,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     #[cold]
     pub(super) fn take_poison(&self, abort: &Abort, ipa: Ipa, pa: Pa) -> (ErrorEvent, Collected) {
         let (event, collected) = self.collect(Origin::Sea, Some(abort.into()));
-        let by = By::Translation;
+        let by = by::TRANSLATION;
         if let Some(range) = PaRange::new(pa.page(), PAGE_SIZE)
             && !self.hypervisor.ras.is_bad(pa)
         {
@@ -199,21 +179,17 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
 
     /// Counts that this vCPU has consumed poison.
     fn count(&self, consumption: Option<Consumption>) {
-        self.vcpu.consumed.fetch_add(1, Ordering::Relaxed);
-        if consumption == Some(Consumption::First) {
-            self.vcpu.distinct.fetch_add(1, Ordering::Relaxed);
-        }
+        self.vcpu.count(consumption == Some(Consumption::First));
     }
 
-    /// This vCPU meets poison, at `ipa` if that is known. Returns how often running it has met this very
-    /// address.
-    fn meet(&self, abort: &Abort, ipa: Option<Ipa>) -> u64 {
+    /// This vCPU meets poison, at `ipa` if that is known.
+    fn meet(&self, abort: &Abort, ipa: Option<Ipa>) {
         // What the guest named, if that is known; where it led, if not.
         let far = abort.far(self.cpu.far());
         let address = far.or_else(|| ipa.map(Ipa::get));
         let now = self.hypervisor.platform.counter();
         let window = self.hypervisor.loops.window;
-        self.vcpu.streak.meet(address.unwrap_or(0), now, window)
+        self.vcpu.streak.meet(address.unwrap_or(0), now, window);
     }
 
     /// Takes and contains what firmware tells, on the occasion of an exception; the exception as an
@@ -292,7 +268,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             pa: resolved.pa.page(),
             ipa: resolved.ipa.page(),
             vm: self.vm.vmid,
-            by: resolved.by.name(),
+            by: resolved.by,
         });
     }
 
@@ -308,22 +284,22 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             && collected.hole == Some(ipa.page())
         {
             let pa = Pa::new(page.get() | ipa.get() & (PAGE_SIZE - 1));
-            let by = By::Cper;
+            let by = by::CPER;
             return Some(Resolved { pa, ipa, by });
         }
         let found = ipa.and_then(|ipa| Some((ipa, self.vm.stage2.lock().lookup(ipa).ok()?)));
         Some(match found {
             Some((ipa, Lookup::Poisoned { pa, .. })) => {
                 let by = match collected.own {
-                    Some(page) if page == pa.page() => By::Cper,
-                    _ => By::Translation,
+                    Some(page) if page == pa.page() => by::CPER,
+                    _ => by::TRANSLATION,
                 };
                 Resolved { pa, ipa, by }
             }
             Some((ipa, Lookup::Mapped { pa, .. } | Lookup::Parked { pa, .. })) => {
                 let range = PaRange::new(pa.page(), PAGE_SIZE)?;
                 self.hypervisor.ras.contain(event, range, self.hypervisor);
-                let by = By::Translation;
+                let by = by::TRANSLATION;
                 Resolved { pa, ipa, by }
             }
             _ => self.page_of(collected.own?)?,
@@ -337,7 +313,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         // Reading the register is allowed only if it is valid: else firmware may have it trapped.
         let pfar = abort.pfar_valid.then(|| self.cpu.pfar())??;
         let resolved = self.page_of(Pa::new(pfar & ADDRESS).page())?;
-        let by = By::Pfar;
+        let by = by::PFAR;
         Some(Resolved { by, ..resolved })
     }
 
@@ -364,7 +340,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     fn page_of(&self, pa: Pa) -> Option<Resolved> {
         let mut mapped = self.hypervisor.ras.users_of(pa);
         let page = mapped.find(|page| page.vm == self.vm.vmid)?;
-        let by = By::Cper;
+        let by = by::CPER;
         Some(Resolved {
             pa,
             ipa: page.ipa,
@@ -374,52 +350,56 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
 
     /// Gives the guest its synchronous external abort. Always inlined, as is what it calls, so that of the event
     /// and the guest's state what is known stays in registers. A guest whose handler is what was lost would
-    /// take one after the other, for ever.
+    /// take one after the other, for ever. `touch`: it was a hole, which is said with the abort.
     #[inline(always)]
     fn tell(
         &mut self,
         trap: &Abort,
         event: &ErrorEvent,
         ipa: Option<Ipa>,
-        walk: Option<Level>,
+        touch: Option<Touch>,
     ) -> Next {
+        let walk = touch.and_then(|touch| touch.walk_level);
         let abort = ExternalAbort::from_trap(trap, self.cpu.far(), walk);
         let state = self.cpu.state();
         let running = self.vcpu.streak.count();
+        let mut touched = touch.map(|touch| touch.count);
         if inject::handler_is_lost(&state) {
-            self.say_loop(event, ipa, (Circle::Vector, loops::Action::Stop));
-            return self.give_up("handler-lost", event);
+            let circle = (Circle::Vector, loops::Action::Stop);
+            self.say_loop(*event, ipa, touched, circle);
+            return self.give_up("handler-lost", *event);
         }
-        if self.must_wait() {
+        // Before a touch was counted, it was asked.
+        if touch.is_none() && self.must_wait() {
             return Next::Resume;
         }
         if let Some(circle) = loops::judge(&self.hypervisor.loops, running, &state) {
-            self.say_loop(event, ipa, circle);
+            self.say_loop(*event, ipa, touched.take(), circle);
             if circle.1 == loops::Action::Stop {
-                return self.give_up("loop", event);
+                return self.give_up("loop", *event);
             }
         }
-        self.abort_guest(event, ipa, &abort, (&state, trap.into()))
+        self.abort_guest(event, (ipa, touched), &abort, (&state, trap.into()))
     }
 
-    /// Counts, says and gives an external abort, to a guest in this state that attempted that.
+    /// Counts, says and gives an external abort, to a guest in this state that attempted that, at `ipa`, which it
+    /// had touched so often, if it is a hole.
     #[inline(always)]
     pub(super) fn abort_guest(
         &mut self,
         event: &ErrorEvent,
-        ipa: Option<Ipa>,
+        (ipa, touched): (Option<Ipa>, Option<u64>),
         abort: &ExternalAbort,
         (state, attempt): (&GuestState, Attempt),
     ) -> Next {
         let exception = inject::external_abort(state, abort);
         if let (Some(errors), Some(ipa)) = (&self.vm.errors, ipa)
             && exception.is_ok()
-            && !self.leave_record(errors, event, ipa)
+            && !self.leave_record(errors, event.sequence, ipa)
         {
             return Next::Resume;
         }
         if let Ok(injected) = &exception {
-            self.vm.vseas.fetch_add(1, Ordering::Relaxed);
             self.announce(event, Stage::GuestAborted);
             if loops::is_worth_a_line(self.vcpu.streak.count()) {
                 let el = self.cpu.exception_level();
@@ -427,11 +407,12 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
                     seq: event.sequence,
                     vm: self.vm.vmid,
                     vcpu: self.vcpu.index,
-                    ipa: ipa.map(Ipa::page),
+                    ipa,
                     far: abort.far.unwrap_or(0),
                     esr: injected.esr_el1,
                     el,
                     access: attempt,
+                    touched,
                 });
             }
         }
@@ -450,7 +431,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     /// and be taken for another page's. So it hears of that page as of one that nobody has consumed.
     ///
     /// False where the access is to be made again, because another vCPU left a record a moment ago.
-    fn leave_record(&self, errors: &ErrorDevice<P::Shared>, event: &ErrorEvent, ipa: Ipa) -> bool {
+    fn leave_record(&self, errors: &ErrorDevice<P::Shared>, seq: u64, ipa: Ipa) -> bool {
         let report = Report::lost(ipa.page());
         if self.cpu.exception_level() != 0 {
             self.hypervisor.report(self.vm, report);
@@ -459,7 +440,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         match errors.consumed(report) {
             Ok(()) if !loops::is_worth_a_line(self.vcpu.streak.count()) => {}
             Ok(()) => self.say(&Note::Reported {
-                seq: Some(event.sequence),
+                seq: Some(seq),
                 vm: self.vm.vmid,
                 source: 0,
                 severity: None,
@@ -467,7 +448,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
             }),
             Err(NotTold::NotYet) => return false,
             Err(why) => {
-                let (seq, vm) = (event.sequence, &self.vm.name);
+                let vm = &self.vm.name;
                 log::warn!("event=error what=guest-record vm={vm} why={why} seq={seq}");
             }
         }
@@ -477,11 +458,21 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
     #[cold]
     fn say_loop(
         &self,
-        event: &ErrorEvent,
+        event: ErrorEvent,
         ipa: Option<Ipa>,
+        touched: Option<u64>,
         (circle, action): (Circle, loops::Action),
     ) {
-        self.announce(event, Stage::Looped);
+        if let (Some(count), Some(ipa)) = (touched, ipa) {
+            self.say(&Note::Touched {
+                seq: event.sequence,
+                vm: self.vm.vmid,
+                vcpu: self.vcpu.index,
+                ipa,
+                count,
+            });
+        }
+        self.announce(&event, Stage::Looped);
         log::warn!(target: "ras", "event=loop seq={} vm={} vcpu={}{} count={} kind={circle} action={action}",
             event.sequence, self.vm.name, self.vcpu.index, Optional(" ipa=", ipa), self.vcpu.streak.count());
     }
@@ -505,14 +496,14 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
 
     /// The VM cannot go on, and it is not its own doing.
     #[cold]
-    fn give_up(&mut self, why: &str, event: &ErrorEvent) -> Next {
+    fn give_up(&mut self, why: &str, event: ErrorEvent) -> Next {
         log::error!(
             "event=error what=vm vm={} why={why} seq={}",
             self.vm.name,
             event.sequence
         );
         if self.hypervisor.stop(self.vm, StopReason::Killed) {
-            self.announce(event, Stage::VmStopped);
+            self.announce(&event, Stage::VmStopped);
         }
         self.park()
     }

@@ -103,6 +103,7 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Moves what corrected errors have made due, on physical CPU number `cpu`. Whoever collects records
     /// or injects errors calls this afterwards, with no lock held.
+    #[inline]
     pub fn offline_due(&self, cpu: usize) {
         self.ras.offline_due(cpu, self, &self.platform);
     }

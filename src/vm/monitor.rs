@@ -21,7 +21,6 @@ use crate::ras::filter::FilterError;
 use crate::ras::repair::RepairError;
 use crate::stage2::Damage;
 use core::fmt;
-use core::sync::atomic::Ordering;
 
 mod errors;
 
@@ -296,7 +295,7 @@ impl<P: Platform> Hypervisor<P> {
             all.known, all.no_record, all.guest_serrors, all.unclaimed, all.overflows, all.stopped_vms
         ));
         for vm in self.vms() {
-            let vseas = vm.vseas.load(Ordering::Relaxed);
+            let vseas = self.aborts_of(vm);
             self.platform.answer(format_args!(
                 "ras: event=vm-counters vm={} vsea={vseas}",
                 vm.name

@@ -76,8 +76,9 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
 
     /// The hole of one page that the access met, and where in it. In a larger one there is good memory, too.
     fn page_sized_hole(&self, abort: &Abort) -> Option<(Ipa, Pa)> {
-        let page = abort.ipa_page(self.cpu.hpfar())?;
-        let ipa = abort.ipa(self.cpu.hpfar(), self.cpu.far()).unwrap_or(page);
+        let (hpfar, far) = (self.cpu.hpfar(), self.cpu.far());
+        let page = abort.ipa_page(hpfar)?;
+        let ipa = abort.ipa(hpfar, far).unwrap_or(page);
         let pa = self.vm.stage2.lock().page_sized_hole(ipa)?;
         Some((ipa, pa))
     }

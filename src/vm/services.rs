@@ -116,7 +116,7 @@ impl<P: Platform, C: GuestCpu> Exit<'_, P, C> {
         let mut state = self.cpu.state();
         state.pc = state.pc.wrapping_sub(CALL_SIZE);
         let ipa = Some(pages.range().start());
-        self.abort_guest(&event, ipa, &abort, (&state, attempt))
+        self.abort_guest(&event, (ipa, None), &abort, (&state, attempt))
     }
 
     /// The memory behind the first of `pages`, as far as the guest may have errors there; it is then

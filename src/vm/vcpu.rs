@@ -110,6 +110,18 @@ impl Vcpu {
         Ok(())
     }
 
+    /// On its own CPU: it consumes poison, of a page that it had not consumed before if it is the `first` time.
+    pub fn count(&self, first: bool) {
+        let add_one = |counter: &AtomicU64| {
+            let before = counter.load(Ordering::Relaxed);
+            counter.store(before + 1, Ordering::Relaxed);
+        };
+        add_one(&self.consumed);
+        if first {
+            add_one(&self.distinct);
+        }
+    }
+
     /// On its own CPU: if it was asked to start, it now is on, and this is where it starts.
     pub fn take_start(&self) -> Option<(u64, u64)> {
         if self.power.load(Ordering::Acquire) != Power::OnPending as u8 {

@@ -93,8 +93,6 @@ pub struct Vm<P: Platform> {
     pub console: usize,
     /// What it is started with.
     pub boot: Boot,
-    /// Virtual aborts that its vCPUs were given for memory errors.
-    pub vseas: AtomicU64,
     /// Accesses to good pages under holes that were carried out for its vCPUs.
     pub carried_out: AtomicU64,
     /// Such that were not.
@@ -142,7 +140,6 @@ impl<P: Platform> Vm<P> {
             protections: Mutex::new(Protections::new()),
             console,
             boot,
-            vseas: AtomicU64::new(0),
             carried_out: AtomicU64::new(0),
             not_carried_out: AtomicU64::new(0),
             injected: AtomicU64::new(0),

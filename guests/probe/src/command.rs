@@ -59,6 +59,8 @@ pub enum Command {
     Masked,
     /// `quiet A`
     Quiet(u64),
+    /// `hold A`
+    Hold(u64),
     /// `bench`
     Bench,
     /// `bench-touch A`
@@ -209,6 +211,7 @@ pub fn parse(line: &str) -> Result<Option<Command>, ParseError> {
         "timer" => Command::Timer(number()?),
         "masked" => Command::Masked,
         "quiet" => Command::Quiet(number()?),
+        "hold" => Command::Hold(number()?),
         "bench" => Command::Bench,
         "bench-touch" => Command::BenchTouch(number()?),
         "bench-load" => Command::BenchLoad(number()?),
@@ -347,6 +350,7 @@ mod tests {
             ("timer 3", Command::Timer(3)),
             ("masked", Command::Masked),
             ("quiet 0x1000", Command::Quiet(0x1000)),
+            ("hold 0x1000", Command::Hold(0x1000)),
             ("bench", Command::Bench),
             ("bench-touch 0x1000", Command::BenchTouch(0x1000)),
             ("bench-load 0x1000", Command::BenchLoad(0x1000)),

@@ -48,6 +48,8 @@ pub struct Features {
     pub fgt2: bool,
     /// FEAT_HCX.
     pub hcx: bool,
+    /// What matters to a guest that takes an exception.
+    pub injection: inject::Features,
 }
 
 /// The 4-bit field of `register` from bit `shift`.
@@ -78,8 +80,7 @@ pub fn get() -> &'static Features {
 }
 
 impl Features {
-    /// What matters to a guest that takes an exception.
-    pub fn for_injection(&self) -> inject::Features {
+    fn for_injection(&self) -> inject::Features {
         use inject::Features as F;
         let flag = |has: bool, feature: F| if has { feature } else { F::empty() };
         flag(self.pan, F::PAN)
@@ -91,6 +92,14 @@ impl Features {
 
     /// Reads the calling CPU's.
     pub fn detect() -> Self {
+        let found = Self::read();
+        Self {
+            injection: found.for_injection(),
+            ..found
+        }
+    }
+
+    fn read() -> Self {
         let (mmfr0, mmfr1) = (ID_AA64MMFR0_EL1.get(), ID_AA64MMFR1_EL1.get());
         let mmfr2 = ID_AA64MMFR2_EL1.get();
         let (pfr0, pfr1) = (ID_AA64PFR0_EL1.get(), ID_AA64PFR1_EL1.get());
@@ -112,6 +121,7 @@ impl Features {
             fgt: field(mmfr0, 56) != 0,
             fgt2: field(mmfr0, 56) >= 2,
             hcx: field(mmfr1, 40) != 0,
+            injection: inject::Features::empty(),
         }
     }
 }

@@ -58,6 +58,21 @@ pub struct Confinement {
     pub mpidr: u64,
 }
 
+/// Lets this CPU use vector registers, at their full length: its guest, and EL2, which fills tables with them
+/// ([`super::fill`]) whether there is a guest or not. So this comes before anything else.
+pub fn open_vectors(features: &Features) {
+    let trap_sve = if features.sve { 0 } else { CPTR_EL2_TZ };
+    CPTR_EL2.set(CPTR_EL2_BASE & !CPTR_EL2_TZ | trap_sve | CPTR_EL2_TTA | CPTR_EL2_TAM);
+    aarch64_cpu::asm::barrier::isb(aarch64_cpu::asm::barrier::SY);
+    if features.sve {
+        // SAFETY: ZCR_EL2, which is there and is not trapped any more.
+        unsafe {
+            asm!("msr s3_4_c1_c2_0, {}", "isb", in(reg) ZCR_LONGEST,
+                 options(nomem, nostack, preserves_flags));
+        }
+    }
+}
+
 /// Confines this CPU's EL1 and EL0 to a VM: set once, before its vCPU first runs. Every register
 /// that reset leaves UNKNOWN and that a guest could feel is written.
 ///
@@ -89,8 +104,6 @@ pub fn confine(to: &Confinement, features: &Features) {
             + HCR_EL2::EnSCXT.val(features.scxtnum.into())
             + HCR_EL2::ATA.val(features.mte.into()),
     );
-    let trap_sve = if features.sve { 0 } else { CPTR_EL2_TZ };
-    CPTR_EL2.set(CPTR_EL2_BASE & !CPTR_EL2_TZ | trap_sve | CPTR_EL2_TTA | CPTR_EL2_TAM);
     confine_monitors(features);
     CNTHCTL_EL2.set(CNTHCTL_GUEST_TIMERS);
     set_optional_controls(features);
@@ -159,11 +172,6 @@ fn set_optional_controls(features: &Features) {
                 "msr s3_4_c1_c2_2, xzr",
                 options(nomem, nostack, preserves_flags)
             );
-        }
-        if features.sve {
-            // ZCR_EL2.
-            asm!("msr s3_4_c1_c2_0, {}", in(reg) ZCR_LONGEST,
-                 options(nomem, nostack, preserves_flags));
         }
     }
 }
@@ -365,7 +373,7 @@ impl GuestCpu for ThisCpu<'_> {
             sctlr: SCTLR_EL1.get(),
             ease: false,
             exlocken: false,
-            features: super::features::get().for_injection(),
+            features: super::features::get().injection,
         }
     }
 

@@ -1,14 +1,14 @@
-//! Copying and filling memory, which is much of what a memory error costs.
+//! Copying memory.
 //!
 //! The compiler's own `memcpy` is made for CPUs that must not access memory unaligned. EL2 may
 //! (SCTLR_EL2.A is 0), once its MMU is on and what it copies is Normal memory: [`allow_unaligned`].
 #![expect(
     unsafe_code,
-    reason = "the symbol that the compiler calls, and loops in assembly"
+    reason = "the symbol that the compiler calls, and a loop in assembly"
 )]
 
 use core::arch::naked_asm;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 /// The MMU is on.
 static UNALIGNED: AtomicBool = AtomicBool::new(false);
@@ -68,54 +68,5 @@ pub unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, size: usize) -> *m
         "b.ne 10b",
         "ret",
         unaligned = sym UNALIGNED,
-    )
-}
-
-/// How many words [`fill`] writes between two looks at the counter.
-const PORTION: usize = 64;
-
-/// Fills `words`, which nobody else looks at yet, with `first`, `first + stride`, ... What is behind
-/// the last multiple of 64 is left to the caller: the number of words that were written is returned.
-pub fn fill(words: &[AtomicU64], first: u64, stride: u64) -> usize {
-    let portions = words.len() / PORTION;
-    // SAFETY: atomics may be written through a shared reference; the words are inside of the slice.
-    unsafe { fill_portions(words.as_ptr(), portions, first, stride) };
-    portions * PORTION
-}
-
-/// Four words by two stores and four additions.
-macro_rules! four_words {
-    ($($offset:literal),*) => {
-        concat!($(
-            "stp x2, x4, [x0, #", $offset, "]\n",
-            "stp x5, x6, [x0, #", $offset, " + 16]\n",
-            "add x2, x2, x7\n",
-            "add x4, x4, x7\n",
-            "add x5, x5, x7\n",
-            "add x6, x6, x7\n",
-        )*)
-    };
-}
-
-#[unsafe(naked)]
-unsafe extern "C" fn fill_portions(
-    words: *const AtomicU64,
-    portions: usize,
-    first: u64,
-    stride: u64,
-) {
-    naked_asm!(
-        "cbz x1, 2f",
-        "add x4, x2, x3",
-        "add x5, x4, x3",
-        "add x6, x5, x3",
-        "lsl x7, x3, #2",
-        "1:",
-        four_words!("0", "32", "64", "96", "128", "160", "192", "224"),
-        four_words!("256", "288", "320", "352", "384", "416", "448", "480"),
-        "add x0, x0, #512",
-        "sub x1, x1, #1",
-        "cbnz x1, 1b",
-        "2: ret",
     )
 }

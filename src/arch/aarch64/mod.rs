@@ -12,6 +12,7 @@ pub mod efi;
 pub mod elsewhere;
 pub mod fault;
 pub mod features;
+mod fill;
 pub mod fixup;
 pub mod fw_cfg;
 pub mod gic;

@@ -72,8 +72,8 @@ pub fn reset_el1(features: &Features) {
     lock_debug();
     reset_extensions(features);
     HCR_EL2.modify(HCR_EL2::VSE::CLEAR);
-    // SAFETY: no FP register holds anything of Cordon's, which is built without them; confine()
-    // has turned off the traps of what `features` has.
+    // SAFETY: no FP register holds anything of Cordon's, which is built without them; the
+    // CPU's first step (`guest::open_vectors`) has turned off the traps of what `features` has.
     unsafe {
         clear_fp();
         if features.sve {

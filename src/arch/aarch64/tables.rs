@@ -21,8 +21,9 @@ impl HeapFrames {
 impl TableMemory for HeapFrames {
     fn table(&self, frame: Pa) -> Option<&[AtomicU64]> {
         let size = self.0.page_size();
-        let last = layout::heap_end().checked_sub(size)?;
-        if !(layout::heap_start()..=last).contains(&frame.get()) || !frame.is_aligned(size) {
+        let offset = frame.get().wrapping_sub(layout::heap_start());
+        let room = (layout::heap_end() - layout::heap_start()).checked_sub(size)?;
+        if offset > room || !frame.is_aligned(size) {
             return None;
         }
         // SAFETY: an aligned frame inside the heap as a whole, which is mapped read-write for good.
@@ -34,7 +35,7 @@ impl TableMemory for HeapFrames {
     }
 
     fn fill(&self, words: &[AtomicU64], first: u64, stride: u64) {
-        let written = super::mem::fill(words, first, stride);
+        let written = super::fill::fill(words, first, stride);
         for (index, word) in words.iter().enumerate().skip(written) {
             let value = first.wrapping_add(stride.wrapping_mul(index as u64));
             word.store(value, Ordering::Relaxed);

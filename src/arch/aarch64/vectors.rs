@@ -7,7 +7,7 @@
 //! interrupts, and for requests and memory errors among the synchronous exceptions, `exit::guest_quick`. If
 //! that declines, it has changed nothing, x19 to x29 are still the guest's, join the frame, and
 //! `exit::guest_sync` has them all. When a handler returns, the frame is popped and the guest goes on. ELR, SPSR, ESR and FAR stay in their registers, where a handler
-//! reads what it needs. No FP/SIMD register is touched: they are the guest's throughout.
+//! reads what it needs. FP/SIMD registers are not saved: they are the guest's throughout.
 //!
 //! An exception from EL2 itself is Cordon's own fault, unless it came from one of the few
 //! instructions in [`super::fixup`] that are allowed to meet poison.

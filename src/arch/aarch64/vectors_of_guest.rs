@@ -1,4 +1,5 @@
-//! The guest's SIMD&FP registers, which EL2 itself never uses: they are live.
+//! The guest's SIMD&FP registers. They are live: EL2 itself uses none that it does not give back at once
+//! ([`super::fill`]).
 //!
 //! CPTR_EL2 traps neither them nor SVE where there is SVE (guest.rs); a guest that has its own access trapped
 //! (CPACR_EL1) does not get here with one. Writing V*n* zeroes what Z*n* has above it, as the guest's own

@@ -72,6 +72,8 @@ impl<'a> StatusBlock<'a> {
     ///
     /// [`CperError::Truncated`] if the head, the sections or the raw data reach beyond `bytes`,
     /// [`CperError::BadSeverity`], or [`CperError::RawDataOverlaps`].
+    // Always inlined: what it returns has gaps, which would be copied byte by byte.
+    #[inline(always)]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, CperError> {
         let (header, rest) = wire::prefix::<StatusBlockHeader>(bytes, What::StatusBlock)?;
         let raw_severity = header.severity.get();
@@ -96,7 +98,7 @@ impl<'a> StatusBlock<'a> {
     /// The number of bytes that the block whose head is `header` says it takes, head, sections and
     /// raw data together. Only a claim: it is for deciding how much to copy before parsing.
     pub fn claimed_size(header: &[u8; HEADER_SIZE]) -> usize {
-        let header: StatusBlockHeader = zerocopy::transmute!(*header);
+        let header: StatusBlockHeader = wire::whole(header);
         let sections = length(header.data_length.get()).saturating_add(HEADER_SIZE);
         let raw_length = length(header.raw_data_length.get());
         if raw_length == 0 {
@@ -205,7 +207,7 @@ impl<'a> Iterator for Entries<'a> {
 struct Entry<'a> {
     bytes: &'a [u8],
     header: DataEntryHeader,
-    timestamp: Option<U64>,
+    timestamp: Option<&'a [u8]>,
     body: &'a [u8],
 }
 
@@ -215,7 +217,13 @@ impl<'a> Entry<'a> {
     fn split(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), CperError> {
         let (header, rest) = wire::prefix::<DataEntryHeader>(bytes, What::DataEntry)?;
         let (timestamp, rest) = if header.revision.get() >= REVISION_WITH_TIMESTAMP {
-            let (timestamp, rest) = wire::prefix::<U64>(rest, What::DataEntry)?;
+            let need = size_of::<U64>();
+            let split = rest.split_at_checked(need);
+            let (timestamp, rest) = split.ok_or(CperError::Truncated {
+                what: What::DataEntry,
+                need,
+                have: rest.len(),
+            })?;
             (Some(timestamp), rest)
         } else {
             (None, rest)
@@ -255,13 +263,17 @@ impl<'a> Entry<'a> {
         Ok(Gist {
             severity: self.severity()?,
             flags: self.flags(),
-            losses: Body::decode(self.header.section_type, self.body)?.losses(),
+            losses: Losses::of(self.header.section_type, self.body)?,
             bytes: self.bytes,
         })
     }
 
     fn decode(self) -> Result<Section<'a>, CperError> {
         let validation = u64::from(self.header.validation);
+        let timestamp = self
+            .timestamp
+            .map(|bytes| wire::prefix(bytes, What::DataEntry));
+        let timestamp: Option<(U64, _)> = timestamp.transpose()?;
         Ok(Section {
             kind: self.header.section_type,
             severity: self.severity()?,
@@ -269,9 +281,8 @@ impl<'a> Entry<'a> {
             flags: self.flags(),
             fru_id: valid(validation, FRU_ID, self.header.fru_id),
             fru_text: valid(validation, FRU_TEXT, FruText(self.header.fru_text)),
-            timestamp: self
-                .timestamp
-                .and_then(|raw| valid(validation, TIMESTAMP, Timestamp::new(raw.get()))),
+            timestamp: timestamp
+                .and_then(|(raw, _)| valid(validation, TIMESTAMP, Timestamp::new(raw.get()))),
             body: Body::decode(self.header.section_type, self.body)?,
             bytes: self.bytes,
         })
@@ -391,7 +402,6 @@ pub enum Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    #[inline]
     fn decode(kind: Guid, bytes: &'a [u8]) -> Result<Self, CperError> {
         Ok(match kind {
             section_type::MEMORY => Self::Memory(Memory::parse(bytes)?),
@@ -400,16 +410,6 @@ impl<'a> Body<'a> {
             section_type::PCIE => Self::Pcie(Pcie::parse(bytes)?),
             _ => Self::Raw(bytes),
         })
-    }
-
-    /// The memory that it says is bad.
-    #[inline]
-    pub fn losses(&self) -> Losses<'a> {
-        match self {
-            Self::Memory(memory) => Losses::Range(memory.poisoned()),
-            Self::ArmProcessor(arm) => Losses::Pages(arm.errors()),
-            _ => Losses::None,
-        }
     }
 }
 
@@ -442,6 +442,28 @@ pub enum Losses<'a> {
     Range(Result<PaRange, RangeError>),
     /// Errors of a processor, not all of which lose memory.
     Pages(ErrorInfos<'a>),
+}
+
+impl<'a> Losses<'a> {
+    /// Those of a section with this body. Fails where [`Body::decode`] does.
+    #[inline]
+    fn of(kind: Guid, bytes: &'a [u8]) -> Result<Self, CperError> {
+        // As numbers, which take fewer comparisons than bytes.
+        const MEMORY: u128 = section_type::MEMORY.number();
+        const MEMORY2: u128 = section_type::MEMORY2.number();
+        const ARM_PROCESSOR: u128 = section_type::ARM_PROCESSOR.number();
+        const PCIE: u128 = section_type::PCIE.number();
+        Ok(match kind.number() {
+            MEMORY => Self::Range(Memory::poisoned_in(bytes)?),
+            MEMORY2 => Self::Range(Memory::poisoned_in2(bytes)?),
+            ARM_PROCESSOR => Self::Pages(ArmProcessor::parse(bytes)?.errors()),
+            PCIE => {
+                Pcie::parse(bytes)?;
+                Self::None
+            }
+            _ => Self::None,
+        })
+    }
 }
 
 impl Iterator for Losses<'_> {

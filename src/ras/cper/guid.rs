@@ -32,6 +32,11 @@ impl Guid {
         Self(bytes)
     }
 
+    /// The stored form as one number.
+    pub(super) const fn number(self) -> u128 {
+        u128::from_le_bytes(self.0)
+    }
+
     /// The stored form.
     pub const fn to_bytes(self) -> [u8; 16] {
         self.0

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::wire::{self, Memory2, MemoryExtension, MemoryShort};
+use super::wire::{self, Memory2, MemoryExtension, MemoryHead, MemoryShort};
 use super::{CperError, What, valid};
 use crate::addr::{PAGE_SIZE, Pa, PaRange};
 
@@ -117,23 +117,32 @@ impl Memory {
     }
 
     /// Decodes a Platform Memory Error Section of either length.
-    #[inline]
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, CperError> {
         let (short, rest) = wire::prefix::<MemoryShort>(bytes, What::Memory)?;
         if rest.is_empty() {
             return Ok(Self::from_short(&short));
         }
-        // Between 73 and 80 bytes there has never been a version of this section.
-        let (extension, _) = wire::prefix::<MemoryExtension>(rest, What::Memory).map_err(|_| {
-            CperError::BadLength {
-                what: What::Memory,
-                length: bytes.len(),
-            }
-        })?;
+        check_length(bytes)?;
+        let (extension, _) = wire::prefix::<MemoryExtension>(rest, What::Memory)?;
         Ok(Self::from_full(&short, &extension))
     }
 
+    /// The memory that a section of either length says is lost: [`Self::poisoned`] for who wants to know no more.
     #[inline]
+    pub(super) fn poisoned_in(bytes: &[u8]) -> Result<Result<PaRange, RangeError>, CperError> {
+        check_length(bytes)?;
+        let (head, _) = wire::prefix::<MemoryHead>(bytes, What::Memory)?;
+        Ok(poisoned_by(&head))
+    }
+
+    /// The same of a Platform Memory Error Section 2.
+    #[inline]
+    pub(super) fn poisoned_in2(bytes: &[u8]) -> Result<Result<PaRange, RangeError>, CperError> {
+        check_size(bytes, size_of::<Memory2>(), What::Memory2)?;
+        let (head, _) = wire::prefix::<MemoryHead>(bytes, What::Memory2)?;
+        Ok(poisoned_by(&head))
+    }
+
     fn from_short(wire: &MemoryShort) -> Self {
         let v = wire.validation.get();
         Self {
@@ -161,7 +170,6 @@ impl Memory {
         }
     }
 
-    #[inline]
     fn from_full(short: &MemoryShort, extension: &MemoryExtension) -> Self {
         let v = short.validation.get();
         let base = Self::from_short(short);
@@ -182,7 +190,6 @@ impl Memory {
     }
 
     /// Decodes a Platform Memory Error Section 2.
-    #[inline]
     pub(super) fn parse2(bytes: &[u8]) -> Result<Self, CperError> {
         let (wire, _) = wire::prefix::<Memory2>(bytes, What::Memory2)?;
         let v = wire.validation.get();
@@ -226,16 +233,53 @@ impl Memory {
     /// [`RangeError`]: the record names no address, an impossible one, or an absurd size. Nothing
     /// should be taken away on the word of such a record.
     pub fn poisoned(&self) -> Result<PaRange, RangeError> {
-        let address = self.address.ok_or(RangeError::NoAddress)?;
-        if address.get() >> MAX_PA_BITS != 0 {
-            return Err(RangeError::AddressTooHigh(address));
-        }
-        let size = match self.address_mask {
-            None => PAGE_SIZE,
-            Some(mask) => size_of_mask(mask)?.max(PAGE_SIZE),
-        };
-        PaRange::new(address.align_down(size), size).ok_or(RangeError::AddressTooHigh(address))
+        poisoned(self.address, self.address_mask)
     }
+}
+
+/// That a Platform Memory Error Section is as long as it was before UEFI 2.3 or is since. There has never been a
+/// version of it between these.
+fn check_length(bytes: &[u8]) -> Result<(), CperError> {
+    const SHORT: usize = size_of::<MemoryShort>();
+    const FULL: usize = SHORT + size_of::<MemoryExtension>();
+    check_size(bytes, SHORT, What::Memory)?;
+    match bytes.len() {
+        SHORT | FULL.. => Ok(()),
+        length => Err(CperError::BadLength {
+            what: What::Memory,
+            length,
+        }),
+    }
+}
+
+fn check_size(bytes: &[u8], need: usize, what: What) -> Result<(), CperError> {
+    let have = bytes.len();
+    if have < need {
+        return Err(CperError::Truncated { what, need, have });
+    }
+    Ok(())
+}
+
+fn poisoned_by(head: &MemoryHead) -> Result<PaRange, RangeError> {
+    let v = head.validation.get();
+    let address = Pa::new(head.physical_address.get());
+    let mask = head.physical_address_mask.get();
+    poisoned(
+        valid(v, common_bit::ADDRESS, address),
+        valid(v, common_bit::ADDRESS_MASK, mask),
+    )
+}
+
+fn poisoned(address: Option<Pa>, mask: Option<u64>) -> Result<PaRange, RangeError> {
+    let address = address.ok_or(RangeError::NoAddress)?;
+    if address.get() >> MAX_PA_BITS != 0 {
+        return Err(RangeError::AddressTooHigh(address));
+    }
+    let size = match mask {
+        None => PAGE_SIZE,
+        Some(mask) => size_of_mask(mask)?.max(PAGE_SIZE),
+    };
+    PaRange::new(address.align_down(size), size).ok_or(RangeError::AddressTooHigh(address))
 }
 
 /// The largest physical address of the architecture has 56 bits (FEAT_D128, Arm ARM D8.1.6).

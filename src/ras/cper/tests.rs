@@ -12,7 +12,7 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::addr::{Pa, PaRange};
+use crate::addr::{PAGE_SIZE, Pa, PaRange};
 
 /// Blocks that a stock Linux guest took, acted upon, and left in its memory.
 const GOLDEN_MEMORY: &[u8] = include_bytes!("../testdata/cper_memory.bin");
@@ -216,6 +216,20 @@ fn old_memory_sections_of_73_bytes_are_read() {
     assert_eq!(memory.format, MemoryFormat::Short);
     assert_eq!(memory.error_type, Some(MemoryErrorType::MULTI_BIT_ECC));
     assert_eq!(memory.address, Some(Pa::new(0x41c9_2000)));
+}
+
+#[test]
+fn a_memory_section_of_any_length_is_right_or_wrong_to_all_who_read_it() {
+    for kind in [section_type::MEMORY, section_type::MEMORY2] {
+        for length in 0..100_u32 {
+            let mut bytes = GOLDEN_MEMORY.to_vec();
+            bytes.resize(BODY + length as usize, 0);
+            bytes[12..16].copy_from_slice(&(72 + length).to_le_bytes());
+            bytes[20..36].copy_from_slice(&kind.to_bytes());
+            bytes[20 + 24..20 + 28].copy_from_slice(&length.to_le_bytes());
+            assert_gists_agree(&StatusBlock::parse(&bytes).unwrap());
+        }
+    }
 }
 
 #[test]
@@ -543,11 +557,42 @@ fn any_error() -> impl Strategy<Value = ErrorInfo> {
     })
 }
 
+/// What decides about a section is read by itself: it has to be what all of the section says.
+fn assert_gists_agree(block: &StatusBlock<'_>) {
+    let losses = |body: &Body<'_>| -> Vec<_> {
+        match body {
+            Body::Memory(memory) => std::vec![memory.poisoned()],
+            Body::ArmProcessor(arm) => {
+                let pages = arm.errors().filter_map(|error| error.poisoned_page());
+                pages
+                    .map(|page| Ok(PaRange::new(page, PAGE_SIZE).unwrap()))
+                    .collect()
+            }
+            _ => Vec::new(),
+        }
+    };
+    let mut gists = block.gists();
+    for section in block.sections() {
+        match (section, gists.next().unwrap()) {
+            (Ok(section), Ok(gist)) => {
+                assert_eq!(section.severity, gist.severity);
+                assert_eq!(section.flags, gist.flags);
+                assert_eq!(section.bytes(), gist.bytes());
+                let lost: Vec<_> = gist.losses.collect();
+                assert_eq!(losses(&section.body), lost);
+            }
+            (section, gist) => assert_eq!(section.err().unwrap(), gist.err().unwrap()),
+        }
+    }
+    assert!(gists.next().is_none());
+}
+
 fn show_everything(bytes: &[u8]) -> String {
     let mut text = String::new();
     match StatusBlock::parse(bytes) {
         Err(error) => text += &error.to_string(),
         Ok(block) => {
+            assert_gists_agree(&block);
             for section in block.sections() {
                 match section {
                     Err(error) => text += &error.to_string(),
@@ -582,6 +627,7 @@ proptest! {
             writer.memory(&head, memory).unwrap();
         }
         let block = StatusBlock::parse(writer.finish()).unwrap();
+        assert_gists_agree(&block);
         let read: Vec<_> = block.sections().map(|s| memory_of(&s.unwrap())).collect();
         prop_assert_eq!(read, memories);
     }

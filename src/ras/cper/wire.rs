@@ -38,6 +38,17 @@ const _: () = assert!(size_of::<DataEntryHeader>() == 64);
 /// The first revision of a Generic Error Data Entry with a timestamp (ACPI 6.5 18.3.2.7.1).
 pub(super) const REVISION_WITH_TIMESTAMP: u16 = 0x300;
 
+/// What both kinds of memory section begin with, and what says which memory is bad.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(super) struct MemoryHead {
+    pub(super) validation: U64,
+    pub(super) error_status: U64,
+    pub(super) physical_address: U64,
+    pub(super) physical_address_mask: U64,
+}
+const _: () = assert!(size_of::<MemoryHead>() == 32);
+
 /// UEFI 2.10 N.2.5, table "Memory Error Record", as it was before UEFI 2.3: 73 bytes. The later form
 /// only adds to it.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -182,13 +193,35 @@ pub(super) struct Pcie {
 }
 const _: () = assert!(size_of::<Pcie>() == 208);
 
-/// The `T` at the start of `bytes`, and what follows it. It is copied as a whole: EL2 is compiled for a CPU
-/// that must not access memory unaligned, where it lies each of its fields would be read byte by byte.
+/// The `T` at the start of `bytes`, and what follows it. It is copied as a whole to where it is aligned: EL2 is compiled
+/// for a CPU that must not access memory unaligned, where it lies each of its fields would be read byte by byte.
 #[inline]
-pub(super) fn prefix<T: FromBytes>(bytes: &[u8], what: What) -> Result<(T, &[u8]), CperError> {
-    T::read_from_prefix(bytes).map_err(|_| CperError::Truncated {
-        what,
-        need: size_of::<T>(),
-        have: bytes.len(),
-    })
+pub(super) fn prefix<T: FromBytes + IntoBytes>(
+    bytes: &[u8],
+    what: What,
+) -> Result<(T, &[u8]), CperError> {
+    let (from, rest) = bytes
+        .split_at_checked(size_of::<T>())
+        .ok_or(CperError::Truncated {
+            what,
+            need: size_of::<T>(),
+            have: bytes.len(),
+        })?;
+    Ok((whole(from), rest))
+}
+
+/// The `T` at the start of `bytes`, or zeros where these are too few.
+#[inline]
+pub(super) fn whole<T: FromBytes + IntoBytes>(bytes: &[u8]) -> T {
+    let mut value = T::new_zeroed();
+    copy(value.as_mut_bytes(), bytes);
+    value
+}
+
+/// Never inlined: a compiler that sees how long it is, and what of it is used, makes loads of single bytes of it.
+#[inline(never)]
+fn copy(to: &mut [u8], from: &[u8]) {
+    if let Some(from) = from.get(..to.len()) {
+        to.copy_from_slice(from);
+    }
 }

@@ -114,7 +114,8 @@ fn lines_read_as_in_the_protocol() {
         tables: 2,
         reserve: 510,
     };
-    let aborted = |ipa| Note::Aborted {
+    let aborted = |ipa, touched| Note::Aborted {
+        touched,
         seq,
         vm: vm(),
         vcpu: 1,
@@ -143,8 +144,8 @@ fn lines_read_as_in_the_protocol() {
             vm: vm(),
             by: "cper",
         },
-        aborted(Some(ipa)),
-        aborted(None),
+        aborted(Some(ipa), None),
+        aborted(None, None),
         Note::SError {
             seq,
             vm: vm(),
@@ -158,6 +159,8 @@ fn lines_read_as_in_the_protocol() {
             ipa,
             count: 3,
         },
+        // A touch and what the guest was told of it are one note.
+        aborted(Some(Ipa::new(ipa.get() + 8)), Some(4)),
         reported(Some(seq), 0, None),
         reported(None, 1, Some(Severity::Recoverable)),
     ] {
@@ -179,6 +182,8 @@ fn lines_read_as_in_the_protocol() {
             "event=vsea seq=7 vm=probe vcpu=1 far=0xf000 esr=0x96000010 el=1 access=walk at=77",
             "event=vserror seq=7 vm=probe vcpu=1 vsesr=0x30 at=77",
             "event=touched seq=7 vm=probe vcpu=1 ipa=0x1000005000 count=3 at=77",
+            "event=touched seq=7 vm=probe vcpu=1 ipa=0x1000005008 count=4 at=77",
+            "event=vsea seq=7 vm=probe vcpu=1 ipa=0x1000005000 far=0xf000 esr=0x96000010 el=1 access=walk at=77",
             "event=reported seq=7 vm=probe source=0 ipa=0x1000005000 at=77",
             "event=reported vm=probe source=1 severity=recoverable ipa=0x1000005000 at=77",
         ]

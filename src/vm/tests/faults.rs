@@ -1,6 +1,5 @@
 //! Stage-2 faults that are no memory errors, and what is emulated.
 
-use core::sync::atomic::Ordering;
 use std::vec::Vec;
 
 use super::fake::{DEVICE_AT, FakeCpu, K4, M2, PC, RAM_AT, VBAR, World, esr, esr_el1};
@@ -205,7 +204,7 @@ fn a_misaligned_access_to_device_memory_is_no_memory_error() {
     assert_eq!(next, Next::Resume);
     let told: Vec<u64> = cpu.delivered.iter().map(|it| it.esr_el1).collect();
     assert_eq!(told, [0x9600_0021]);
-    assert_eq!(world.vm(0).vseas.load(Ordering::Relaxed), 0);
+    assert_eq!(world.hypervisor.aborts_of(world.vm(0)), 0);
 }
 
 #[test]

@@ -439,12 +439,11 @@ fn a_page_of_ram_takes_one_table_out_of_its_2m_block() {
 
 #[test]
 fn a_vms_count_of_aborts_is_its_own() {
-    use core::sync::atomic::Ordering;
     let world = World::new();
     consume(&world);
     let _ = world.fault(0, FAULT, IPA);
     let _ = world.fault(1, FAULT, DEVICE_AT[1] + BAD);
-    let vseas = [0, 1].map(|vm| world.vm(vm).vseas.load(Ordering::Relaxed));
+    let vseas = [0, 1].map(|vm| world.hypervisor.aborts_of(world.vm(vm)));
     assert_eq!(vseas, [2, 1]);
 }
 

@@ -3,7 +3,7 @@
 //! vCPU 0 reads the console and runs commands; all vCPUs take part in jobs (`smp`) and, while
 //! nothing else is to be done, in the patrol. Interrupts are used by the commands about them alone:
 //! who has nothing to do waits for an event. `unsafe` is in the leaves: `boot`, `vectors`, `access`, `el0`, `mmu`, `ram`,
-//! `console`, `image`, `interrupts`, `debug`, `forms`, `translation`, `attack::lab` and `attack::forms`.
+//! `console`, `image`, `interrupts`, `debug`, `forms`, `held`, `translation`, `attack::lab` and `attack::forms`.
 //!
 //! Locks: the console's and those of `smp`, `mmu` and `ram`. None is taken while another is held,
 //! with one exception: `mmu` asks `ram` for table frames. SErrors are masked while the console is
@@ -21,6 +21,7 @@ mod debug;
 mod el0;
 mod forms;
 mod guest;
+mod held;
 mod image;
 mod interrupts;
 mod mmu;

@@ -115,6 +115,7 @@ impl Session {
             Command::Timer(rounds) => interrupts::timers(rounds),
             Command::Masked => interrupts::masked(),
             Command::Quiet(ipa) => touch::quiet(ipa),
+            Command::Hold(ipa) => touch::hold(ipa),
             Command::Bench => bench::bench(self.begun),
             Command::BenchTouch(ipa) => bench::touch(ipa),
             Command::BenchLoad(ipa) => bench::load(ipa),

@@ -1,7 +1,9 @@
-//! `read`, `read-unaligned`, `write`, `exec` and their `-el0` forms: one access. `spin`: one that is made again and again.
+//! `read`, `read-unaligned`, `write`, `exec` and their `-el0` forms: one access. `spin`: one that is made again and
+//! again. `hold`: one over which all vector registers are held.
 
 use super::refuse;
-use crate::bare::aborts::Abort;
+use crate::bare::aborts::{self, Abort};
+use crate::bare::held::{self, Held};
 use crate::bare::report::report;
 use crate::bare::target::{CodeVa, Target};
 use crate::bare::{access, cpu, el0, guest};
@@ -104,6 +106,29 @@ pub(super) fn spin(ipa: u64, rounds: u64) {
         "event=spin ipa={:#x} rounds={rounds} aborts={aborts}",
         target.ipa()
     );
+}
+
+/// Loads from `ipa` with something in all vector registers, which has to be there afterwards.
+pub(super) fn hold(ipa: u64) {
+    let Some(target) = Target::at(ipa, 8) else {
+        return refuse("bad-address");
+    };
+    let Held {
+        bytes,
+        changed,
+        aborted,
+    } = held::over_a_load(target.va(Alias::El1Data));
+    if let Some(page) = target.page()
+        && aborted
+    {
+        guest::get().ledger.lose(page);
+    }
+    let result = if aborted {
+        result(&aborts::last(cpu::id()))
+    } else {
+        "ok"
+    };
+    report!("event=hold ipa={ipa:#x} bytes={bytes} changed={changed} result={result}");
 }
 
 /// What an exception is called: `sea`, or `fault` if it is anything else.
