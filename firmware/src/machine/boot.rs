@@ -277,6 +277,8 @@ return_to_lower:
     ldp     x28, x29, [sp, #0xe0]
     ldr     x30, [sp, #0xf0]
     add     sp, sp, #{FRAME_SIZE}
+    // A return is an event to the CPU (Arm ARM D1.7.1), which QEMU 11.1 forgets.
+    sevl
     eret
 
     // The firmware's own fault. What led to it is on the stack, which may be what is wrong:

@@ -41,6 +41,18 @@ const HYP_FRAME_SIZE: usize = size_of::<HypFrame>();
 const _: () = assert!(GUEST_FRAME_SIZE == 256 && HYP_FRAME_SIZE == 256);
 const _: () = assert!(offset_of!(GuestFrame, x) == 0 && offset_of!(HypFrame, x) == 0);
 
+/// The end of an exit. An exception return is an event to its CPU (Arm ARM D1.7.1), so that a guest which was interrupted between
+/// the load of a lock and its WFE looks at the lock once more; QEMU's is none since 11.1, where WFE sleeps. SEVL makes it one.
+macro_rules! exception_return {
+    () => {
+        "sevl
+         eret
+         // Nothing after an ERET may be speculated into (Arm ARM, SB).
+         dsb nsh
+         isb"
+    };
+}
+
 /// Stores x2-x18 and x30 at \[sp\]; x0 and x1 are there already. An odd one goes with its neighbour.
 macro_rules! save_caller_saved {
     () => {
@@ -275,10 +287,7 @@ unsafe extern "C" fn guest_sync() {
         "tbz w0, #0, 1f",
         restore_caller_saved!(),
         "add sp, sp, #{frame}",
-        "eret",
-        // Nothing after an ERET may be speculated into (Arm ARM, SB).
-        "dsb nsh",
-        "isb",
+        exception_return!(),
         "1:",
         save_callee_saved!(),
         "mov x0, sp",
@@ -286,9 +295,7 @@ unsafe extern "C" fn guest_sync() {
         restore_callee_saved!(),
         restore_caller_saved!(),
         "add sp, sp, #{frame}",
-        "eret",
-        "dsb nsh",
-        "isb",
+        exception_return!(),
         frame = const GUEST_FRAME_SIZE,
         quick = sym crate::exit::guest_quick,
         sync = sym crate::exit::guest_sync,
@@ -307,9 +314,7 @@ macro_rules! guest_exit {
                 "bl  {handler}",
                 restore_caller_saved!(),
                 "add sp, sp, #{frame}",
-                "eret",
-                "dsb nsh",
-                "isb",
+                exception_return!(),
                 frame = const GUEST_FRAME_SIZE,
                 handler = sym $handler,
             )
@@ -334,9 +339,7 @@ unsafe extern "C" fn hyp_exception() {
         restore_callee_saved!(),
         restore_caller_saved!(),
         "add sp, sp, #{frame}",
-        "eret",
-        "dsb nsh",
-        "isb",
+        exception_return!(),
         frame = const HYP_FRAME_SIZE,
     )
 }
@@ -395,9 +398,7 @@ pub unsafe extern "C" fn enter_guest(frame: &GuestFrame, stack_top: u64) -> ! {
         restore_callee_saved!(),
         restore_caller_saved!(),
         "add  sp, sp, #{frame}",
-        "eret",
-        "dsb nsh",
-        "isb",
+        exception_return!(),
         frame = const GUEST_FRAME_SIZE,
     )
 }

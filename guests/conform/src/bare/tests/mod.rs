@@ -1,6 +1,7 @@
 //! The tests, by group. Each finds a machine whose interrupts are idle (`gic::reset`).
 
 mod distributor;
+mod events;
 mod exceptions;
 mod id;
 mod interface;
@@ -24,5 +25,6 @@ pub(super) static ALL: &[&[Test]] = &[
     psci::TESTS,
     id::TESTS,
     state::TESTS,
+    events::TESTS,
     exceptions::TESTS,
 ];
