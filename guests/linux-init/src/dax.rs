@@ -70,14 +70,17 @@ fn file_system(kind: &str, device: &str, options: Option<&str>) -> Result<()> {
 /// (Linux `Documentation/driver-api/nvdimm/`).
 fn map_pages() -> Result<()> {
     put(&format!("{BUS}/drivers/nd_pmem/unbind"), "namespace0.0")?;
-    let device = format!("{BUS}/devices/pfn0.0");
-    // The region makes the seed of the next one when the last user of this one is gone.
+    // The region makes the seed of the next one when the last user of this one is gone, and says what it is called.
+    let mut seed = pfn_seed();
     for _ in 0..100 {
-        if fs::exists(format!("{device}/mode")).unwrap_or(false) {
+        if seed.is_some() {
             break;
         }
         std::thread::sleep(std::time::Duration::from_millis(50));
+        seed = pfn_seed();
     }
+    let seed = seed.context("the region has no pfn_seed")?;
+    let device = format!("{BUS}/devices/{seed}");
     put(&format!("{device}/mode"), "pmem")?;
     put(
         &format!("{device}/uuid"),
@@ -85,9 +88,17 @@ fn map_pages() -> Result<()> {
     )?;
     put(&format!("{device}/align"), "2097152")?;
     put(&format!("{device}/namespace"), "namespace0.0")?;
-    put(&format!("{BUS}/drivers/nd_pmem/bind"), "pfn0.0")?;
+    put(&format!("{BUS}/drivers/nd_pmem/bind"), &seed)?;
     modules::wait_for("pmem0")?;
     Ok(())
+}
+
+/// The name of the device that the region's next user of `struct page` will be, where there is one.
+fn pfn_seed() -> Option<String> {
+    let name = fs::read_to_string(format!("{BUS}/devices/region0/pfn_seed")).ok()?;
+    let name = name.trim();
+    let is_there = fs::exists(format!("{BUS}/devices/{name}/mode")).unwrap_or(false);
+    (!name.is_empty() && is_there).then(|| name.to_owned())
 }
 
 fn make_file_system(device: &str) -> Result<()> {
